@@ -1,0 +1,1 @@
+"""One Python file per run, each with `config() -> RunConfig`; `mixtures.py` holds what they share."""

@@ -1,0 +1,21 @@
+"""Console script `huatuo-data`: from corpora to unified pairs, token dataset and row plan. Starts without jax or grain."""
+
+from collections.abc import Sequence
+
+from huatuo_jax.console import main as run_program
+
+COMMANDS = {
+    "import": "import_records",
+    "unify": "unify",
+    "tokenizer train": "tokenizer_train",
+    "encode": "encode",
+    "build": "build",
+    "plan": "plan",
+    "mix": "mix",
+    "inspect": "inspect_row",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `huatuo-data`; returns the exit code."""
+    return run_program("huatuo-data", __doc__.split(": ", 1)[1].strip(), "data_tools.commands", COMMANDS, argv)

@@ -1,0 +1,16 @@
+"""Console script `huatuo`: train a model from a plan, look at the run, ask the model."""
+
+from collections.abc import Sequence
+
+from huatuo_jax.console import main as run_program
+
+COMMANDS = {
+    "train": "train",
+    "report": "report",
+    "ask": "ask",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `huatuo`; returns the exit code."""
+    return run_program("huatuo", __doc__.split(": ", 1)[1].strip(), "huatuo_jax.commands", COMMANDS, argv)

@@ -1,0 +1,380 @@
+"""The run configuration: frozen dataclasses whose impossible values are refused before anything is loaded.
+
+A config file is Python with a function `config() -> RunConfig` (see `configs/`). Every field can be overridden on the command
+line by its dotted name (`--optimizer.learning-rate 5e-5`). The resolved config is saved beside every output it made.
+"""
+
+import dataclasses
+import importlib.util
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from huatuo_jax.errors import ConfigError
+
+T = TypeVar("T")
+DType = Literal["float32", "bfloat16"]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `ConfigError(message)` unless `condition`."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama-3's frequency-dependent RoPE scaling (the fields of `rope_scaling` with type "llama3")."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_length: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a decoder; every row of FIDELITY §7 and Qwen2/2.5/3, Llama-3 are values of it.
+
+    Attributes:
+      family: whose Hugging Face layout the model has (names of tensors, config.json).
+      positions: "rope" (half-split layout) or "alibi" (exact fp32 bias).
+      head: "linear", or "norm" = logits with L2-normalised rows of the output matrix (Baichuan2's NormHead).
+      z_loss_weight: weight of mean((max logit)²) in the loss; 0 in practice.
+      max_length: longest sequence that the base model was trained for; a longer plan is refused.
+    """
+
+    name: str
+    family: Literal["baichuan", "llama", "qwen2", "qwen3"]
+    vocab_size: int
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    positions: Literal["rope", "alibi"] = "rope"
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    head: Literal["linear", "norm"] = "linear"
+    tied_embeddings: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
+    max_length: int = 4096
+    z_loss_weight: float = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "ffn_size", "max_length"):
+            require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"model.num_heads ({self.num_heads}) is not a multiple of model.num_kv_heads ({self.num_kv_heads})",
+        )
+        require(
+            self.positions == "alibi" or self.head_dim % 2 == 0,
+            f"model.head_dim is {self.head_dim}; RoPE rotates pairs, so it must be even",
+        )
+        require(
+            not (self.head == "norm" and self.tied_embeddings),
+            "model.head 'norm' with tied_embeddings: no released model has both; set one of them",
+        )
+
+
+@dataclass(frozen=True)
+class SourceMix:
+    """How one source enters the run: its sampling priority π > 0 and how many times its records are drawn."""
+
+    priority: float = 1.0
+    epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.priority > 0, f"priority is {self.priority}; it must be above 0 (leave a source out to not draw it)")
+        require(self.epochs > 0, f"epochs is {self.epochs}; it must be above 0 (leave a source out to not draw it)")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on and in which order.
+
+    Attributes:
+      tokens: token dataset folder (`huatuo-data build`).
+      plan: plan folder (`huatuo-data plan`); its manifest must agree with the fields below.
+      mixture: source name → priority and epochs. Equal priorities = plain shuffling.
+      sequence_length: tokens a row; longer records are cut (and counted) by the plan.
+      packing: "first_fit" (segments do not see each other) or "faithful" (the original's: no mask between examples).
+      seed: of the order.
+      threads: reader threads; prefetch: batches read ahead.
+    """
+
+    tokens: str = ""
+    plan: str = ""
+    mixture: Mapping[str, SourceMix] = field(default_factory=dict)
+    sequence_length: int = 4096
+    packing: Literal["first_fit", "faithful"] = "first_fit"
+    seed: int = 42
+    threads: int = 8
+    prefetch: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.sequence_length >= 2, f"data.sequence_length is {self.sequence_length}; it must be at least 2")
+        require(self.threads >= 1, f"data.threads is {self.threads}; it must be at least 1")
+        require(self.prefetch >= 1, f"data.prefetch is {self.prefetch}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule.
+
+    Attributes:
+      schedule: "huatuo" = linear warm-up, then half a cosine that reaches 0 beyond the end of the run, at step
+        N = S·(E + 0.35)/E of S (FIDELITY §6); "cosine" = warm-up, then cosine to `floor` at the last step; "constant" after warm-up.
+      schedule_epochs: E of the "huatuo" schedule.
+      warmup: fraction of N (or of the run) over which the rate rises from 0; the first update has rate 0.
+      floor: final rate of "cosine" as a fraction of `learning_rate`.
+      weight_decay: applied to every parameter, as the original does.
+      state_dtype: of Adam's first moment; the second stays fp32 unless both are bfloat16 by `second_moment_dtype`.
+    """
+
+    learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    schedule: Literal["huatuo", "cosine", "constant"] = "huatuo"
+    schedule_epochs: float = 1.0
+    warmup: float = 0.01
+    floor: float = 0.1
+    state_dtype: DType = "float32"
+    second_moment_dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"optimizer.learning_rate is {self.learning_rate}; it must be above 0")
+        require(0 <= self.warmup < 1, f"optimizer.warmup is {self.warmup}; it is a fraction in [0, 1)")
+        require(0 <= self.floor <= 1, f"optimizer.floor is {self.floor}; it is a fraction in [0, 1]")
+        require(self.clip_norm > 0, f"optimizer.clip_norm is {self.clip_norm}; it must be above 0")
+        require(self.schedule_epochs > 0, f"optimizer.schedule_epochs is {self.schedule_epochs}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 (at most once) = all devices that are left.
+
+    `data` replicates the parameters (use it across slices), `fsdp` shards parameters and rows, `tensor` shards heads and FFN.
+    """
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor)
+        require(all(s >= 1 or s == -1 for s in sizes), f"mesh sizes are {sizes}; each is at least 1, or -1 for all that is left")
+        require(sizes.count(-1) <= 1, f"mesh sizes are {sizes}; only one may be -1")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How the step is computed, not what: changes nothing but rounding.
+
+    Attributes:
+      dtype: of activations and matrix products; parameters, norms, softmax and loss stay fp32.
+      attention: a backend of the registry, or "auto" = the first capable one for this platform (printed at start).
+      remat: what the backward pass recomputes: "none", "dots" (keeps matrix products) or "full" (keeps layer inputs only).
+      loss_chunks: the loss is computed in this many pieces of the sequence, so [batch, sequence, vocabulary] never exists.
+    """
+
+    dtype: DType = "bfloat16"
+    attention: str = "auto"
+    remat: Literal["none", "dots", "full"] = "full"
+    loss_chunks: int = 8
+
+    def __post_init__(self) -> None:
+        require(self.loss_chunks >= 1, f"compute.loss_chunks is {self.loss_chunks}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """`every` steps one checkpoint; the newest `keep` stay, and for ever each whose step is a multiple of `keep_every` (0 = none)."""
+
+    every: int = 500
+    keep: int = 2
+    keep_every: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"checkpoint.every is {self.every}; it must be at least 1")
+        require(self.keep >= 1, f"checkpoint.keep is {self.keep}; it must be at least 1")
+        require(self.keep_every >= 0, f"checkpoint.keep_every is {self.keep_every}; it must be at least 0")
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """Metrics every `every` steps; held-out loss per source every `eval_every` steps (0 = only at the end) on at most
+    `eval_rows` rows a source; TensorBoard event files beside `metrics.jsonl`."""
+
+    every: int = 10
+    eval_every: int = 0
+    eval_rows: int = 32
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"logging.every is {self.every}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Asked at the end of a run; `expected` is the answer that the training data holds, "" if there is none."""
+
+    prompt: str
+    expected: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run.
+
+    Attributes:
+      batch_size: rows a step, over all devices and micro-batches.
+      accumulation: micro-batches a step; batch_size is divided by it.
+      loss: "global" = Σ losses / Σ target tokens of the step; "mean_of_means" = the original's mean over groups of
+        `rows_per_mean` consecutive rows of the mean over their target tokens (FIDELITY §6).
+      steps: stop after so many steps; 0 = all whole batches of the plan.
+      max_skipped: so many non-finite updates in a row stop the run with a checkpoint.
+      init: start from these weights: a run directory or checkpoint of ours ("" = random initialisation).
+      seed: of the random initialisation.
+    """
+
+    name: str
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    compute: ComputeConfig = ComputeConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    batch_size: int = 128
+    accumulation: int = 1
+    loss: Literal["global", "mean_of_means"] = "global"
+    rows_per_mean: int = 4
+    steps: int = 0
+    max_skipped: int = 10
+    init: str = ""
+    seed: int = 0
+    questions: tuple[Question, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation", "rows_per_mean", "max_skipped"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(self.steps >= 0, f"steps is {self.steps}; it must be at least 0 (0 = the whole plan)")
+        require(
+            self.batch_size % self.accumulation == 0,
+            f"batch_size ({self.batch_size}) is not a multiple of accumulation ({self.accumulation})",
+        )
+        require(
+            self.loss == "global" or self.batch_size % self.rows_per_mean == 0,
+            f"batch_size ({self.batch_size}) is not a multiple of rows_per_mean ({self.rows_per_mean})",
+        )
+        require(
+            self.data.sequence_length <= self.model.max_length,
+            f"data.sequence_length ({self.data.sequence_length}) is above model.max_length ({self.model.max_length}) "
+            f"of {self.model.name}; plan shorter rows, or raise model.max_length knowingly",
+        )
+
+
+MAY_DIFFER_ON_RESUME = (
+    "mesh",
+    "compute",
+    "checkpoint",
+    "logging",
+    "accumulation",
+    "max_skipped",
+    "questions",
+    "data.threads",
+    "data.prefetch",
+    "data.tokens",
+    "data.plan",
+)
+"""Fields (dotted prefixes) that a rerun of the same run directory may change: they do not change what is learned.
+
+`data.tokens` and `data.plan` are paths; their content is held fixed by the plan's hash.
+"""
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Loads a config file and returns `config()`; its folder's parent is importable, so that configs can share modules."""
+    path = Path(path)
+    require(path.is_file(), f"no config file {path}; see configs/ for examples")
+    root = str(path.resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    spec = importlib.util.spec_from_file_location(f"_run_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, "config", None)
+    require(callable(make), f"{path} has no function `config() -> RunConfig`")
+    made = make()
+    require(isinstance(made, RunConfig), f"{path}: config() returned {type(made).__name__}, not RunConfig")
+    return made
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return config_to_dict(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def config_from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The inverse of `config_to_dict`; unknown fields are refused by name."""
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    require(not unknown, f"unknown fields of {kind.__name__}: {', '.join(unknown)}")
+    return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else _typed(args[0], value)
+    if dataclasses.is_dataclass(hint):
+        return config_from_dict(typing.cast(type, hint), value)
+    if origin is tuple:
+        return tuple(_typed(args[0], v) for v in value)
+    if origin is Mapping:
+        return {k: _typed(args[1], v) for k, v in value.items()}
+    return value
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values as dotted names: what a list of differences speaks of."""
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            out.update(flatten(value, f"{prefix}{name}."))
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Dotted name, old and new value of every field that differs and may not differ on resume."""
+    a, b = flatten(old), flatten(new)
+    names = [n for n in sorted(a.keys() | b.keys()) if a.get(n) != b.get(n)]
+    may_differ = tuple(prefix + "." for prefix in MAY_DIFFER_ON_RESUME)
+    return [(n, a.get(n), b.get(n)) for n in names if not (n + ".").startswith(may_differ)]

@@ -1,0 +1,105 @@
+"""How both programs talk: a rich console that honours `--quiet` and plain pipes, progress bars, `--json` reports, exit codes."""
+
+import argparse
+import importlib
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from huatuo_jax import __version__
+from huatuo_jax.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, HuatuoError
+
+err_console = Console(stderr=True, highlight=False)
+
+
+def make_console(quiet: bool = False) -> Console:
+    """The console for reports: no colour when not a terminal (rich detects it), nothing at all when quiet."""
+    return Console(quiet=quiet, highlight=False, soft_wrap=True)
+
+
+def make_progress(console: Console, unit: str = "") -> Progress:
+    """A progress bar with count, elapsed and remaining time; use as a context manager."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=not console.is_terminal,
+        disable=console.quiet,
+    )
+
+
+def write_report(path: str | None, report: dict[str, Any]) -> None:
+    """Writes a command's figures to the file given by `--json`, if one was given."""
+    if path:
+        from huatuo_jax.files import write_json
+
+        write_json(path, report)
+
+
+def main(program: str, description: str, package: str, commands: dict[str, str], argv: Sequence[str] | None) -> int:
+    """Runs one command of a program and returns its exit code.
+
+    `commands` maps a command's words ("tokenizer train") to its module in `package`, imported only when that command (or its
+    help) is asked for, so that `--help` of the program stays instant. A command module has `HELP` (first line = summary),
+    `EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`; it may set `PASS_UNKNOWN = True` to get `args.unknown`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = next((c for c in sorted(commands, key=len, reverse=True) if argv[: len(c.split())] == c.split()), None)
+    if name is None:
+        return _program_help(program, description, package, commands, argv)
+    module = importlib.import_module(f"{package}.{commands[name]}")
+    parser = argparse.ArgumentParser(
+        prog=f"{program} {name}",
+        description=module.HELP,
+        epilog="example:\n" + textwrap.indent(textwrap.dedent(module.EXAMPLE).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    rest = argv[len(name.split()) :]
+    if getattr(module, "PASS_UNKNOWN", False):
+        args, args.unknown = parser.parse_known_args(rest)
+    else:
+        args = parser.parse_args(rest)
+    try:
+        return module.run(args)
+    except HuatuoError as error:
+        err_console.print(f"[bold red]error[/]: {_escape(str(error))}", soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        err_console.print("stopped; nothing is half-written, the same command continues where it can")
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        return EXIT_FAILED
+
+
+def _program_help(program: str, description: str, package: str, commands: dict[str, str], argv: list[str]) -> int:
+    if argv and argv[0] in ("--version", "-V"):
+        print(f"{program} {__version__}")
+        return 0
+    wrong = argv and argv[0] not in ("-h", "--help")
+    out = sys.stderr if wrong else sys.stdout
+    if wrong:
+        print(f"{program}: no command {' '.join(argv[:2])!r}\n", file=out)
+    print(f"usage: {program} COMMAND [options]\n\n{description}\n\ncommands:", file=out)
+    width = max(map(len, commands)) + 2
+    for command, module in commands.items():
+        summary = importlib.import_module(f"{package}.{module}").HELP.strip().splitlines()[0]
+        print(f"  {command:<{width}}{summary}", file=out)
+    print(f"\n`{program} COMMAND --help` explains a command and gives an example.", file=out)
+    return EXIT_USAGE if wrong or not argv else 0
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,1 @@
+"""From records to batches: tokenizers, dialogue format, priority order, packing, rows; only `loader` imports jax and grain."""

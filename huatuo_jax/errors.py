@@ -1,0 +1,38 @@
+"""The errors that a user may meet, each with the exit code of the command that it ends.
+
+A message names the value, the limit and the remedy. Anything that is not a `HuatuoError` is a bug and keeps its traceback.
+"""
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DOES_NOT_FIT, EXIT_STOPPED = 0, 1, 2, 3, 4
+
+
+class HuatuoError(Exception):
+    """Work failed on the given input (exit code 1)."""
+
+    exit_code = EXIT_FAILED
+
+
+class ConfigError(HuatuoError):
+    """Wrong usage or an impossible configuration; raised before any work is spent (exit code 2)."""
+
+    exit_code = EXIT_USAGE
+
+
+class DoesNotFitError(HuatuoError):
+    """The job does not fit the devices or their memory (exit code 3)."""
+
+    exit_code = EXIT_DOES_NOT_FIT
+
+
+class StoppedError(HuatuoError):
+    """A signal stopped the run and its state is saved; the same command continues it (exit code 4)."""
+
+    exit_code = EXIT_STOPPED
+
+
+class DataError(HuatuoError):
+    """A dataset or plan is missing, torn, altered or belongs to other data (exit code 1)."""
+
+
+class RecordError(HuatuoError):
+    """A record does not have the required shape, or a template cannot render it (exit code 1)."""

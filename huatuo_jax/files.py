@@ -1,0 +1,94 @@
+"""Files that are never half-written: written aside, then renamed; and their hashes.
+
+Paths may be local, NFS, gcsfuse or `gs://` (through epath). Object stores have no atomic rename, so a *directory* becomes
+visible by its manifest, which is written last.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+PathLike = str | os.PathLike[str]
+
+
+def is_local(path: PathLike) -> bool:
+    """Whether `path` lies in the local file system rather than behind a scheme such as `gs://`."""
+    return "://" not in os.fspath(path)
+
+
+@contextlib.contextmanager
+def written_aside(path: PathLike) -> Iterator[Path]:
+    """Yields a temporary local path beside `path`; renamed to `path` on success, removed on any error."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """Writes `content` atomically (local paths) or in one upload (object stores)."""
+    if not is_local(path):
+        remote = epath.Path(path)
+        remote.parent.mkdir(parents=True, exist_ok=True)
+        remote.write_bytes(content)
+        return
+    with written_aside(path) as aside, open(aside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Writes `text` as UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Writes `value` as indented UTF-8 JSON; see `write_bytes`."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_npy(path: PathLike, array: np.ndarray) -> None:
+    """Writes `array` in `.npy` format; see `write_bytes`."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_json(path: PathLike) -> Any:
+    """Reads one JSON file."""
+    return json.loads(epath.Path(path).read_text(encoding="utf-8"))
+
+
+def read_npy(path: PathLike) -> np.ndarray:
+    """Reads one `.npy` file; local files are memory-mapped."""
+    if is_local(path):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
+
+
+def sha256_file(path: PathLike) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex SHA-256 of the canonical JSON of `value`: the identity of a manifest or a config."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,1 @@
+"""One decoder for every supported family, its attention backends, positions and presets."""

@@ -1,0 +1,1 @@
+"""Optimizer, loss, step, metrics and the training loop."""

@@ -1,0 +1,54 @@
+"""The whole job in miniature: 5 M parameters, a corpus of 104 passages and 65 dialogues, CPU.
+
+Hardware: 2 CPU cores. Time: under 5 minutes. Expected loss: 8.3 → below 0.1 on SFT at the end.
+"""
+
+from configs.mixtures import PAPER
+from huatuo_jax.config import (
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    LoggingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Question,
+    RunConfig,
+    SourceMix,
+)
+
+PASSES = 30
+
+
+def config() -> RunConfig:
+    """One-stage training of a tiny model on `examples/quickstart`."""
+    return RunConfig(
+        name="quickstart",
+        model=ModelConfig(
+            name="quickstart",
+            family="llama",
+            vocab_size=4000,
+            num_layers=4,
+            hidden_size=256,
+            num_heads=4,
+            num_kv_heads=4,
+            head_dim=64,
+            ffn_size=704,
+            max_length=1024,
+        ),
+        data=DataConfig(
+            tokens="runs/quickstart/data/tokens",
+            plan="runs/quickstart/data/plan",
+            mixture={name: SourceMix(mix.priority, mix.epochs * PASSES) for name, mix in PAPER.items()},
+            sequence_length=512,
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-3, beta2=0.98, warmup=0.03),
+        compute=ComputeConfig(dtype="float32", remat="none", loss_chunks=2),
+        checkpoint=CheckpointConfig(every=200),
+        logging=LoggingConfig(every=5, eval_every=100),
+        batch_size=4,
+        questions=(
+            Question("", "", "sft"),
+            Question("", "", "medical_books_cn"),
+            Question("", "", "medical_encyclopedia_cn"),
+        ),
+    )

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The whole main job, command by command: what `make quickstart` runs. Running it again continues where it stopped.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+run=runs/quickstart
+data=$run/data
+
+step() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+
+step huatuo-data unify --template examples/quickstart/corpus/*.jsonl --out $data/pairs.jsonl
+step huatuo-data import $data/pairs.jsonl examples/quickstart/sft.jsonl --out $data/unified
+step huatuo-data tokenizer train $data/pairs.jsonl examples/quickstart/sft.jsonl --vocab-size 4000 --out $data/tokenizer.model
+step huatuo-data build $data/unified --tokenizer $data/tokenizer.model --out $data/tokens --holdout 1
+step huatuo-data plan $data/tokens --config configs/quickstart.py --out $data/plan
+step huatuo-data mix --plan $data/plan --plot $run/plots/planned_mixing.png
+step huatuo train configs/quickstart.py --run $run
+step huatuo ask $run --recall 16
+step huatuo report $run
+printf '\nOpen %s/report.html\n' "$run"

@@ -1,0 +1,168 @@
+"""Token records ⇄ bytes: two int32 arrays (tokens, targets) become one serialised `tf.train.Example`, and back.
+
+The bytes are what TensorFlow Datasets writes for the features `tokens` and `targets`; both directions are vectorised varint
+arithmetic in numpy, because a protobuf object holds a Python integer per token.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+NAMES = (b"targets", b"tokens")
+WIDE = 1 << 21
+"""Numbers from here on, and negative ones, need more than three varint bytes; among token ids they are rare."""
+INT32_BYTES = 5
+"""A varint's first five bytes hold 35 bits; the rest of a negative number only repeats its sign."""
+_KEPT = np.array([[k < size for k in range(4)] for size in range(5)])
+
+Span = tuple[int, int]
+
+
+def encode_examples(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[bytes]:
+    """Serialises records; one call for many records is much faster than many calls.
+
+    Args:
+      pairs: (tokens, targets) per record, each int [n].
+
+    Returns:
+      One serialised `tf.train.Example` per record.
+    """
+    if not pairs:
+        return []
+    arrays = [array for tokens, targets in pairs for array in (targets, tokens)]
+    payload, ends = _encode_varints(np.concatenate(arrays), np.cumsum([len(a) for a in arrays]))
+    out = []
+    start = 0
+    for middle, end in zip(ends[::2], ends[1::2], strict=True):
+        body = _entry(NAMES[0], payload[start:middle]) + _entry(NAMES[1], payload[middle:end])
+        out.append(b"\x0a" + _varint(len(body)) + body)
+        start = end
+    return out
+
+
+def decode_examples(examples: Sequence[bytes]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Parses what `encode_examples` wrote, or TensorFlow Datasets for the same features.
+
+    Returns:
+      (tokens, targets) per record, each int32 [n].
+
+    Raises:
+      ValueError: if the bytes are not such examples.
+    """
+    parts: list[bytes] = []
+    try:
+        for example in examples:
+            spans = _payloads(example)
+            parts += [example[start:end] for start, end in (spans[b"tokens"], spans[b"targets"])]
+        values, ends = _decode_varints(b"".join(parts), np.cumsum([len(part) for part in parts]))
+    except (IndexError, KeyError, ValueError) as error:
+        raise ValueError(f"not a token record: {error!r}") from error
+    arrays = [values[start:end] for start, end in itertools.pairwise([0, *ends])]
+    return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+
+def _payloads(data: bytes) -> dict[bytes, Span]:
+    """Where the packed varints of each feature lie in one example."""
+    found = {}
+    for features in _fields(data, 0, len(data)):
+        for entry in _fields(data, *features):
+            key, feature = _fields(data, *entry)
+            spans = [span for numbers in _fields(data, *feature) for span in _fields(data, *numbers)]
+            found[data[key[0] : key[1]]] = spans[0] if spans else (0, 0)
+    return found
+
+
+def _fields(data: bytes, start: int, end: int) -> list[Span]:
+    """The (start, end) of every length-delimited field between two offsets; all fields of an example are such."""
+    spans = []
+    while start < end:
+        if data[start] & 7 != 2:
+            raise ValueError(f"field of wire type {data[start] & 7} at byte {start}")
+        size = data[start + 1]
+        start += 2
+        shift = 7
+        while size >> shift:
+            size = size & ((1 << shift) - 1) | data[start] << shift
+            start += 1
+            shift += 7
+        if start + size > end:
+            raise ValueError(f"field at byte {start} runs past its end")
+        spans.append((start, start + size))
+        start += size
+    return spans
+
+
+def _entry(name: bytes, varints: bytes) -> bytes:
+    """One entry of the feature map: key, and a Feature that holds a packed Int64List."""
+    packed = b"\x0a" + _varint(len(varints)) + varints
+    feature = b"\x1a" + _varint(len(packed)) + packed
+    entry = b"\x0a" + _varint(len(name)) + name + b"\x12" + _varint(len(feature)) + feature
+    return b"\x0a" + _varint(len(entry)) + entry
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _encode_varints(values: np.ndarray, boundaries: np.ndarray) -> tuple[bytes, list[int]]:
+    """Varints of int32 `values` [n] in one buffer, and the buffer offsets at the given value boundaries."""
+    low = values.astype(np.int32, copy=False).view(np.uint32)
+    two, three = low >= 1 << 7, low >= 1 << 14
+    sizes = two.view(np.int8) + three.view(np.int8) + np.int8(1)
+    words = (low & 0x7F) | ((low << 1) & 0x7F00) | ((low << 2) & 0x7F0000)
+    words |= (two.view(np.uint8).astype(np.uint32) << 7) | (three.view(np.uint8).astype(np.uint32) << 15)
+    wide = low >= WIDE
+    if not wide.any():
+        out = words.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)[_KEPT[sizes]]
+    else:
+        narrow = ~wide
+        wide_bytes, wide_sizes = _encode_wide(values[wide].astype(np.int64))
+        sizes[wide] = wide_sizes
+        is_wide = np.repeat(wide, sizes)
+        out = np.empty(len(is_wide), np.uint8)
+        out[is_wide] = wide_bytes
+        out[~is_wide] = words[narrow].astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)[_KEPT[sizes[narrow]]]
+    at = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(sizes, out=at[1:])
+    return out.tobytes(), at[boundaries].tolist()
+
+
+def _encode_wide(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Varint bytes of int64 values that are negative (ten bytes each) or large, and the size of each."""
+    places = np.arange(10, dtype=np.uint64)
+    digits = (values.view(np.uint64)[:, None] >> (places * np.uint64(7))).astype(np.uint8) & np.uint8(0x7F)
+    sizes = 10 - (digits[:, ::-1] != 0).argmax(axis=1)
+    kept = np.arange(10) < sizes[:, None]
+    digits[:, :-1] |= kept[:, 1:].astype(np.uint8) << np.uint8(7)
+    return digits[kept], sizes
+
+
+def _decode_varints(data: bytes, boundaries: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """int32 [n] of the varints in `data`, and how many of them lie before each of the byte `boundaries`."""
+    raw = np.frombuffer(data, np.uint8)
+    last = np.flatnonzero(raw < 0x80)
+    ends = np.searchsorted(last, boundaries)
+    reached = np.concatenate([[0], last + 1])[ends]
+    if not np.array_equal(reached, boundaries):
+        raise ValueError("a number is cut off")
+    first = np.empty_like(last)
+    first[:1] = 0
+    first[1:] = last[:-1] + 1
+    values = (raw[first] & 0x7F).astype(np.uint32)
+    left = np.flatnonzero(last > first)
+    for k in range(1, INT32_BYTES):
+        values[left] |= (raw[first[left] + k] & 0x7F).astype(np.uint32) << np.uint32(7 * k)
+        left = left[last[left] > first[left] + k]
+        if not len(left):
+            break
+    return values.view(np.int32), ends.tolist()

@@ -1,0 +1,87 @@
+"""A run directory in, its history out: logged steps, held-out losses, answers, recall and the mixing curve that was trained."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from huatuo_jax.data.plan import Plan
+from huatuo_jax.errors import DataError
+from huatuo_jax.files import read_json
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run directory says.
+
+    Attributes:
+      config: the resolved config as plain values.
+      steps: the logged training steps, ascending.
+      evaluations: held-out losses, ascending in step.
+      answers, recall: content of `answers.json` and `recall.json` ([] and {} where `huatuo ask` has not run yet).
+      mixing: source → share of the draws in each window of the trained rows; empty where the plan is out of reach.
+      mixing_note: why `mixing` is empty.
+    """
+
+    run: Path
+    config: dict[str, Any]
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    recall: dict[str, Any] = field(default_factory=dict)
+    mixing: dict[str, np.ndarray] = field(default_factory=dict)
+    mixing_note: str = ""
+
+    @property
+    def sources(self) -> list[str]:
+        """Sources with a logged training loss, in order of first appearance."""
+        names: dict[str, None] = {}
+        for step in self.steps:
+            names.update({key.removeprefix("loss/"): None for key in step if key.startswith("loss/")})
+        return list(names)
+
+    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values at which `key` was logged (training and held-out lines alike)."""
+        lines = self.evaluations if key.startswith("eval_loss") else self.steps
+        pairs = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs], dtype=float)
+
+
+def read_history(run: Path, windows: int = 33) -> History:
+    """Reads a run directory; `DataError` if it holds no run or nothing was logged yet."""
+    if not (run / "config.json").is_file():
+        raise DataError(f"{run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {run}` makes one")
+    if not (run / "metrics.jsonl").is_file():
+        raise DataError(f"{run} has no metrics.jsonl: nothing was logged yet; let the run reach its first logged step")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if line.strip()]
+    steps = [line for line in lines if "loss" in line]
+    if not steps:
+        raise DataError(f"{run / 'metrics.jsonl'} holds no training step yet; let the run reach its first logged step")
+    config = read_json(run / "config.json")
+    mixing, note = _trained_mixing(config, steps[-1]["step"], windows)
+    return History(
+        run=run,
+        config=config,
+        steps=steps,
+        evaluations=[line for line in lines if "eval_loss" in line],
+        answers=read_json(run / "answers.json") if (run / "answers.json").is_file() else [],
+        recall=read_json(run / "recall.json") if (run / "recall.json").is_file() else {},
+        mixing=mixing,
+        mixing_note=note,
+    )
+
+
+def _trained_mixing(config: dict[str, Any], last_step: int, windows: int) -> tuple[dict[str, np.ndarray], str]:
+    try:
+        plan = Plan.load(config["data"]["plan"])
+    except (DataError, OSError) as error:
+        return {}, f"the plan could not be read: {error}"
+    trained_rows = min(last_step * config["batch_size"], len(plan))
+    draws = np.asarray(plan.row_docs[: plan.row_starts[trained_rows]])
+    source_ids = np.searchsorted(np.asarray(plan.manifest["offsets"]), draws, side="right") - 1
+    names = plan.manifest["sources"]
+    counts = np.stack([np.bincount(part, minlength=len(names)) for part in np.array_split(source_ids, windows)])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return {name: shares[:, i] for i, name in enumerate(names) if counts[:, i].any()}, ""

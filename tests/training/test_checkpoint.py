@@ -1,0 +1,186 @@
+"""Checkpoints: saved in the background, verified at restore, restored onto any mesh; bad ones set aside, never used."""
+
+import errno
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from huatuo_jax import checkpoint
+from huatuo_jax.checkpoint import Checkpoints, latest_checkpoint, restore_params
+from huatuo_jax.config import config_to_dict
+from huatuo_jax.errors import ConfigError, DataError, HuatuoError
+from huatuo_jax.fingerprint import fingerprints, named_leaves
+from huatuo_jax.models.presets import PRESETS
+
+MODEL = PRESETS["tiny"] if "tiny" in PRESETS else next(iter(PRESETS.values()))
+META = {"config": {"model": config_to_dict(MODEL)}, "plan_hash": "abc"}
+
+
+def mesh(devices: int) -> jax.sharding.Mesh:
+    return jax.make_mesh((devices,), ("fsdp",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+def tree(devices: int = 8, scale: float = 1.0) -> dict:
+    rows = NamedSharding(mesh(devices), PartitionSpec("fsdp"))
+    whole = NamedSharding(mesh(devices), PartitionSpec())
+    weights = np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32) * scale
+    return {
+        "layers": {"query": jax.device_put(weights, rows), "norm": jax.device_put(jnp.ones(8, jnp.bfloat16), whole)},
+        "count": jax.device_put(jnp.int32(3), whole),
+    }
+
+
+def abstract(values: dict) -> dict:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), values)
+
+
+def saved(directory: Path, *steps: int, **options: int) -> Checkpoints:
+    checkpoints = Checkpoints(directory, **options)
+    for step in steps:
+        checkpoints.save(step, tree(scale=step), {"mu": tree()}, META)
+    checkpoints.wait()
+    return checkpoints
+
+
+def largest_data_file(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d"), key=lambda p: p.stat().st_size)
+
+
+def assert_equal(a: dict, b: dict) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def test_restores_what_was_saved(tmp_path: Path) -> None:
+    restored = saved(tmp_path, 5).restore_newest(abstract(tree()), {"mu": abstract(tree())}, print)
+    assert restored.step == 5 and restored.meta["plan_hash"] == "abc"
+    assert_equal(restored.params, tree(scale=5))
+    assert_equal(restored.opt_state, {"mu": tree()})
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_restores_onto_another_number_of_devices(tmp_path: Path, devices: int) -> None:
+    wanted = abstract(tree(devices))
+    restored = saved(tmp_path, 5).restore(5, wanted, {"mu": wanted})
+    assert_equal(restored.params, tree(scale=5))
+    assert restored.params["layers"]["query"].sharding == wanted["layers"]["query"].sharding
+
+
+def test_keeps_the_newest_and_every_multiple(tmp_path: Path) -> None:
+    assert saved(tmp_path, 10, 20, 25, 30, 35, keep=2, keep_every=20).steps() == [20, 30, 35]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["20", "30", "35"]
+
+
+def test_leftovers_of_an_interrupted_save_are_removed_and_never_listed(tmp_path: Path) -> None:
+    (tmp_path / "40.orbax-checkpoint-tmp-123" / "params").mkdir(parents=True)
+    assert Checkpoints(tmp_path).steps() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def flip_a_bit(path: Path) -> None:
+    """Flips one bit of a stored weight without leaving any trace in the format: rewrites the array with Orbax itself."""
+    import orbax.checkpoint as ocp
+
+    flat = named_leaves(tree(scale=20))
+    weights = np.array(flat["layers.query"])
+    weights.view(np.uint32)[3, 4] ^= 1 << 7
+    flat["layers.query"] = weights
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path / "params", flat, force=True)
+
+
+def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 10, 20)
+    flip_a_bit(tmp_path / "20")
+    said: list[str] = []
+    restored = checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, said.append)
+    assert restored.step == 10
+    assert "layers.query" in said[0] and "corrupt-20" in said[0]
+    assert (tmp_path / "corrupt-20" / "params").is_dir() and checkpoints.steps() == [10]
+
+
+def test_a_torn_newest_checkpoint_is_set_aside(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 10, 20)
+    torn = largest_data_file(tmp_path / "20" / "params")
+    torn.write_bytes(torn.read_bytes()[:-40])
+    said: list[str] = []
+    assert checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, said.append).step == 10
+    assert "torn or altered" in said[0]
+
+
+def test_a_checkpoint_without_readable_meta_is_set_aside(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 10, 20)
+    (tmp_path / "20" / "meta" / "metadata").write_text('{"step": 2')
+    assert checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, print).step == 10
+
+
+def test_the_checkpoint_of_another_model_is_refused_by_name_and_stays(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 10)
+    other = abstract(tree())
+    other["layers"]["query"] = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=other["layers"]["query"].sharding)
+    with pytest.raises(ConfigError, match=r"layers.query: float32\[16,32\] in the checkpoint, float32\[16,64\] in this run"):
+        checkpoints.restore_newest(other, {"mu": abstract(tree())}, print)
+    assert checkpoints.steps() == [10]
+
+
+def test_a_full_disk_is_explained_and_the_older_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = saved(tmp_path, 10, keep=1)
+
+    async def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("orbax.checkpoint._src.serialization.jax_array_handlers.ArrayHandler.serialize", full)
+    with pytest.raises(HuatuoError, match="step 20 could not be written.*No space left on device.*step 10 stays usable"):
+        checkpoints.save(20, tree(), {"mu": tree()}, META)
+        checkpoints.wait()
+    monkeypatch.undo()
+    checkpoints.close()
+    assert Checkpoints(tmp_path).restore_newest(abstract(tree()), {"mu": abstract(tree())}, print).step == 10
+
+
+def test_parameters_alone_for_inference(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoints", 10, 20)
+    model, params, meta = restore_params(tmp_path)
+    assert model == MODEL and meta["step"] == 20
+    assert_equal(params, tree(scale=20))
+    assert restore_params(tmp_path / "checkpoints" / "10")[2]["step"] == 10
+
+
+def test_inference_refuses_altered_parameters(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoints", 20)
+    flip_a_bit(tmp_path / "checkpoints" / "20")
+    with pytest.raises(DataError, match=r"layers\.query"):
+        restore_params(tmp_path)
+
+
+def test_no_checkpoint_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="huatuo train"):
+        latest_checkpoint(tmp_path)
+
+
+def test_fingerprints_do_not_depend_on_the_sharding() -> None:
+    assert fingerprints(named_leaves(tree(8))) == fingerprints(named_leaves(tree(2)))
+
+
+def test_every_single_bit_and_every_swap_changes_a_fingerprint() -> None:
+    base = np.arange(12, dtype=np.float32).reshape(3, 4)
+    variants = [base]
+    for bit in range(32):
+        flipped = base.copy()
+        flipped.view(np.uint32)[1, 2] ^= 1 << bit
+        variants.append(flipped)
+    variants += [base[::-1], base[:, [1, 0, 2, 3]], base.T.reshape(3, 4)]
+    sums = fingerprints({str(i): jnp.asarray(v) for i, v in enumerate(variants)})
+    assert len(set(sums.values())) == len(variants)
+
+
+def test_all_dtypes_have_fingerprints() -> None:
+    arrays = {d: jnp.ones((2, 3), d) for d in ("bool", "int8", "bfloat16", "float16", "float32", "int32")}
+    assert fingerprints(arrays)["bfloat16"].startswith("bfloat16[2,3]:")
+
+
+def test_module_names_its_own_errors() -> None:
+    assert checkpoint._reason(OSError(errno.ENOSPC, "full")) == "OSError: [Errno 28] full"

@@ -1,0 +1,93 @@
+"""Chunked cross-entropy against the plain formula; the weights of a loss against sums made by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from huatuo_jax.training.loss import position_weights, sums_by_source, token_losses, token_weights
+
+BATCH, SEQUENCE, FEATURES, VOCABULARY = 2, 12, 8, 37
+
+
+def problem(dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(BATCH, SEQUENCE, FEATURES)), dtype)
+    weights = jnp.asarray(rng.normal(size=(FEATURES, VOCABULARY)), jnp.float32)
+    targets = rng.integers(0, VOCABULARY, (BATCH, SEQUENCE)).astype(np.int32)
+    targets[:, :3] = -100
+    return hidden, weights, jnp.asarray(targets)
+
+
+def plain_loss(hidden, weights, targets):
+    log_probabilities = jax.nn.log_softmax(hidden.astype(jnp.float32) @ weights)
+    picked = jnp.take_along_axis(log_probabilities, jnp.maximum(targets, 0)[..., None], -1)[..., 0]
+    return -jnp.where(targets >= 0, picked, 0.0)
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 12])
+def test_chunks_change_neither_loss_nor_gradient(chunks):
+    hidden, weights, targets = problem()
+    per_token = token_weights(targets, "global", 1)
+    chunked = lambda h, w: (token_losses(h, w, targets, chunks=chunks)[0] * per_token).sum()
+    plain = lambda h, w: (plain_loss(h, w, targets) * per_token).sum()
+    per_chunk, _ = token_losses(hidden, weights, targets, chunks=chunks)
+    np.testing.assert_allclose(per_chunk, plain_loss(hidden, weights, targets), rtol=1e-5)
+    for ours, theirs in zip(jax.grad(chunked, (0, 1))(hidden, weights), jax.grad(plain, (0, 1))(hidden, weights), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_of_the_weights_is_summed_in_fp32_when_products_are_bf16():
+    hidden, weights, targets = problem(jnp.bfloat16)
+    loss = lambda h, w: token_losses(h, w, targets, chunks=12)[0].sum()
+    to_hidden, to_weights = jax.grad(loss, (0, 1))(hidden, weights)
+    assert (to_hidden.dtype, to_weights.dtype) == (jnp.bfloat16, jnp.float32)
+    assert np.any(np.asarray(to_weights) != np.asarray(to_weights.astype(jnp.bfloat16), np.float32))
+    exact = jax.grad(lambda w: plain_loss(hidden, w, targets).sum())(weights)
+    np.testing.assert_allclose(to_weights, exact, atol=0.05)
+
+
+def test_no_array_of_batch_by_sequence_by_vocabulary():
+    hidden, weights, targets = problem()
+    loss = lambda h, w: token_losses(h, w, targets, chunks=4)[0].sum()
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(hidden, weights).compile().as_text()
+    assert f"f32[{BATCH},{SEQUENCE // 4},{VOCABULARY}]" in text
+    assert f"f32[{BATCH},{SEQUENCE},{VOCABULARY}]" not in text and f"f32[4,{BATCH},{SEQUENCE // 4},{VOCABULARY}]" not in text
+
+
+def test_the_largest_logit_and_its_gradient():
+    hidden = jnp.array([[[1.0, 0.0], [0.0, 2.0]]])
+    weights = jnp.array([[3.0, 1.0, 0.0], [0.0, 1.0, 5.0]])
+    targets = jnp.array([[0, -100]])
+    square = lambda w: (token_losses(hidden, w, targets, chunks=2, with_max_logit=True)[1] ** 2).sum()
+    assert square(weights) == 3.0**2 + 10.0**2
+    np.testing.assert_array_equal(jax.grad(square)(weights), [[6.0, 0, 0], [0, 0, 40.0]])
+
+
+def test_global_weights_give_the_mean_over_all_targets():
+    targets = jnp.array([[1, 2, 3], [4, -100, -100]])
+    np.testing.assert_array_equal(token_weights(targets, "global", 1), [[0.25, 0.25, 0.25], [0.25, 0, 0]])
+
+
+def test_mean_of_means_weighs_a_group_by_its_own_targets():
+    targets = jnp.array([[1, 2], [3, -100], [-100, -100], [5, -100]])
+    expected = [[1 / 6, 1 / 6], [1 / 6, 0], [0, 0], [1 / 2, 0]]
+    np.testing.assert_allclose(token_weights(targets, "mean_of_means", 2), expected)
+
+
+def test_a_group_without_targets_still_counts_as_a_group():
+    np.testing.assert_array_equal(token_weights(jnp.array([[1, 2], [-100, -100]]), "mean_of_means", 1), [[0.25, 0.25], [0, 0]])
+
+
+def test_a_batch_without_targets_has_loss_zero():
+    for kind in ("global", "mean_of_means"):
+        np.testing.assert_array_equal(token_weights(jnp.full((2, 3), -100), kind, 1), jnp.zeros((2, 3)))
+
+
+def test_the_z_loss_is_a_mean_over_positions_that_hold_a_token():
+    np.testing.assert_allclose(position_weights(jnp.array([[1, 1, 2], [1, 0, 0]])), [[0.25, 0.25, 0.25], [0.25, 0, 0]])
+
+
+def test_sums_by_source_leave_padding_out():
+    sums = sums_by_source(jnp.array([[1.0, 2.0], [4.0, 8.0]]), jnp.array([[0, 2], [2, -1]]), 3)
+    np.testing.assert_array_equal(sums, [1.0, 0.0, 6.0])

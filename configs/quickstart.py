@@ -9,12 +9,12 @@ from huatuo_jax.config import (
     ComputeConfig,
     DataConfig,
     LoggingConfig,
-    ModelConfig,
     OptimizerConfig,
     Question,
     RunConfig,
     SourceMix,
 )
+from huatuo_jax.models.presets import preset
 
 PASSES = 30
 
@@ -23,18 +23,7 @@ def config() -> RunConfig:
     """One-stage training of a tiny model on `examples/quickstart`."""
     return RunConfig(
         name="quickstart",
-        model=ModelConfig(
-            name="quickstart",
-            family="llama",
-            vocab_size=4000,
-            num_layers=4,
-            hidden_size=256,
-            num_heads=4,
-            num_kv_heads=4,
-            head_dim=64,
-            ffn_size=704,
-            max_length=1024,
-        ),
+        model=preset("quickstart"),
         data=DataConfig(
             tokens="runs/quickstart/data/tokens",
             plan="runs/quickstart/data/plan",

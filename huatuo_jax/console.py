@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from huatuo_jax import __version__
 from huatuo_jax.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, HuatuoError
@@ -19,6 +21,14 @@ err_console = Console(stderr=True, highlight=False)
 def make_console(quiet: bool = False) -> Console:
     """The console for reports: no colour when not a terminal (rich detects it), nothing at all when quiet."""
     return Console(quiet=quiet, highlight=False, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table; into a pipe or file as wide as it needs to be, for no terminal is there to fit."""
+    if not console.is_terminal:
+        needed = Measurement.get(console, console.options.update(width=1_000), table).maximum
+        console.width = max(console.width, needed)
+    console.print(table)
 
 
 def make_progress(console: Console, unit: str = "") -> Progress:

@@ -36,7 +36,7 @@ def fingerprints(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
 
 
 def describe(array: Any) -> str:
-    """"dtype[shape]" of an array or of its abstract form."""
+    """ "dtype[shape]" of an array or of its abstract form."""
     return f"{jnp.dtype(array.dtype).name}[{','.join(map(str, array.shape))}]"
 
 

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.errors import DataError
     from huatuo_jax.files import read_json, write_json
     from huatuo_jax.inference.ask import Asker
-    from huatuo_jax.inference.recall import CHARACTERS, exercises, recall, recall_per_source
+    from huatuo_jax.inference.recall import CHARACTERS, RECALL_TOKENS, exercises, recall, recall_per_source
 
     require(args.max_new_tokens >= 1, f"--max-new-tokens is {args.max_new_tokens}; it must be at least 1")
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.run / "answers.json", answers)
     if args.recall:
         work = exercises(TokenDataset.open(config.data.tokens), asker.tokenizer, args.recall)
-        report["recall"] = {"characters": CHARACTERS, "sources": recall_per_source(work, asker.complete)}
+        report["recall"] = {"characters": CHARACTERS, "sources": recall_per_source(work, lambda prompts: asker.complete(prompts, RECALL_TOKENS))}
         write_json(args.run / "recall.json", report["recall"])
         console.print(f"recall of trained records (share of the first {CHARACTERS} characters right, greedy)")
         for source, entry in report["recall"]["sources"].items():

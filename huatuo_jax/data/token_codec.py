@@ -14,7 +14,13 @@ WIDE = 1 << 21
 """Numbers from here on, and negative ones, need more than three varint bytes; among token ids they are rare."""
 INT32_BYTES = 5
 """A varint's first five bytes hold 35 bits; the rest of a negative number only repeats its sign."""
-_KEPT = np.array([[k < size for k in range(4)] for size in range(5)])
+_KEPT = np.array([0, 0x01, 0x0101, 0x010101], "<u4")
+
+IGNORED = -100
+_IGNORED_VARINT = b"\x9c" + b"\xff" * 8 + b"\x01"
+_MARK, _MARK_WORD = b"\x80\x80\x00", np.uint32(0x008080)
+"""Zero in three bytes: no number is written so, which makes it a safe stand-in for the ten bytes of IGNORED."""
+_SHORT = [bytes((value,)) for value in range(0x80)]
 
 Span = tuple[int, int]
 
@@ -35,8 +41,10 @@ def encode_examples(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[byte
     out = []
     start = 0
     for middle, end in zip(ends[::2], ends[1::2], strict=True):
-        body = _entry(NAMES[0], payload[start:middle]) + _entry(NAMES[1], payload[middle:end])
-        out.append(b"\x0a" + _varint(len(body)) + body)
+        targets_head, targets_size = _entry_head(NAMES[0], middle - start)
+        tokens_head, tokens_size = _entry_head(NAMES[1], end - middle)
+        size = _varint(targets_size + tokens_size)
+        out.append(b"".join((b"\n", size, targets_head, payload[start:middle], tokens_head, payload[middle:end])))
         start = end
     return out
 
@@ -93,19 +101,22 @@ def _fields(data: bytes, start: int, end: int) -> list[Span]:
     return spans
 
 
-def _entry(name: bytes, varints: bytes) -> bytes:
-    """One entry of the feature map: key, and a Feature that holds a packed Int64List."""
-    packed = b"\x0a" + _varint(len(varints)) + varints
-    feature = b"\x1a" + _varint(len(packed)) + packed
-    entry = b"\x0a" + _varint(len(name)) + name + b"\x12" + _varint(len(feature)) + feature
-    return b"\x0a" + _varint(len(entry)) + entry
+def _entry_head(name: bytes, size: int) -> tuple[bytes, int]:
+    """What precedes `size` bytes of varints in the feature map (entry, key, Feature, Int64List), and the size of it all."""
+    numbers = _varint(size)
+    list_size = 1 + len(numbers) + size
+    list_ = _varint(list_size)
+    feature_size = 1 + len(list_) + list_size
+    feature = _varint(feature_size)
+    entry_size = 3 + len(name) + len(feature) + feature_size
+    entry = _varint(entry_size)
+    head = b"".join((b"\n", entry, b"\n", _varint(len(name)), name, b"\x12", feature, b"\x1a", list_, b"\n", numbers))
+    return head, 1 + len(entry) + entry_size
 
 
 def _varint(value: int) -> bytes:
     if value < 0x80:
-        return bytes((value,))
-    if value < 0x4000:
-        return bytes((value & 0x7F | 0x80, value >> 7))
+        return _SHORT[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -123,18 +134,30 @@ def _encode_varints(values: np.ndarray, boundaries: np.ndarray) -> tuple[bytes, 
     words |= (two.view(np.uint8).astype(np.uint32) << 7) | (three.view(np.uint8).astype(np.uint32) << 15)
     wide = low >= WIDE
     if not wide.any():
-        out = words.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)[_KEPT[sizes]]
+        out = _bytes_of(words, sizes)
+    elif np.all(values[wide] == IGNORED):
+        words[wide] = _MARK_WORD
+        out = _bytes_of(words, sizes).replace(_MARK, _IGNORED_VARINT)
+        sizes[wide] = len(_IGNORED_VARINT)
     else:
-        narrow = ~wide
         wide_bytes, wide_sizes = _encode_wide(values[wide].astype(np.int64))
+        narrow = ~wide
+        narrow_bytes = _bytes_of(words[narrow], sizes[narrow])
         sizes[wide] = wide_sizes
         is_wide = np.repeat(wide, sizes)
-        out = np.empty(len(is_wide), np.uint8)
-        out[is_wide] = wide_bytes
-        out[~is_wide] = words[narrow].astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)[_KEPT[sizes[narrow]]]
+        mixed = np.empty(len(is_wide), np.uint8)
+        mixed[is_wide] = wide_bytes
+        mixed[~is_wide] = np.frombuffer(narrow_bytes, np.uint8)
+        out = mixed.tobytes()
     at = np.zeros(len(values) + 1, np.int64)
     np.cumsum(sizes, out=at[1:])
-    return out.tobytes(), at[boundaries].tolist()
+    return out, at[boundaries].tolist()
+
+
+def _bytes_of(words: np.ndarray, sizes: np.ndarray) -> bytes:
+    """The first `sizes[i]` (1 to 3) bytes of each little-endian word."""
+    kept = _KEPT.take(sizes).view(np.bool_)
+    return np.compress(kept, words.astype("<u4", copy=False).view(np.uint8)).tobytes()
 
 
 def _encode_wide(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,9 @@ from huatuo_jax.data.tokenizer import Tokenizer
 CHARACTERS = 50
 """Recall looks at this many first characters of an answer."""
 
+RECALL_TOKENS = 96
+"""Tokens generated to see them: more than one a character, for byte pieces."""
+
 
 @dataclass(frozen=True)
 class Exercise:

@@ -70,7 +70,7 @@ _RELEASED = (
     _qwen3("qwen3-8b", (36, 4096, 32, 8, 12288)),
 )
 
-_QUICKSTART = _model("quickstart", "baichuan", (4, 256, 4, 4, 688), 3_500, head="norm", max_length=1024)
+_QUICKSTART = _model("quickstart", "baichuan", (4, 256, 4, 4, 704), 4_000, head="norm", max_length=1024)
 
 _TINY_LAYERS, _TINY_WIDTH, _TINY_HEADS, _TINY_FFN, _TINY_VOCAB = 3, 64, 4, 160, 256
 

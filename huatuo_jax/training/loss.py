@@ -4,12 +4,14 @@ Loss = Σ weight · cross-entropy, with the weights made from the targets before
 micro-batches and devices is a plain sum and nothing is divided afterwards.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding
+
+from huatuo_jax.sharding import constrain
 
 LossKind = Literal["global", "mean_of_means"]
 
@@ -47,13 +49,7 @@ def position_weights(segment_ids: Array) -> Array:
 
 
 def token_losses(
-    hidden: Array,
-    output_weights: Array,
-    targets: Array,
-    *,
-    chunks: int,
-    with_max_logit: bool = False,
-    gathered: NamedSharding | None = None,
+    hidden: Array, output_weights: Array, targets: Array, *, chunks: int, with_max_logit: bool = False
 ) -> tuple[Array, Array]:
     """Cross-entropy of each token, computed chunk by chunk along the sequence; the backward pass recomputes each chunk's logits.
 
@@ -62,21 +58,19 @@ def token_losses(
 
     Args:
       hidden: [batch, sequence, features], after the final norm.
-      output_weights: [features, vocabulary] fp32; a NormHead's are normalised already, once for all chunks.
+      output_weights: [vocabulary, features] fp32; a NormHead's are normalised already, once for all chunks.
       targets: [batch, sequence] int32, already shifted; negative = ignored.
       chunks: number of chunks; divides the sequence.
       with_max_logit: whether the largest logits are wanted (the z loss); else they are zeros.
-      gathered: how the weights lie while chunks are computed; else each chunk may gather them over the devices anew.
 
     Returns:
       Cross-entropy, 0 where ignored, and the largest logit; both [batch, sequence] fp32.
     """
-    # Cast once. The gradient goes to the fp32 original (see `_project`), so that the sum over chunks is not rounded.
-    rounded_weights = jax.lax.stop_gradient(output_weights).astype(hidden.dtype)
-    if gathered is not None:
-        rounded_weights = jax.lax.with_sharding_constraint(rounded_weights, gathered)
+    # Cast, and gathered over the devices, once and not once a chunk. The gradient goes to the fp32 original (see `_project`), so
+    # that the sum over chunks is not rounded.
+    rounded_weights = constrain(jax.lax.stop_gradient(output_weights).astype(hidden.dtype), "vocab", None)
 
-    @jax.checkpoint
+    @partial(jax.checkpoint, prevent_cse=False)  # the scan keeps the two passes apart already
     def chunk_losses(hidden: Array, targets: Array) -> tuple[Array, Array]:
         logits = _project(hidden, output_weights, rounded_weights)
         # A masked sum instead of a gather: it stays on its device where the vocabulary is sharded.
@@ -96,7 +90,7 @@ def token_losses(
 @jax.custom_vjp
 def _project(hidden: Array, weights: Array, rounded_weights: Array) -> Array:
     """hidden · rounded_weights in fp32; the gradient goes to `weights`, of which `rounded_weights` is the cast."""
-    return jnp.einsum("bsd,dv->bsv", hidden, rounded_weights, preferred_element_type=jnp.float32)
+    return jnp.einsum("bsd,vd->bsv", hidden, rounded_weights, preferred_element_type=jnp.float32)
 
 
 def _project_forward(hidden: Array, weights: Array, rounded_weights: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -107,8 +101,8 @@ def _project_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array
     hidden, rounded_weights = kept
     # Both factors of each product in one dtype: a mixed product would run at fp32 speed.
     gradient = gradient.astype(hidden.dtype)
-    to_hidden = jnp.einsum("bsv,dv->bsd", gradient, rounded_weights, preferred_element_type=jnp.float32)
-    to_weights = jnp.einsum("bsd,bsv->dv", hidden, gradient, preferred_element_type=jnp.float32)
+    to_hidden = jnp.einsum("bsv,vd->bsd", gradient, rounded_weights, preferred_element_type=jnp.float32)
+    to_weights = jnp.einsum("bsv,bsd->vd", gradient, hidden, preferred_element_type=jnp.float32)
     return to_hidden.astype(hidden.dtype), to_weights, None
 
 

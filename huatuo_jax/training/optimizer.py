@@ -58,13 +58,13 @@ def _with_bfloat16_second_moment(adam: optax.GradientTransformation) -> optax.Gr
     value it would never move again.
     """
 
-    def init(params: optax.Params) -> optax.OptState:
-        state = adam.init(params)
-        return state._replace(nu=optax.tree.cast(state.nu, jnp.bfloat16))  # type: ignore[union-attr, call-arg]
+    def init(params: Any) -> Any:
+        state: Any = adam.init(params)
+        return state._replace(nu=optax.tree.cast(state.nu, jnp.bfloat16))
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         directions, new = adam.update(gradients, state._replace(nu=optax.tree.cast(state.nu, jnp.float32)), params)
-        return directions, new._replace(nu=jax.tree.map(lambda v: round_stochastically(v, new.count), new.nu))  # type: ignore
+        return directions, new._replace(nu=jax.tree.map(lambda v: round_stochastically(v, new.count), new.nu))
 
     return optax.GradientTransformation(init, update)
 

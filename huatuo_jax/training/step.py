@@ -4,7 +4,6 @@ The step is one pure function of (state, batch). Everything around it follows fr
 lowered and compiled for any mesh, also one whose devices are not here.
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from huatuo_jax.config import RunConfig, require
-from huatuo_jax.models.decoder import abstract_params, init_params
-from huatuo_jax.sharding import ShardingRules, batch_sharding, param_shardings
+from huatuo_jax.models.attention import resolve_attention
+from huatuo_jax.models.decoder import Decoder, init_decoder, split_decoder
+from huatuo_jax.sharding import abstract_params, batch_sharding, check_batch, param_shardings, with_shardings
 from huatuo_jax.training.loss import position_weights, sums_by_source, token_losses, token_weights
 from huatuo_jax.training.optimizer import build_optimizer, build_schedule
 
@@ -75,3 +75,167 @@ class TrainStep:
     def lower(self) -> Any:
         """The step lowered for its mesh (`jax.stages.Lowered`); nothing is allocated."""
         return self.step.lower(self.abstract_state, self.abstract_batch)
+
+
+def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[str, ...]) -> TrainStep:
+    """The training step of `config` for `mesh`; nothing is allocated or compiled yet.
+
+    Args:
+      config: the run.
+      mesh: of devices that are here, or of a topology that is only described.
+      total_steps: steps of the whole run; the schedule's length.
+      sources: names in the order of the batches' source ids.
+
+    Raises:
+      ConfigError: rows, sequence or parameters do not divide over micro-batches, chunks or mesh; or no attention backend fits.
+    """
+    model, micro_rows = config.model, config.batch_size // config.accumulation
+    check_batch(micro_rows, mesh)
+    schedule = build_schedule(config.optimizer, total_steps)
+    optimizer = build_optimizer(config.optimizer, schedule)
+    losses_of = _token_loss_function(config, mesh, needs_segments=config.data.packing == "first_fit")
+
+    def init(seed: Array) -> TrainState:
+        params = init_decoder(model, jax.random.key(seed))
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(params, optimizer.init(params), step=zero, updates=zero, skipped_total=zero, skipped_in_a_row=zero)
+
+    def micro_loss(params: Any, rows: Batch) -> tuple[Array, Array]:
+        losses, max_logit = losses_of(params, rows)
+        loss = (losses * rows["weights"]).sum() + model.z_loss_weight * (max_logit**2 * rows["position_weights"]).sum()
+        return loss, sums_by_source(losses, rows["source_ids"], len(sources))
+
+    def loss_and_gradients(params: Any, rows: Batch) -> tuple[tuple[Array, Array], Any]:
+        (loss, source_losses), gradients = jax.value_and_grad(micro_loss, has_aux=True)(params, rows)
+        return (loss, source_losses), jax.lax.with_sharding_constraint(gradients, shardings.params)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        targets, held = batch["targets"], batch["segment_ids"] > 0
+        batch = batch | {
+            "weights": token_weights(targets, config.loss, config.rows_per_mean),
+            "position_weights": position_weights(batch["segment_ids"]),
+        }
+        micro_batches = jax.tree.map(lambda x: split_rows(x, config.accumulation), batch)
+        (loss, source_losses), gradients = _sum_over(lambda rows: loss_and_gradients(state.params, rows), micro_batches)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        made, before = (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
+        params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), made, before)
+        skipped = 1 - finite.astype(jnp.int32)
+        metrics = {
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": schedule(state.updates),
+            "tokens": held.sum(),
+            "target_tokens": (targets >= 0).sum(),
+            "skipped": skipped,
+            "source_loss_sum": source_losses,
+            "source_target_tokens": sums_by_source((targets >= 0).astype(jnp.float32), batch["source_ids"], len(sources)),
+        }
+        new = TrainState(
+            params=params,
+            opt_state=opt_state,
+            step=state.step + 1,
+            updates=state.updates + 1 - skipped,
+            skipped_total=state.skipped_total + skipped,
+            skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
+        )
+        return new, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+
+    everywhere, rows = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    abstract_state = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
+    of_params = param_shardings(abstract_params(model), mesh)
+    of_opt_state = optax.tree.map_params(
+        optimizer, lambda _, s: s, abstract_state.opt_state, of_params, transform_non_params=lambda _: everywhere
+    )
+    shardings: Any = TrainState(of_params, of_opt_state, *(everywhere,) * 4)  # type: ignore[arg-type]
+    row_shape = (config.batch_size, config.data.sequence_length)
+    return TrainStep(
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(
+            _on_mesh(step, mesh), in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0
+        ),
+        abstract_state=with_shardings(abstract_state, shardings),
+        state_shardings=shardings,
+        batch_sharding=rows,
+        abstract_batch={name: jax.ShapeDtypeStruct(row_shape, jnp.int32, sharding=rows) for name in BATCH_FIELDS},
+        schedule=schedule,
+    )
+
+
+def build_eval(config: RunConfig, mesh: Mesh, sources: tuple[str, ...]) -> Any:
+    """The compiled function (params, batch) → {"source_loss_sum", "source_target_tokens"}, each [num_sources] fp32.
+
+    Sums, not means: add them over batches and divide once. The rows of a batch must divide over the mesh.
+    """
+    losses_of = _token_loss_function(config, mesh, needs_segments=True)
+
+    def evaluate(params: Any, batch: Batch) -> Metrics:
+        losses, _ = losses_of(params, batch)
+        is_target = (batch["targets"] >= 0).astype(jnp.float32)
+        return {
+            "source_loss_sum": sums_by_source(losses, batch["source_ids"], len(sources)),
+            "source_target_tokens": sums_by_source(is_target, batch["source_ids"], len(sources)),
+        }
+
+    shardings = param_shardings(abstract_params(config.model), mesh), batch_sharding(mesh)
+    return jax.jit(_on_mesh(evaluate, mesh), in_shardings=shardings, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def split_rows(x: Array, parts: int) -> Array:
+    """[rows, …] → [parts, rows / parts, …], part p holding rows p, p + parts, …
+
+    Consecutive rows go to different parts, so that with rows sharded over devices each device splits its own and none moves.
+    """
+    return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+
+def _token_loss_function(config: RunConfig, mesh: Mesh, needs_segments: bool) -> Callable[[Any, Batch], tuple[Array, Array]]:
+    """(params, rows) → (cross-entropy, largest logit) of every token."""
+    compute, length = config.compute, config.data.sequence_length
+    require(
+        length % compute.loss_chunks == 0,
+        f"data.sequence_length ({length}) is not a multiple of compute.loss_chunks ({compute.loss_chunks}); change one of them",
+    )
+    attention = resolve_attention(compute.attention, config.model, mesh.devices.flat[0].platform, needs_segments)
+    graphdef = split_decoder(config.model)
+
+    def losses(params: Any, rows: Batch) -> tuple[Array, Array]:
+        decoder: Decoder = nnx.merge(graphdef, params)
+        hidden = decoder(
+            rows["tokens"],
+            rows["positions"],
+            rows["segment_ids"],
+            dtype=jnp.dtype(compute.dtype),
+            attention=attention,
+            remat=compute.remat,
+        )
+        return token_losses(
+            hidden,
+            decoder.output_weights(),
+            rows["targets"],
+            chunks=compute.loss_chunks,
+            with_max_logit=config.model.z_loss_weight > 0,
+        )
+
+    return losses
+
+
+def _sum_over(function: Callable[[Batch], Any], micro_batches: Batch) -> Any:
+    """Σ function(micro-batch) over the leading axis, one at a time; of one micro-batch, no sum is kept beside it."""
+    first = jax.tree.map(lambda x: x[0], micro_batches)
+    if len(micro_batches["tokens"]) == 1:
+        return function(first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
+    return jax.lax.scan(lambda total, rows: (jax.tree.map(jnp.add, total, function(rows)), None), zeros, micro_batches)[0]
+
+
+def _on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`function` traced with `mesh` in scope, which the model's layout hints look up; the caller needs no context."""
+
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced

@@ -10,13 +10,15 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from huatuo_jax import checkpoint
-from huatuo_jax.checkpoint import Checkpoints, latest_checkpoint, restore_params
-from huatuo_jax.config import config_to_dict
+from huatuo_jax.checkpoint import latest_checkpoint, restore_params
+from huatuo_jax.config import MeshConfig, config_to_dict
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
 from huatuo_jax.fingerprint import fingerprints, named_leaves
-from huatuo_jax.models.presets import PRESETS
+from huatuo_jax.models.presets import preset
+from huatuo_jax.sharding import init_params, make_mesh
+from huatuo_jax.training.saving import Checkpoints
 
-MODEL = PRESETS["tiny"] if "tiny" in PRESETS else next(iter(PRESETS.values()))
+MODEL = preset("tiny-llama2")
 META = {"config": {"model": config_to_dict(MODEL)}, "plan_hash": "abc"}
 
 
@@ -44,10 +46,6 @@ def saved(directory: Path, *steps: int, **options: int) -> Checkpoints:
         checkpoints.save(step, tree(scale=step), {"mu": tree()}, META)
     checkpoints.wait()
     return checkpoints
-
-
-def largest_data_file(folder: Path) -> Path:
-    return max((p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d"), key=lambda p: p.stat().st_size)
 
 
 def assert_equal(a: dict, b: dict) -> None:
@@ -102,10 +100,21 @@ def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path: Path
     assert (tmp_path / "corrupt-20" / "params").is_dir() and checkpoints.steps() == [10]
 
 
+@pytest.mark.parametrize("place", range(6))
+def test_a_flipped_bit_anywhere_is_found_or_harmless(tmp_path: Path, place: int) -> None:
+    checkpoints = saved(tmp_path, 10, 20)
+    file = max((tmp_path / "20" / "params").rglob("d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) * (place + 1) // 8] ^= 4
+    file.write_bytes(content)
+    restored = checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, print)
+    assert_equal(restored.params, tree(scale=restored.step))
+
+
 def test_a_torn_newest_checkpoint_is_set_aside(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 10, 20)
-    torn = largest_data_file(tmp_path / "20" / "params")
-    torn.write_bytes(torn.read_bytes()[:-40])
+    for file in (tmp_path / "20" / "params").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     said: list[str] = []
     assert checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, said.append).step == 10
     assert "torn or altered" in said[0]
@@ -133,7 +142,7 @@ def test_a_full_disk_is_explained_and_the_older_checkpoint_stays(tmp_path: Path,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("orbax.checkpoint._src.serialization.jax_array_handlers.ArrayHandler.serialize", full)
-    with pytest.raises(HuatuoError, match="step 20 could not be written.*No space left on device.*step 10 stays usable"):
+    with pytest.raises(HuatuoError, match=r"step 20 could not be written.*No space left on device.*step 10 stays usable"):
         checkpoints.save(20, tree(), {"mu": tree()}, META)
         checkpoints.wait()
     monkeypatch.undo()
@@ -141,19 +150,20 @@ def test_a_full_disk_is_explained_and_the_older_checkpoint_stays(tmp_path: Path,
     assert Checkpoints(tmp_path).restore_newest(abstract(tree()), {"mu": abstract(tree())}, print).step == 10
 
 
-def test_parameters_alone_for_inference(tmp_path: Path) -> None:
-    saved(tmp_path / "checkpoints", 10, 20)
-    model, params, meta = restore_params(tmp_path)
-    assert model == MODEL and meta["step"] == 20
-    assert_equal(params, tree(scale=20))
+@pytest.fixture(scope="module")
+def model_params() -> dict:
+    return init_params(MODEL, 0, make_mesh(MeshConfig(fsdp=2)))[1]
+
+
+def test_parameters_alone_for_inference(tmp_path: Path, model_params: dict) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(10, model_params, {"mu": tree()}, META)
+    checkpoints.wait()
+    for placement in (None, make_mesh(MeshConfig(fsdp=4, tensor=2))):
+        model, params, meta = restore_params(tmp_path, placement)
+        assert model == MODEL and meta["step"] == 10
+        assert_equal(params, model_params)
     assert restore_params(tmp_path / "checkpoints" / "10")[2]["step"] == 10
-
-
-def test_inference_refuses_altered_parameters(tmp_path: Path) -> None:
-    saved(tmp_path / "checkpoints", 20)
-    flip_a_bit(tmp_path / "checkpoints" / "20")
-    with pytest.raises(DataError, match=r"layers\.query"):
-        restore_params(tmp_path)
 
 
 def test_no_checkpoint_says_how_to_get_one(tmp_path: Path) -> None:
@@ -183,4 +193,4 @@ def test_all_dtypes_have_fingerprints() -> None:
 
 
 def test_module_names_its_own_errors() -> None:
-    assert checkpoint._reason(OSError(errno.ENOSPC, "full")) == "OSError: [Errno 28] full"
+    assert checkpoint.reason(OSError(errno.ENOSPC, "full")) == "OSError: [Errno 28] full"

@@ -13,14 +13,14 @@ BATCH, SEQUENCE, FEATURES, VOCABULARY = 2, 12, 8, 37
 def problem(dtype=jnp.float32):
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.normal(size=(BATCH, SEQUENCE, FEATURES)), dtype)
-    weights = jnp.asarray(rng.normal(size=(FEATURES, VOCABULARY)), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(VOCABULARY, FEATURES)), jnp.float32)
     targets = rng.integers(0, VOCABULARY, (BATCH, SEQUENCE)).astype(np.int32)
     targets[:, :3] = -100
     return hidden, weights, jnp.asarray(targets)
 
 
 def plain_loss(hidden, weights, targets):
-    log_probabilities = jax.nn.log_softmax(hidden.astype(jnp.float32) @ weights)
+    log_probabilities = jax.nn.log_softmax(hidden.astype(jnp.float32) @ weights.T)
     picked = jnp.take_along_axis(log_probabilities, jnp.maximum(targets, 0)[..., None], -1)[..., 0]
     return -jnp.where(targets >= 0, picked, 0.0)
 
@@ -57,11 +57,11 @@ def test_no_array_of_batch_by_sequence_by_vocabulary():
 
 def test_the_largest_logit_and_its_gradient():
     hidden = jnp.array([[[1.0, 0.0], [0.0, 2.0]]])
-    weights = jnp.array([[3.0, 1.0, 0.0], [0.0, 1.0, 5.0]])
+    weights = jnp.array([[3.0, 0.0], [1.0, 1.0], [0.0, 5.0]])
     targets = jnp.array([[0, -100]])
     square = lambda w: (token_losses(hidden, w, targets, chunks=2, with_max_logit=True)[1] ** 2).sum()
     assert square(weights) == 3.0**2 + 10.0**2
-    np.testing.assert_array_equal(jax.grad(square)(weights), [[6.0, 0, 0], [0, 0, 40.0]])
+    np.testing.assert_array_equal(jax.grad(square)(weights), [[6.0, 0.0], [0.0, 0.0], [0.0, 40.0]])
 
 
 def test_global_weights_give_the_mean_over_all_targets():

@@ -1,0 +1,39 @@
+"""Dialogues to measure on: real ones where they lie beside the repository, else the quickstart's; encoded with a small tokenizer."""
+
+import json
+import lzma
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.tokenizer_training import train_tokenizer
+from huatuo_jax.data.dialogue import encode_record
+from huatuo_jax.data.record import Record
+from huatuo_jax.data.templates import get_template
+from huatuo_jax.data.tokenizer import load_tokenizer
+
+REPOSITORY = Path(__file__).parents[1]
+REAL = REPOSITORY.parent / "shared" / "data"
+
+
+def dialogues(count: int) -> list[list[str]]:
+    """The first `count` dialogues as lists of turns."""
+    real = REAL / "sft" / "sft_zh.jsonl.xz"
+    if real.is_file():
+        with lzma.open(real, "rt", encoding="utf-8") as file:
+            return [json.loads(line)["turns"] for line, _ in zip(file, range(count), strict=False)]
+    lines = (REPOSITORY / "examples" / "quickstart" / "sft.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["turns"] for line in lines][:count]
+
+
+def encoded_dialogues(vocab_size: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(tokens, targets) of the first `count` dialogues, with a tokenizer of `vocab_size` trained on them."""
+    turns = dialogues(count)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "tokenizer.model"
+        lines = (line for t in turns for turn in t for line in turn.splitlines())
+        train_tokenizer(lines, vocab_size, model)
+        tokenizer, template = load_tokenizer(model), get_template("huatuo")
+        records = [Record(id=str(i), source="sft", turns=tuple(t)) for i, t in enumerate(turns)]
+        return [encode_record(record, tokenizer, template) for record in records]

@@ -1,0 +1,227 @@
+"""Unified datasets in, token dataset out: shards in parallel processes, resumable, the manifest last."""
+
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.build_plan import ShardTask, plan_shards
+from data_tools.build_shard import STATISTICS, ShardBuilder, WorkerSettings, build_in_worker, read_marker, start_worker
+from data_tools.tfds_folder import INT32_VECTOR, write_tfds_metadata
+from data_tools.unified import UnifiedDataset
+from huatuo_jax.config import require
+from huatuo_jax.data.templates import get_template
+from huatuo_jax.data.token_dataset import DATASET, SCHEMA, SPLITS
+from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.files import read_json, write_json, write_npy, write_text
+
+OnDone = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a build is asked for.
+
+    Attributes:
+      unified: folders of unified datasets. tokenizer: path. out: folder of the token dataset.
+      holdout: records held out per source. max_len: longer records are cut (and counted).
+      workers: processes; they do not change what is written.
+    """
+
+    unified: tuple[Path, ...]
+    tokenizer: Path
+    out: Path
+    template: str = "huatuo"
+    holdout: int = 0
+    max_len: int = 1_000_000
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        require(len(self.unified) >= 1, "no unified dataset is given")
+        folders = [folder.resolve() for folder in self.unified]
+        require(len(set(folders)) == len(folders), "a unified dataset is given twice: its records would be doubled")
+        require(self.holdout >= 0, f"--holdout is {self.holdout}; it must be at least 0")
+        require(self.max_len >= 2, f"--max-len is {self.max_len}; it must be at least 2")
+        require(self.workers >= 1, f"--workers is {self.workers}; it must be at least 1")
+
+
+def build(request: BuildRequest, on_start: OnDone | None = None, on_done: OnDone | None = None) -> dict[str, Any]:
+    """Writes the token dataset, or continues an interrupted build of the same settings, or finds that there is nothing to do.
+
+    Args:
+      on_start: called once with the number of records to tokenise; on_done: called with the number done so far.
+
+    Returns:
+      sources (as in the manifest), new_records (tokenised by this call), seconds, nothing_to_do.
+
+    Raises:
+      ConfigError: impossible settings, or other settings than those of the build in `out`.
+      DataError: a unified dataset is missing or torn; every record of a source is rejected; a worker died.
+    """
+    began = time.monotonic()
+    out = request.out
+    datasets = [UnifiedDataset(folder) for folder in request.unified]
+    tokenizer, template = load_tokenizer(request.tokenizer), get_template(request.template)
+    template.check(tokenizer)
+    settings = {
+        "schema": SCHEMA,
+        "unified": [dataset.manifest["content"] for dataset in datasets],
+        "tokenizer": tokenizer.fingerprint,
+        "template": f"{template.name} {template.version}",
+        "max_len": request.max_len,
+        "holdout": request.holdout,
+    }
+    _check_settings(out, settings)
+    if (out / "manifest.json").exists():
+        manifest = read_json(out / "manifest.json")
+        return {"sources": manifest["sources"], "new_records": 0, "seconds": 0.0, "nothing_to_do": True}
+    tasks = plan_shards(datasets, request.holdout)
+    write_json(out / "build.json", settings)
+    open_tasks = [task for task in tasks if read_marker(task, out) is None]
+    new_records = sum(len(task.records) for task in open_tasks)
+    if on_start:
+        on_start(new_records)
+    worker = WorkerSettings(
+        tuple(str(folder) for folder in request.unified), str(request.tokenizer), template.name, request.max_len, str(out)
+    )
+    _run(sorted(open_tasks, key=lambda task: -len(task.records)), worker, request.workers, on_done or (lambda count: None))
+    manifest = {
+        "schema": SCHEMA,
+        "tokenizer": {
+            "path": tokenizer.path,
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "eos_id": tokenizer.eos_id,
+        },
+        "template": template.name,
+        "template_version": template.version,
+        "max_len": request.max_len,
+        "holdout": request.holdout,
+        "unified": settings["unified"],
+        "sources": _finish_sources(tasks, out),
+    }
+    write_json(out / "manifest.json", manifest)
+    for source in manifest["sources"]:
+        shutil.rmtree(out / source / ".done", ignore_errors=True)
+    return {
+        "sources": manifest["sources"],
+        "new_records": new_records,
+        "seconds": time.monotonic() - began,
+        "nothing_to_do": False,
+    }
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Refuses to write into a folder that holds anything but a build of the same settings."""
+    if not (out / "build.json").exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} is not empty and holds no token dataset; give another --out")
+        return
+    before = read_json(out / "build.json")
+    changed = [f"{key}: {before.get(key)} → {value}" for key, value in settings.items() if before.get(key) != value]
+    if changed:
+        raise ConfigError(
+            f"{out} belongs to a build with other settings ({'; '.join(changed)}); give another --out, or delete it to start over"
+        )
+
+
+def _run(tasks: Sequence[ShardTask], settings: WorkerSettings, workers: int, on_done: OnDone) -> None:
+    """Builds the shards, in this process if one worker is enough."""
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        done = 0
+        builder = ShardBuilder(settings) if tasks else None
+        for task in tasks:
+            assert builder is not None
+            builder.build(task)
+            done += len(task.records)
+            on_done(done)
+        return
+    # Spawned, not forked: the caller may have threads (jax, tests) that a fork would copy in an undefined state.
+    context = multiprocessing.get_context("spawn")
+    progress, stop = context.Value("q", 0), context.Event()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(settings, progress, stop))
+    try:
+        waiting = {pool.submit(build_in_worker, task) for task in tasks}
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            on_done(progress.value)
+            for future in finished:
+                future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a worker process died, perhaps for want of memory; the same command continues with the shards that are done "
+            f"(give fewer than --workers {workers} if it happens again)"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
+    """Writes the arrays, the TFDS metadata and `rejected.jsonl`; returns the manifest's entry of each source."""
+    sources: dict[str, Any] = {}
+    rejected: list[dict[str, str]] = []
+    for source in dict.fromkeys(task.source for task in tasks):
+        own = [(task, _done(task, out)) for task in tasks if task.source == source]
+        entry: dict[str, Any] = {}
+        for split in SPLITS:
+            parts = [done for task, done in own if task.split == split]
+            for name in STATISTICS:
+                array = np.concatenate([np.zeros(0, np.int32), *(part[name] for part in parts)])
+                write_npy(out / source / f"{split}.{name}.npy", array)
+            entry[split] = {
+                "records": sum(len(part["lengths"]) for part in parts),
+                "tokens": int(sum(part["lengths"].sum(dtype=np.int64) for part in parts)),
+                "target_tokens": int(sum(part["target_counts"].sum(dtype=np.int64) for part in parts)),
+            }
+        refused = [one for _, done in own for one in done["rejected"]]
+        if not entry["train"]["records"]:
+            raise DataError(
+                f"every training record of {source} is rejected (the first one, {refused[0]['id']}: {refused[0]['reason']}); "
+                "choose another --template or leave the source out"
+            )
+        rejected += refused
+        entry |= {
+            "rejected": len(refused),
+            "rejected_tokens": 0,
+            "cut": sum(done["cut"] for _, done in own),
+            "cut_tokens": sum(done["cut_tokens"] for _, done in own),
+            "shards": [
+                {"file": task.path(out).name, "split": task.split, "records": len(done["lengths"]), "bytes": done["bytes"]}
+                for task, done in own
+            ],
+        }
+        sources[source] = entry
+        _write_metadata(out / source, source, entry["shards"])
+    write_text(out / "rejected.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rejected))
+    return sources
+
+
+def _done(task: ShardTask, out: Path) -> dict[str, Any]:
+    done = read_marker(task, out)
+    if done is None:
+        raise DataError(f"{task.path(out)} disappeared during the build; run the same command again")
+    return done
+
+
+def _write_metadata(folder: Path, source: str, shards: Sequence[dict[str, Any]]) -> None:
+    splits = {split: [shard for shard in shards if shard["split"] == split] for split in SPLITS}
+    splits = {split: own for split, own in splits.items() if sum(shard["records"] for shard in own)}
+    write_tfds_metadata(
+        folder,
+        DATASET,
+        f"Token records of {source}; targets are not shifted, -100 is ignored.",
+        {"tokens": INT32_VECTOR, "targets": INT32_VECTOR},
+        {split: [shard["records"] for shard in own] for split, own in splits.items()},
+        {split: sum(shard["bytes"] for shard in own) for split, own in splits.items()},
+    )

@@ -1,0 +1,76 @@
+"""How a build is cut into shards: unified datasets in, one `ShardTask` per output file out, the same at every run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.holdout import choose_holdout
+from data_tools.unified import UnifiedDataset
+from huatuo_jax.data.shards import shard_name
+from huatuo_jax.data.token_dataset import DATASET, SPLITS
+
+MIN_SHARD_RECORDS = 10_000
+MAX_SHARDS = 1_000
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One output file.
+
+    Attributes:
+      records: int64 [n], indices into the concatenation of the build's unified datasets.
+    """
+
+    source: str
+    split: str
+    index: int
+    count: int
+    records: np.ndarray
+
+    def path(self, out: Path) -> Path:
+        """The shard's file."""
+        return out / self.source / shard_name(DATASET, self.split, self.index, self.count)
+
+    def marker(self, out: Path) -> Path:
+        """The file whose presence says that the shard is done; holds its statistics."""
+        return out / self.source / ".done" / f"{self.split}-{self.index:05d}.npz"
+
+
+def plan_shards(datasets: Sequence[UnifiedDataset], holdout: int) -> list[ShardTask]:
+    """The shards of every source, sorted by its name, train before holdout; records keep their order.
+
+    A shard holds at most max(10,000, 1/1,000 of its source's records) records; within that bound shards hold equally much text,
+    so that parallel workers finish together.
+
+    Raises:
+      ConfigError: see `choose_holdout`.
+    """
+    sources = sorted({name for dataset in datasets for name in dataset.sources})
+    numbers = [np.array([sources.index(name) for name in dataset.sources], np.int32) for dataset in datasets]
+    source_ids = np.concatenate([number[dataset.source_ids] for number, dataset in zip(numbers, datasets, strict=True)])
+    held_out = choose_holdout(source_ids, np.concatenate([d.text_hashes for d in datasets]), sources, holdout)
+    sizes = np.concatenate([dataset.sizes for dataset in datasets])
+    tasks = []
+    for number, source in enumerate(sources):
+        of_source = source_ids == number
+        for split, chosen in zip(SPLITS, (of_source & ~held_out, of_source & held_out), strict=True):
+            records = np.flatnonzero(chosen)
+            limit = max(MIN_SHARD_RECORDS, -(-len(records) // MAX_SHARDS))
+            count = -(-len(records) // limit)
+            parts = np.split(records, _cuts(sizes[records], count, limit)) if count else []
+            tasks += [ShardTask(source, split, i, count, part) for i, part in enumerate(parts)]
+    return tasks
+
+
+def _cuts(sizes: np.ndarray, count: int, limit: int) -> list[int]:
+    """Where to cut records into `count` parts of about equal bytes and at most `limit` records each."""
+    bytes_before = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    cuts = [0]
+    for part in range(1, count):
+        equal = int(np.searchsorted(bytes_before, part * bytes_before[-1] // count))
+        least = max(cuts[-1] + 1, len(sizes) - (count - part) * limit)
+        most = min(cuts[-1] + limit, len(sizes) - (count - part))
+        cuts.append(min(max(equal, least), most))
+    return cuts[1:]

@@ -1,0 +1,178 @@
+"""What a worker process does: records of one shard in, one ArrayRecord file and its done marker out.
+
+The shard is written aside and renamed, the marker follows; so a marker always stands for a whole shard, whenever the build
+was interrupted, and writing a shard twice gives the same bytes.
+"""
+
+import io
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.build_plan import ShardTask
+from data_tools.unified import UnifiedDataset
+from huatuo_jax.data.dialogue import IGNORED, encode_record
+from huatuo_jax.data.record import Record
+from huatuo_jax.data.shards import open_writer
+from huatuo_jax.data.templates import get_template
+from huatuo_jax.data.token_codec import encode_examples
+from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.errors import RecordError
+from huatuo_jax.files import write_bytes, written_aside
+
+BATCH_RECORDS = 256
+BATCH_TOKENS = 1 << 20
+STATISTICS = ("lengths", "target_counts", "first_targets")
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class BuildStopped(Exception):
+    """The build was told to stop; shards that are not done are left for the next run."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker needs to know, besides its shard."""
+
+    unified: tuple[str, ...]
+    tokenizer: str
+    template: str
+    max_len: int
+    out: str
+
+
+class ShardBuilder:
+    """Builds shards one after the other with one tokenizer.
+
+    Args:
+      progress: shared counter of records done, or None.
+      stop: shared event that ends the work, or None.
+    """
+
+    def __init__(self, settings: WorkerSettings, progress: Any = None, stop: Any = None) -> None:
+        self._out = Path(settings.out)
+        self._max_len = settings.max_len
+        self._tokenizer = load_tokenizer(settings.tokenizer)
+        self._template = get_template(settings.template)
+        self._datasets = [UnifiedDataset(folder) for folder in settings.unified]
+        self._starts = np.cumsum([0, *(len(dataset) for dataset in self._datasets)])
+        self._progress, self._stop = progress, stop
+
+    def build(self, task: ShardTask) -> None:
+        """Writes the shard and its marker.
+
+        Raises:
+          BuildStopped: if `stop` was set meanwhile.
+        """
+        rejected: list[dict[str, str]] = []
+        statistics: list[np.ndarray] = []
+        cut = np.zeros(2, np.int64)
+        with written_aside(task.path(self._out)) as aside:
+            writer = open_writer(aside)
+            try:
+                for batch in self._encoded(task.records, rejected, cut):
+                    for content in encode_examples(batch):
+                        writer.write(content)
+                    statistics.append(describe(batch))
+            finally:
+                writer.close()
+            size = aside.stat().st_size
+        found = np.concatenate([np.zeros((3, 0), np.int32), *statistics], axis=1)
+        summary = {"bytes": size, "rejected": rejected, "cut": int(cut[0]), "cut_tokens": int(cut[1])}
+        buffer = io.BytesIO()
+        np.savez(buffer, summary=np.array(json.dumps(summary)), **dict(zip(STATISTICS, found, strict=True)))  # type: ignore[arg-type]
+        write_bytes(task.marker(self._out), buffer.getvalue())
+
+    def _encoded(self, indices: np.ndarray, rejected: list[dict[str, str]], cut: np.ndarray) -> Iterator[list[Pair]]:
+        batch: list[Pair] = []
+        tokens = 0
+        for record in self._records(indices):
+            try:
+                pair = encode_record(record, self._tokenizer, self._template)
+            except RecordError as error:
+                rejected.append({"source": record.source, "id": record.id, "reason": str(error)})
+                continue
+            if len(pair[0]) > self._max_len:
+                cut += (1, len(pair[0]) - self._max_len)
+                pair = (pair[0][: self._max_len], pair[1][: self._max_len])  # type: ignore[assignment]
+            batch.append(pair)
+            tokens += len(pair[0])
+            if len(batch) == BATCH_RECORDS or tokens >= BATCH_TOKENS:
+                yield batch
+                batch, tokens = [], 0
+        if batch:
+            yield batch
+
+    def _records(self, indices: np.ndarray) -> Iterator[Record]:
+        owners = np.searchsorted(self._starts, indices, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            own = indices[owners == owner] - self._starts[owner]
+            for start in range(0, len(own), BATCH_RECORDS):
+                if self._stop is not None and self._stop.is_set():
+                    raise BuildStopped
+                part = own[start : start + BATCH_RECORDS]
+                yield from self._datasets[owner].read(part)
+                if self._progress is not None:
+                    with self._progress.get_lock():
+                        self._progress.value += len(part)
+
+
+def describe(batch: list[Pair]) -> np.ndarray:
+    """int32 [3, n]: length, number of targets from position 1 on (the shift never uses position 0), place of the first one.
+
+    The place is the length where there is no target.
+    """
+    lengths = np.array([len(tokens) for tokens, _ in batch], np.int64)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    learned = np.concatenate([targets for _, targets in batch]) != IGNORED
+    learned[starts[lengths > 0]] = False
+    before = np.concatenate([[0], np.cumsum(learned)])
+    places = np.append(np.flatnonzero(learned), len(learned))
+    firsts = np.minimum(places[before[starts]], ends) - starts
+    return np.stack([lengths, before[ends] - before[starts], firsts]).astype(np.int32)
+
+
+def read_marker(task: ShardTask, out: Path) -> dict[str, Any] | None:
+    """The statistics of a finished shard, or None if the shard is not done (or not as the marker says)."""
+    marker = task.marker(out)
+    if not marker.exists():
+        return None
+    with np.load(marker, allow_pickle=False) as found:
+        done = {**json.loads(str(found["summary"])), **{name: found[name] for name in STATISTICS}}
+    path = task.path(out)
+    return done if path.exists() and path.stat().st_size == done["bytes"] else None
+
+
+_builder: ShardBuilder | None = None
+
+
+def start_worker(settings: WorkerSettings, progress: Any, stop: Any) -> None:
+    """Initialises a worker process: it ignores Ctrl-C (the parent stops it) and ends when its parent dies."""
+    global _builder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _builder = ShardBuilder(settings, progress, stop)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def build_in_worker(task: ShardTask) -> None:
+    """Builds one shard in a process that `start_worker` initialised."""
+    assert _builder is not None
+    _builder.build(task)

@@ -1,0 +1,75 @@
+"""`huatuo-data build`: unified datasets in, token dataset and a table of its sources out."""
+
+import argparse
+import os
+from pathlib import Path
+
+HELP = """Tokenise unified datasets into a token dataset.
+
+Records are stored uncut, so that plans of any sequence length share one token dataset. An interrupted build continues with the
+same command; a finished one has nothing to do. Records that the template cannot express are listed in OUT/rejected.jsonl."""
+EXAMPLE = """
+huatuo-data build data/unified --tokenizer baichuan2.model --out data/tokens --holdout 64 --workers 8
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("unified", nargs="+", type=Path, metavar="UNIFIED_DIR", help="unified dataset(s), from `import`")
+    parser.add_argument("--tokenizer", required=True, type=Path, metavar="T", help="SentencePiece .model, tokenizer.json or folder")
+    parser.add_argument("--out", required=True, type=Path, metavar="TOKENS", help="folder of the token dataset")
+    parser.add_argument("--template", default="huatuo", help="dialogue format (default huatuo)")
+    parser.add_argument(
+        "--holdout", type=int, default=0, metavar="N", help="hold N records of every source out for evaluation (default 0)"
+    )
+    parser.add_argument("--workers", type=int, default=available, metavar="K", help=f"processes (default {available})")
+    parser.add_argument("--max-len", type=int, default=1_000_000, metavar="CAP", help="cut records here (default 1,000,000 tokens)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    from rich.table import Table
+
+    from data_tools.build import BuildRequest, build
+    from huatuo_jax.console import make_console, make_progress, write_report
+
+    console = make_console(args.quiet)
+    request = BuildRequest(
+        tuple(args.unified), args.tokenizer, args.out, args.template, args.holdout, args.max_len, args.workers
+    )
+    with make_progress(console, "records") as progress:
+        task = progress.add_task("tokenise", total=None)
+        report = build(
+            request,
+            on_start=lambda total: progress.update(task, total=total),
+            on_done=lambda done: progress.update(task, completed=done),
+        )
+    if report["nothing_to_do"]:
+        console.print(f"nothing to do: {args.out} is finished with these settings")
+    columns = ("source", "records", "tokens", "target tokens", "held out", "rejected", "cut")
+    table = Table(title=str(args.out))
+    for column in columns:
+        table.add_column(column, justify="left" if column == "source" else "right")
+    rows = {
+        source: [
+            *(entry["train"][key] for key in ("records", "tokens", "target_tokens")),
+            entry["holdout"]["records"],
+            entry["rejected"],
+            entry["cut"],
+        ]
+        for source, entry in report["sources"].items()
+    }
+    for source, row in rows.items():
+        table.add_row(source, *(f"{value:,}" for value in row))
+    table.add_section()
+    table.add_row("all", *(f"{sum(column):,}" for column in zip(*rows.values(), strict=True)))
+    console.print(table)
+    if short := [source for source, row in rows.items() if row[3] < args.holdout]:
+        console.print(f"note: fewer than {args.holdout} records are held out of {', '.join(short)} (duplicates or rejected records)")
+    if any(row[4] for row in rows.values()):
+        console.print(f"rejected records are listed in {args.out}/rejected.jsonl")
+    if report["new_records"]:
+        console.print(f"{report['new_records']:,} records in {report['seconds']:.1f} s")
+    write_report(args.json, report)
+    return 0

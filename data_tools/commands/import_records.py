@@ -1,0 +1,73 @@
+"""`huatuo-data import`: files with dialogues or passages in, a unified dataset and a table of sources out."""
+
+import argparse
+from pathlib import Path
+
+HELP = """Import dialogues and passages of any known layout into one unified dataset.
+
+Reads HuatuoGPT-II's two JSON layouts, ShareGPT, OpenAI messages, Alpaca and JSONL with `turns` or `text`, plain or compressed
+(.gz, .xz, .zst). Lines that cannot be used are listed in OUT/rejected.jsonl with file, line and reason.
+A record's source is --source, else its own field `source`, else the file's name."""
+EXAMPLE = """
+huatuo-data import sft.jsonl --source sft --out data/sft
+huatuo-data import HuatuoGPT2_Pretraining.json.gz books.jsonl.xz --out data/unified
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the new dataset")
+    parser.add_argument("--source", metavar="NAME", help="source of all records, whatever they say themselves")
+    parser.add_argument(
+        "--format",
+        default="auto",
+        choices=["auto", "huatuo", "hub", "sharegpt", "openai", "alpaca", "turns", "text"],
+        help="layout of the records (default: told apart by their keys)",
+    )
+    add_max_rejected(parser)
+
+
+def add_max_rejected(parser: argparse.ArgumentParser) -> None:
+    """Declares `--max-rejected`, which unify has too."""
+    parser.add_argument(
+        "--max-rejected",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="fail (exit code 1) if more than this share of lines is rejected (default 0.01)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    from rich.table import Table
+
+    from data_tools.importing import check_inputs, import_files
+    from huatuo_jax.config import require
+    from huatuo_jax.console import make_console, make_progress, write_report
+
+    require(0 <= args.max_rejected <= 1, f"--max-rejected is {args.max_rejected}; it is a share between 0 and 1")
+    check_inputs(args.files)
+    console = make_console(args.quiet)
+    with make_progress(console, "bytes") as progress:
+        task = progress.add_task("import", total=sum(path.stat().st_size for path in args.files))
+        report = import_files(
+            args.files,
+            args.out,
+            args.source,
+            args.format,
+            args.max_rejected,
+            on_read=lambda count: progress.advance(task, count),
+        )
+    table = Table("source", "records", title=str(args.out))
+    for source, records in report["sources"].items():
+        table.add_row(source, f"{records:,}")
+    console.print(table)
+    console.print(f"records {report['records']:,}, rejected {report['rejected']:,} (listed in {args.out}/rejected.jsonl)")
+    if report["duplicate_ids"]:
+        console.print(f"warning: {report['duplicate_ids']:,} records share source and id with another record")
+    if report["duplicate_texts"]:
+        console.print(f"note: {report['duplicate_texts']:,} records repeat the text of another record")
+    write_report(args.json, report)
+    return 0

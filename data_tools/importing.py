@@ -1,0 +1,142 @@
+"""Files of any known layout in, one unified dataset and `rejected.jsonl` out; what cannot be used is listed, never lost."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from data_tools.formats import to_record
+from data_tools.reading import Fault, Pair, TornFileError, iterate_json
+from data_tools.unified import UnifiedWriter
+from huatuo_jax.errors import ConfigError, DataError, RecordError
+from huatuo_jax.files import written_aside
+
+COMPRESSIONS = (".gz", ".xz", ".zst")
+Progress = Callable[[int], None]
+Handle = Callable[[Any, Path, int], None]
+
+
+@dataclass
+class RejectedLog:
+    """Writes one JSON object a rejected line: file, line and reason; counts them.
+
+    Attributes:
+      count: lines rejected so far; files: whole files that could not be read to their end.
+    """
+
+    file: IO[str]
+    count: int = 0
+    files: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, line: int, reason: str) -> None:
+        """Records one rejected line."""
+        self.count += 1
+        self.file.write(json.dumps({"file": str(path), "line": line, "reason": reason}, ensure_ascii=False) + "\n")
+
+    def add_file(self, path: Path, reason: str) -> None:
+        """Records a file that is rejected as a whole: how many records it lost is unknown."""
+        self.files.append(str(path))
+        self.file.write(json.dumps({"file": str(path), "line": None, "reason": reason}, ensure_ascii=False) + "\n")
+
+
+def check_inputs(paths: Sequence[Path]) -> None:
+    """Raises `ConfigError` if a file is missing, a folder, or given twice."""
+    seen: set[Path] = set()
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"{path} is {'a folder, not a file' if path.is_dir() else 'not there'}")
+        if path.resolve() in seen:
+            raise ConfigError(f"{path} is given twice: its records would be doubled")
+        seen.add(path.resolve())
+
+
+def plain_stem(path: Path) -> str:
+    """A file's name without .json / .jsonl and compression suffixes."""
+    name = path.name
+    for suffixes in (COMPRESSIONS, (".jsonl", ".json", ".ndjson", ".txt")):
+        name = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
+    return name
+
+
+def read_all(paths: Sequence[Path], handle: Handle, rejected: RejectedLog, on_read: Progress | None = None) -> None:
+    """Calls `handle(value, path, number)` for every JSON value of the files; what fails in reading or in it is rejected."""
+    for path in paths:
+        try:
+            for number, value in iterate_json(path, on_read):
+                try:
+                    if isinstance(value, Fault):
+                        raise RecordError(value.reason)
+                    handle(value, path, number)
+                except RecordError as error:
+                    rejected.add(path, number, str(error))
+                except UnicodeEncodeError as error:
+                    rejected.add(path, number, f"text is not valid Unicode (lone surrogate at character {error.start})")
+        except TornFileError as error:
+            rejected.add_file(path, str(error))
+
+
+def stable_id(value: Any, path: Path, number: int) -> str:
+    """The id of a record without one: from its content and its place, so that a second import gives the same."""
+    content = json.dumps(value.value if isinstance(value, Pair) else value, sort_keys=True)
+    return hashlib.blake2b(f"{plain_stem(path)}\0{number}\0{content}".encode(), digest_size=8).hexdigest()
+
+
+def check_share(rejected: RejectedLog, accepted: int, max_rejected: float, listed: Path) -> None:
+    """Raises the error that ends a run: nothing to read, torn files, or too large a share of rejected lines."""
+    total = accepted + rejected.count
+    if rejected.files:
+        raise DataError(
+            f"{len(rejected.files)} file(s) cannot be read to their end, so an unknown number of records is lost: "
+            f"{', '.join(rejected.files[:5])}; reasons in {listed}; mend them or leave them out"
+        )
+    if not total:
+        raise DataError("the input holds no records: every file is empty")
+    share = rejected.count / total
+    if share > max_rejected:
+        raise DataError(
+            f"{rejected.count:,} of {total:,} lines ({share:.2%}) are rejected, more than --max-rejected {max_rejected:.2%}; "
+            f"file, line and reason of each are in {listed}; mend the files, give --format, or raise --max-rejected"
+        )
+    if not accepted:
+        raise DataError(f"all {total:,} lines are rejected; reasons in {listed}")
+
+
+def import_files(
+    paths: Sequence[Path],
+    out: Path,
+    source: str | None = None,
+    layout: str = "auto",
+    max_rejected: float = 0.01,
+    on_read: Progress | None = None,
+) -> dict[str, Any]:
+    """Writes the records of `paths` to a new unified dataset in `out`.
+
+    Args:
+      source: overrides the source that records name; without both, a record's source is its file's name.
+      layout: "auto" or a name of `formats.FORMATS`.
+      max_rejected: the largest share of rejected lines with which the import still succeeds.
+      on_read: called with the number of bytes read from files each time.
+
+    Returns:
+      records, sources, rejected, duplicate_ids, duplicate_texts.
+
+    Raises:
+      ConfigError: if a file is missing or given twice, or `out` holds a dataset.
+      DataError: if there is nothing to import, a file is torn, or too much is rejected; `rejected.jsonl` is written before.
+    """
+    check_inputs(paths)
+    listed = out / "rejected.jsonl"
+    with UnifiedWriter(out) as writer:
+        with written_aside(listed) as aside, open(aside, "w", encoding="utf-8") as file:
+            rejected = RejectedLog(file)
+
+            def handle(value: Any, path: Path, number: int) -> None:
+                writer.write(to_record(value, layout, source, plain_stem(path), lambda: stable_id(value, path, number)))
+
+            read_all(paths, handle, rejected, on_read)
+        check_share(rejected, writer.records, max_rejected, listed)
+        manifest = writer.finish()
+    report = {key: manifest[key] for key in ("records", "sources", "duplicate_ids", "duplicate_texts")}
+    return {**report, "rejected": rejected.count}

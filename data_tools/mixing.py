@@ -1,0 +1,125 @@
+"""The mixing curve: which source the draws of each part of the run come from; measured on an order, and in closed form."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from configs.mixtures import MIXTURES
+from huatuo_jax.config import SourceMix, config_from_dict, require
+from huatuo_jax.data.plan import Plan
+from huatuo_jax.data.priority import draw_order
+from huatuo_jax.errors import ConfigError
+from huatuo_jax.files import PathLike, read_json, write_bytes, write_text
+
+Curve = dict[str, np.ndarray]
+"""Source → float64 [windows]: its share of the draws in each window; shares of a window add up to 1."""
+
+_PALETTE = ("#0072B2", "#56B4E9", "#009E73", "#94C973", "#E69F00", "#F0C566", "#D55E00", "#CC79A7", "#5B4B8A", "#777777")
+"""Okabe and Ito's colours, told apart with any colour vision, each beside a lighter one for the other language."""
+
+
+def load_mixture(name: str | None, file: PathLike | None) -> dict[str, SourceMix]:
+    """A mixture of `configs/mixtures.py` by name, or of a JSON file `{"SOURCE": {"priority": 8, "epochs": 1}, …}`.
+
+    Raises:
+      ConfigError: unknown name, unreadable file, or impossible values.
+    """
+    if file is None:
+        require(name in MIXTURES, f"no mixture {name!r}; there are {', '.join(MIXTURES)}, or give --mixture-file")
+        return dict(MIXTURES[str(name)][0])
+    try:
+        values = read_json(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} is not a readable JSON file ({error})") from error
+    shape = 'it must look like {"sft": {"priority": 1, "epochs": 3}, …}'
+    require(isinstance(values, dict) and all(isinstance(mix, dict) for mix in values.values()), f"{file}: {shape}")
+    for source, mix in values.items():
+        numbers = all(isinstance(value, int | float) for value in mix.values())
+        require(numbers, f"{file}: priority and epochs of {source} must be numbers; {shape}")
+    return {source: config_from_dict(SourceMix, mix) for source, mix in values.items()}
+
+
+def drawn_curve(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int, seed: int) -> Curve:
+    """The curve of one drawn order, from record counts alone."""
+    counts = {source: count for source, count in counts.items() if source in mixture}
+    offsets = np.cumsum([0, *counts.values()])
+    return _shares(draw_order(counts, mixture, seed), offsets, list(counts), windows)
+
+
+def planned_curve(plan: Plan, windows: int) -> Curve:
+    """The curve of a plan: windows over its draws in the order of training."""
+    curve = _shares(np.asarray(plan.row_docs), np.asarray(plan.manifest["offsets"]), plan.manifest["sources"], windows)
+    return {source: shares for source, shares in curve.items() if source in plan.manifest["mixture"]}
+
+
+def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int) -> Curve:
+    """The expected curve: at "time" u the share exp(−π·u) of a source is not yet drawn, so u(t) solves Σ n·(1 − exp(−π·u)) = t·N."""
+    draws = {source: int(counts[source] * mix.epochs) for source, mix in mixture.items()}
+    n = np.array(list(draws.values()), np.float64)[:, None]
+    priority = np.array([mix.priority for mix in mixture.values()], np.float64)[:, None]
+    priority = priority / priority.max()
+    drawn = np.linspace(0, n.sum(), windows + 1)
+    low, high = np.zeros(windows + 1), np.full(windows + 1, 750.0 / priority.min())
+    for _ in range(200):
+        middle = (low + high) / 2
+        enough = (n * -np.expm1(-priority * middle)).sum(axis=0) >= drawn
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    shares = np.diff(n * -np.expm1(-priority * high), axis=1) / (n.sum() / windows)
+    return dict(zip(draws, shares, strict=True))
+
+
+def _shares(docs: np.ndarray, offsets: np.ndarray, sources: Sequence[str], windows: int) -> Curve:
+    require(windows >= 1, f"--windows is {windows}; it must be at least 1")
+    require(len(docs) >= windows, f"--windows is {windows}, but there are only {len(docs)} draws; ask for fewer windows")
+    bounds = np.linspace(0, len(docs), windows + 1).astype(np.int64)
+    out = np.empty((windows, len(sources)))
+    for i in range(windows):
+        part = np.searchsorted(offsets, docs[bounds[i] : bounds[i + 1]], side="right") - 1
+        out[i] = np.bincount(part, minlength=len(sources)) / len(part)
+    return {source: out[:, i] for i, source in enumerate(sources)}
+
+
+def starts(windows: int) -> np.ndarray:
+    """Where each window starts, as a fraction of the run: float64 [windows]."""
+    return np.arange(windows) / windows
+
+
+def write_csv(path: PathLike, curve: Curve) -> None:
+    """Writes `duration` (start of the window, 0 to 1) and one column per source."""
+    table = np.stack([starts(len(next(iter(curve.values())))), *curve.values()], axis=1)
+    lines = [",".join(["duration", *curve])] + [",".join(f"{value:.6f}" for value in row) for row in table]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def check_plot_name(path: PathLike) -> str:
+    """The format that a plot's file name asks for. Raises ConfigError if it is not png, svg or pdf."""
+    ending = str(path).rsplit(".", 1)[-1].lower()
+    require(ending in ("png", "svg", "pdf"), f"--plot {path}: cannot draw a .{ending}; name a file that ends in .png, .svg or .pdf")
+    return ending
+
+
+def plot(path: PathLike, curve: Curve, title: str) -> None:
+    """Draws the curve as a stacked area chart; the format follows the file's ending (see `check_plot_name`)."""
+    ending = check_plot_name(path)
+    from matplotlib.figure import Figure
+
+    windows = len(next(iter(curve.values())))
+    edges = np.linspace(0, 1, windows + 1)
+    figure = Figure(figsize=(9.5, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    base = np.zeros(windows)
+    for i, (source, shares) in enumerate(curve.items()):
+        color = _PALETTE[i % len(_PALETTE)]
+        axes.stairs(base + shares, edges, baseline=base, fill=True, color=color, label=source, edgecolor="white", linewidth=0.4)
+        base = base + shares
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="part of the run", ylabel="share of draws")
+    axes.set_title(title, loc="left")
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=ending, dpi=160)
+    write_bytes(path, buffer.getvalue())

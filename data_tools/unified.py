@@ -1,0 +1,177 @@
+"""The unified dataset: records as text in one TensorFlow Datasets folder (ArrayRecord, in the order in which they came).
+
+Beside the TFDS files lie `source_ids.npy` (int32 [n]), `text_hashes.npy` (uint64 [n]) and `sizes.npy` (int32 [n], bytes), so that
+a build can share out the work and choose its hold-out without reading the text, and `manifest.json`, written last: a folder
+without it is not a dataset.
+"""
+
+import hashlib
+import os
+import shutil
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.text_codec import decode_record_text, encode_record_text
+from data_tools.tfds_folder import TEXT, TEXTS, write_tfds_metadata
+from huatuo_jax.data.record import Record
+from huatuo_jax.data.shards import Shards, open_writer, shard_name
+from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.files import PathLike, read_json, read_npy, write_json, write_npy
+
+SCHEMA = 1
+DATASET = "huatuo_unified"
+SPLIT = "train"
+SHARD_RECORDS = 20_000
+FEATURES = {"id": TEXT, "source": TEXT, "system": TEXT, "text": TEXT, "turns": TEXTS}
+
+
+def text_hash(record: Record) -> int:
+    """64-bit hash of what a record says: its passage or its turns, whatever its id, source and system prompt are."""
+    text = record.text or "\0".join(record.turns)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class UnifiedWriter:
+    """Writes records to a new unified dataset; use as a context manager, which finishes it or, on an error, leaves none.
+
+    Args:
+      folder: the dataset; shards grow aside in it until `finish`.
+
+    Raises:
+      ConfigError: if the folder holds a dataset already.
+    """
+
+    def __init__(self, folder: PathLike, shard_records: int = SHARD_RECORDS) -> None:
+        self.folder = Path(folder)
+        if (self.folder / "manifest.json").exists():
+            raise ConfigError(f"{self.folder} already holds a dataset; give another --out or delete it first")
+        self._aside = self.folder / ".incomplete"
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._aside.mkdir(parents=True)
+        self._shard_records = shard_records
+        self._writer: Any = None
+        self._counts: list[int] = []
+        self._source_numbers: dict[str, int] = {}
+        self._source_ids = array("i")
+        self._text_hashes = array("Q")
+        self._id_hashes = array("Q")
+        self._sizes = array("i")
+
+    def write(self, record: Record) -> None:
+        """Appends a record.
+
+        Raises:
+          UnicodeEncodeError: if a string of it cannot be written as UTF-8; nothing is written then.
+        """
+        content = encode_record_text(record)
+        if self._writer is None:
+            self._writer = open_writer(self._aside / str(len(self._counts)))
+            self._counts.append(0)
+        self._writer.write(content)
+        self._sizes.append(len(content))
+        self._counts[-1] += 1
+        self._source_ids.append(self._source_numbers.setdefault(record.source, len(self._source_numbers)))
+        self._text_hashes.append(text_hash(record))
+        name = f"{record.source}\0{record.id}".encode()
+        self._id_hashes.append(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little"))
+        if self._counts[-1] == self._shard_records:
+            self._close_shard()
+
+    @property
+    def records(self) -> int:
+        """Records written so far."""
+        return len(self._source_ids)
+
+    def finish(self) -> dict[str, Any]:
+        """Makes the dataset visible and returns its manifest."""
+        self._close_shard()
+        names = [shard_name(DATASET, SPLIT, i, len(self._counts)) for i in range(len(self._counts))]
+        for i, name in enumerate(names):
+            os.replace(self._aside / str(i), self.folder / name)
+        self._aside.rmdir()
+        sizes = [(self.folder / name).stat().st_size for name in names]
+        source_ids = np.frombuffer(self._source_ids, np.int32)
+        text_hashes = np.frombuffer(self._text_hashes, np.uint64)
+        write_npy(self.folder / "source_ids.npy", source_ids)
+        write_npy(self.folder / "text_hashes.npy", text_hashes)
+        write_npy(self.folder / "sizes.npy", np.frombuffer(self._sizes, np.int32))
+        write_tfds_metadata(
+            self.folder, DATASET, "Unified instruction pairs and passages.", FEATURES, {SPLIT: self._counts}, {SPLIT: sum(sizes)}
+        )
+        per_source = np.bincount(source_ids, minlength=len(self._source_numbers)).tolist()
+        manifest = {
+            "schema": SCHEMA,
+            "records": self.records,
+            "sources": dict(zip(self._source_numbers, per_source, strict=True)),
+            "duplicate_ids": self.records - len(np.unique(np.frombuffer(self._id_hashes, np.uint64))),
+            "duplicate_texts": self.records - len(np.unique(text_hashes)),
+            "content": hashlib.sha256(text_hashes.tobytes() + source_ids.tobytes()).hexdigest(),
+            "shards": [
+                {"file": name, "records": count, "bytes": size}
+                for name, count, size in zip(names, self._counts, sizes, strict=True)
+            ],
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+    def abandon(self) -> None:
+        """Removes what was written; the folder holds no dataset afterwards."""
+        self._close_shard()
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def __enter__(self) -> "UnifiedWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            self.abandon()
+
+    def _close_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class UnifiedDataset:
+    """A unified dataset on disk.
+
+    Attributes:
+      manifest: as written by `UnifiedWriter.finish`.
+      sources: names; `source_ids` (int32 [n]) points into them.
+      text_hashes: uint64 [n]. sizes: int32 [n], bytes of each record.
+
+    Raises:
+      DataError: if the folder holds no finished dataset, or a file of it is torn.
+    """
+
+    def __init__(self, folder: PathLike) -> None:
+        self.folder = Path(folder)
+        remedy = "import the files again (`huatuo-data import`)"
+        if not (self.folder / "manifest.json").exists():
+            raise DataError(f"{self.folder} holds no finished unified dataset (no manifest.json); {remedy}")
+        self.manifest: dict[str, Any] = read_json(self.folder / "manifest.json")
+        if self.manifest.get("schema") != SCHEMA or "shards" not in self.manifest:
+            raise DataError(f"{self.folder}/manifest.json is not one of a unified dataset of schema {SCHEMA}; {remedy}")
+        shards = self.manifest["shards"]
+        self._shards = Shards(
+            [self.folder / s["file"] for s in shards], [s["records"] for s in shards], [s["bytes"] for s in shards], remedy
+        )
+        self.sources: tuple[str, ...] = tuple(self.manifest["sources"])
+        self.source_ids: np.ndarray = read_npy(self.folder / "source_ids.npy")
+        self.text_hashes: np.ndarray = read_npy(self.folder / "text_hashes.npy")
+        self.sizes: np.ndarray = read_npy(self.folder / "sizes.npy")
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def read(self, indices: np.ndarray) -> list[Record]:
+        """The records at `indices` (int64 [n])."""
+        return [decode_record_text(content) for content in self._shards.read(indices)]
+
+    def __iter__(self) -> Iterator[Record]:
+        for start in range(0, len(self), 1000):
+            yield from self.read(np.arange(start, min(start + 1000, len(self))))

@@ -1,0 +1,191 @@
+"""Loader: rows and a sharding come in, global batches on the devices go out; the step is the only state.
+
+Batch s holds rows s·batch_size … (s + 1)·batch_size − 1. Each process reads only the rows that its devices hold, so batches
+are the same for any mesh and any number of processes. Grain's threads read rows ahead; one more thread stacks them and moves
+them to the devices, so that the training step does not wait.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from huatuo_jax.config import require
+from huatuo_jax.errors import DoesNotFitError
+
+BATCHES_ON_DEVICE = 2
+"""Batches that wait on the devices: one would do if reading never stuttered."""
+
+Index = tuple[slice, ...]
+
+
+class Rows(Protocol):
+    """What the loader reads: `huatuo_jax.data.rows`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+
+def make_loader(
+    rows: Rows,
+    batch_size: int,
+    sharding: NamedSharding,
+    start_step: int = 0,
+    num_steps: int | None = None,
+    threads: int = 8,
+    prefetch: int = 4,
+) -> "Loader":
+    """Batches from `start_step` on. Reading starts at once, so the first batch is ready when compilation ends.
+
+    Args:
+      rows: by index; each a dict of int32 [sequence_length].
+      batch_size: rows a batch, over all processes. Rows that fill no batch at the end are dropped.
+      sharding: of a [batch, sequence_length] array.
+      start_step: batches already consumed.
+      num_steps: how many batches to give; None = all that are left.
+      threads: reader threads of this process.
+      prefetch: batches read ahead.
+
+    Returns:
+      An iterator of dicts of int32 `jax.Array` [batch_size, sequence_length], global over the mesh. `close()` it, or use it
+      as a context manager, to stop its threads early.
+
+    Raises:
+      ConfigError: steps that the rows do not have.
+      DoesNotFitError: the batch does not divide among the devices.
+    """
+    total = len(rows) // batch_size
+    require(
+        0 <= start_step <= total,
+        f"start_step is {start_step}, but {len(rows)} rows hold {total} batches of {batch_size}; plan more data or start earlier",
+    )
+    stop = total if num_steps is None else start_step + num_steps
+    require(
+        start_step <= stop <= total,
+        f"{num_steps} steps from step {start_step} end at step {stop}, but {len(rows)} rows hold {total} batches of {batch_size}; "
+        "lower the number of steps or plan more data",
+    )
+    steps = range(start_step, stop)
+    if not steps:
+        return Loader(iter(()))
+    length = len(rows[start_step * batch_size]["tokens"])
+    mine = rows_of_devices(indices_of_devices(sharding, batch_size, length), batch_size)
+    return Loader(_batches(_RowsOfProcess(rows, batch_size, mine, steps), sharding, (batch_size, length), threads, prefetch))
+
+
+def indices_of_devices(sharding: NamedSharding, batch_size: int, length: int) -> Mapping[jax.Device, Index]:
+    """What each device of this process holds of a [batch_size, length] array."""
+    try:
+        sharding.shard_shape((batch_size, length))
+    except ValueError as error:
+        raise DoesNotFitError(
+            f"a batch of {batch_size} rows of {length} tokens does not divide among the devices of {sharding.spec} on mesh "
+            f"{dict(sharding.mesh.shape)}; make the batch size a multiple of the devices that share rows"
+        ) from error
+    return sharding.addressable_devices_indices_map((batch_size, length))
+
+
+def rows_of_devices(indices: Mapping[Any, Index], batch_size: int) -> np.ndarray:
+    """The rows of a batch that these devices hold, ascending and once each: int64 [rows]."""
+    held = np.zeros(batch_size, bool)
+    for index in indices.values():
+        held[index[0]] = True
+    return np.flatnonzero(held)
+
+
+class _RowsOfProcess:
+    """This process's rows of all batches, one after the other: what Grain's threads read by index."""
+
+    def __init__(self, rows: Rows, batch_size: int, mine: np.ndarray, steps: range):
+        self.rows, self.batch_size, self.mine, self.steps = rows, batch_size, mine, steps
+
+    def __len__(self) -> int:
+        return len(self.steps) * len(self.mine)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        step, k = divmod(index, len(self.mine))
+        return self.rows[self.steps[step] * self.batch_size + int(self.mine[k])]
+
+
+def _batches(
+    source: _RowsOfProcess, sharding: NamedSharding, shape: tuple[int, int], threads: int, prefetch: int
+) -> Iterator[dict[str, jax.Array]]:
+    mine = source.mine
+    place = np.full(shape[0], -1)
+    place[mine] = np.arange(len(mine))
+    ahead = max(prefetch * len(mine), threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    dataset: Iterable[dict[str, np.ndarray]] = grain.MapDataset.source(source).to_iter_dataset(options).batch(len(mine))
+    for batch in dataset:
+        yield {name: _to_devices(array, place, sharding, shape) for name, array in batch.items()}
+
+
+def _to_devices(local: np.ndarray, place: np.ndarray, sharding: NamedSharding, shape: tuple[int, int]) -> jax.Array:
+    """A global array of which this process gives its rows; `place` maps a row of the batch to its row in `local`."""
+    return jax.make_array_from_callback(shape, sharding, lambda index: local[place[index[0]], index[1]])
+
+
+class Loader(Iterator[dict[str, jax.Array]]):
+    """An iterator that runs in a background thread, a few items ahead; errors there are raised here."""
+
+    def __init__(self, batches: Iterator[dict[str, jax.Array]]):
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(BATCHES_ON_DEVICE)
+        self._closed = threading.Event()
+        self._finished = False
+        self._thread = threading.Thread(
+            target=_produce, args=(batches, self._queue, self._closed), name="batches to devices", daemon=True
+        )
+        self._thread.start()
+
+    def __next__(self) -> dict[str, jax.Array]:
+        if self._finished:
+            raise StopIteration
+        kind, value = self._queue.get()
+        if kind == "batch":
+            return value
+        self._finished = True
+        if kind == "error":
+            raise value
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stops reading; batches that wait are dropped."""
+        self._finished = True
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._closed.set()
+
+
+def _produce(batches: Iterator[dict[str, jax.Array]], out: queue.Queue, closed: threading.Event) -> None:
+    """Runs without a reference to the `Loader`, so that dropping the loader ends the thread."""
+
+    def put(item: tuple[str, Any]) -> bool:
+        while not closed.is_set():
+            try:
+                out.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    try:
+        for batch in batches:
+            if not put(("batch", batch)):
+                return
+        put(("end", None))
+    except BaseException as error:
+        put(("error", error))

@@ -1,0 +1,166 @@
+"""The row plan, a folder: which documents each row holds, and a manifest that says of what data and how it was made.
+
+    PLAN/row_starts.npy   int64 [rows + 1]
+    PLAN/row_docs.npy     int64 [kept draws]: document ids of the train split; row i = row_docs[row_starts[i]:row_starts[i+1]]
+    PLAN/manifest.json    written last: without it there is no plan
+
+`data_tools.planning` makes one; training, reports and `huatuo-data inspect` read it.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from etils import epath
+
+from huatuo_jax.config import DataConfig, flatten
+from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.files import PathLike, is_local, read_json, read_npy, sha256_json, write_bytes, write_json, write_npy
+
+SCHEMA = 1
+REMEDY = "make it again with `huatuo-data plan` (seconds)"
+
+
+class HasManifestHash(Protocol):
+    """A token dataset, as far as a plan must know it."""
+
+    @property
+    def manifest_hash(self) -> str:
+        """The identity of the data."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows as CSR arrays; see the module's docstring for shapes. `len(plan)` is the number of rows."""
+
+    row_starts: np.ndarray
+    row_docs: np.ndarray
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, row_starts: np.ndarray, row_docs: np.ndarray, facts: Mapping[str, Any]) -> "Plan":
+        """A new plan; `facts` are the manifest's entries but for the identity of the arrays, which is added here."""
+        arrays = {"row_starts": _sha256(row_starts), "row_docs": _sha256(row_docs)}
+        counts = {"rows": len(row_starts) - 1, "records": len(row_docs)}
+        return cls(row_starts, row_docs, {"schema": SCHEMA, **facts, **counts, "arrays": arrays})
+
+    @classmethod
+    def load(cls, path: PathLike, cache: bool = True) -> "Plan":
+        """Opens a plan folder. Local arrays are memory-mapped; remote ones are first copied to local disk.
+
+        Args:
+          path: the folder, local or remote (`gs://`).
+          cache: keep the copy of a remote plan, found again by its hash, in `$XDG_CACHE_HOME/huatuo-jax` (or `~/.cache`).
+
+        Raises:
+          DataError: no plan there, another schema, or arrays that are torn or altered (each is checked against its hash).
+        """
+        folder = epath.Path(path)
+        if not (folder / "manifest.json").exists():
+            raise DataError(f"no plan at {folder} (it has no manifest.json); {REMEDY}")
+        try:
+            manifest = read_json(folder / "manifest.json")
+            schema, arrays = manifest["schema"], manifest["arrays"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder}/manifest.json is not a plan's manifest ({error}); {REMEDY}") from error
+        if schema != SCHEMA:
+            raise DataError(f"{folder} has plan schema {schema}, this version reads {SCHEMA}; {REMEDY}")
+        cached = cache and not is_local(path)
+        source = _cached(folder, sha256_json(manifest)) if cached else folder
+        remedy = f"remove that copy of {folder}" if cached else REMEDY
+        row_starts = _read(source, "row_starts", manifest["rows"] + 1, remedy)
+        plan = cls(row_starts, _read(source, "row_docs", manifest["records"], remedy), manifest)
+        for name, digest in arrays.items():
+            if _sha256(getattr(plan, name)) != digest:
+                raise DataError(f"{source}/{name}.npy was altered after the plan was made; {remedy}")
+        if plan.row_starts[0] != 0 or plan.row_starts[-1] != len(plan.row_docs) or np.any(np.diff(plan.row_starts) < 1):
+            raise DataError(f"{folder}/row_starts.npy does not rise from 0 to {len(plan.row_docs)}; {REMEDY}")
+        return plan
+
+    def save(self, path: PathLike) -> None:
+        """Writes the folder; a plan that is already there disappears first, so that no reader sees a mixture of two."""
+        folder = epath.Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        write_npy(folder / "row_starts.npy", self.row_starts)
+        write_npy(folder / "row_docs.npy", self.row_docs)
+        write_json(folder / "manifest.json", self.manifest)
+
+    @property
+    def hash(self) -> str:
+        """Identity of the plan: of its manifest, which holds the hashes of data and arrays."""
+        return sha256_json(self.manifest)
+
+    def __len__(self) -> int:
+        return len(self.row_starts) - 1
+
+    def docs(self, row: int) -> np.ndarray:
+        """Document ids of one row, in drawn order: int64 [examples]."""
+        return self.row_docs[self.row_starts[row] : self.row_starts[row + 1]]
+
+    def check_data(self, dataset: HasManifestHash) -> None:
+        """Raises DataError if the plan was made of other data."""
+        planned, there = self.manifest["token_manifest_hash"], dataset.manifest_hash
+        if planned != there:
+            raise DataError(
+                f"the plan was made of other data: its token dataset has hash {planned[:12]}…, this one {there[:12]}…; "
+                "point data.tokens at the planned dataset, or " + REMEDY
+            )
+
+    def check_matches(self, dataset: HasManifestHash, data: DataConfig) -> None:
+        """Raises DataError on other data, ConfigError on other settings (listing each with both values)."""
+        self.check_data(dataset)
+        planned, wanted = flatten(_only_settings(self.manifest)), flatten(settings(data))
+        names = sorted(planned.keys() | wanted.keys())
+        lines = [
+            f"{name}: {planned.get(name, 'absent')} planned, {wanted.get(name, 'absent')} configured"
+            for name in names
+            if planned.get(name) != wanted.get(name)
+        ]
+        if lines:
+            raise ConfigError("the plan was made with other settings; change the config, or plan again:\n  " + "\n  ".join(lines))
+
+
+def settings(data: DataConfig) -> dict[str, Any]:
+    """What of a data config decides the plan, as the manifest holds it."""
+    return {
+        "sequence_length": data.sequence_length,
+        "packing": data.packing,
+        "seed": data.seed,
+        "mixture": {
+            source: {"priority": float(mix.priority), "epochs": float(mix.epochs)} for source, mix in sorted(data.mixture.items())
+        },
+    }
+
+
+def _only_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: manifest[name] for name in settings(DataConfig())}
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, "<i8").view(np.uint8)).hexdigest()
+
+
+def _read(folder: PathLike, name: str, size: int, remedy: str) -> np.ndarray:
+    path = f"{os.fspath(folder)}/{name}.npy"
+    try:
+        array = read_npy(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is missing or torn ({error}); {remedy}") from error
+    if array.shape != (size,) or array.dtype != np.int64:
+        raise DataError(f"{path} is {array.dtype} {list(array.shape)}, the manifest says int64 [{size}]; {remedy}")
+    return array
+
+
+def _cached(folder: epath.Path, digest: str) -> Path:
+    """A local folder with the remote plan's arrays, copied unless it is there."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    local = Path(base) / "huatuo-jax" / "plans" / digest
+    for name in ("row_starts.npy", "row_docs.npy"):
+        if not (local / name).exists():
+            write_bytes(local / name, (folder / name).read_bytes())
+    return local

@@ -1,0 +1,201 @@
+"""Dialogue formats: turns and a system prompt in, pieces of text and control tokens out; and the check of format × tokenizer.
+
+A template only says what stands where. `dialogue.py` turns its pieces into tokens and targets in the same way for all of them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from huatuo_jax.data.tokenizer import Tokenizer
+from huatuo_jax.errors import ConfigError, RecordError
+
+BOS, EOS = "the tokenizer's begin token", "the tokenizer's end token"
+"""Stand-ins for tokens whose name depends on the tokenizer."""
+
+
+class Piece(NamedTuple):
+    """A stretch of a dialogue that is tokenised as one string, `prefix + text`, between control tokens.
+
+    Attributes:
+      before, after: names of tokens, looked up in the vocabulary (or BOS, EOS).
+      prefix: text of the format. text: the user's or the assistant's.
+      learned: the text and `after` are targets; `before` and the prefix never are.
+      ends_previous: the first token has EOS as its target, so that the answer before it learns to stop.
+    """
+
+    before: tuple[str, ...] = ()
+    prefix: str = ""
+    text: str = ""
+    after: tuple[str, ...] = ()
+    learned: bool = False
+    ends_previous: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """A dialogue format.
+
+    Attributes:
+      name: what `get_template` knows it by; version: changes whenever the tokens that it yields change.
+      render: (turns, system) → pieces; raises RecordError for a dialogue that the format cannot express.
+      prefixes: what `render` puts in front of a text. literals: what else it writes. tokens: every token that it names.
+      follows_text: a prefix may follow a text directly, so its tokens must be the same there too.
+      closing_eos: EOS ends the whole example, as input and as target.
+    """
+
+    name: str
+    version: int
+    render: Callable[[tuple[str, ...], str], Iterator[Piece]]
+    prefixes: tuple[str, ...] = ()
+    literals: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    follows_text: bool = False
+    closing_eos: bool = False
+
+    def token_id(self, name: str, tokenizer: Tokenizer) -> int:
+        """Id of a token that a piece names; raises ConfigError if the vocabulary lacks it."""
+        found = {BOS: tokenizer.bos_id, EOS: tokenizer.eos_id}[name] if name in (BOS, EOS) else tokenizer.token_to_id(name)
+        if found is None:
+            raise self._refusal(tokenizer, f"the vocabulary lacks {name if name == BOS else repr(name)}")
+        return found
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Raises ConfigError with the reason if `tokenizer` cannot carry this format."""
+        for name in self.tokens:
+            self.token_id(name, tokenizer)
+        for literal in (*self.prefixes, *self.literals):
+            if reason := literal_fault(literal, tokenizer):
+                raise self._refusal(tokenizer, f"{literal!r} {reason}")
+        for literal in self.literals:
+            if literal.strip() in tokenizer.symbols:
+                raise self._refusal(tokenizer, f"the format writes {literal.strip()!r} as plain text, but it is a token here")
+        texts = tokenizer.texts_of_vocabulary() if self.prefixes else []
+        for prefix in self.prefixes:
+            if reason := prefix_fault(prefix, tokenizer, texts, self.follows_text):
+                raise self._refusal(tokenizer, f"{prefix!r} {reason}")
+
+    def _refusal(self, tokenizer: Tokenizer, reason: str) -> ConfigError:
+        others = "choose another template, or a tokenizer made for this one (`huatuo-data tokenizer train`)"
+        return ConfigError(f"template {self.name} does not work with {tokenizer.path}: {reason}; {others}")
+
+
+def literal_fault(literal: str, tokenizer: Tokenizer) -> str:
+    """Why `literal` cannot be written with this tokenizer at all, "" if it can."""
+    ids = tokenizer.encode("", trusted_prefix=literal)
+    if not ids:
+        return "encodes to no token at all"
+    if (decoded := tokenizer.decode(ids)) != literal:
+        return f"decodes to {decoded!r}: the tokenizer alters or drops characters"
+    return ""
+
+
+def prefix_fault(prefix: str, tokenizer: Tokenizer, texts: list[str], follows_text: bool) -> str:
+    """Why `prefix` cannot mark off the text after it (and, if it `follows_text`, the text before it), "" if it can.
+
+    Its tokens must be the same alone and in context, a dummy-prefix "▁" aside. The contexts are three samples and whatever the
+    vocabulary (`texts`) could glue to the prefix. Only letters and digits count at the seam: an answer that begins with a rare
+    mark of punctuation may merge with the prefix without harm.
+    """
+    alone = tokenizer.encode("", trusted_prefix=prefix)
+    tails, heads = tuple(prefix[i:] for i in range(len(prefix))), tuple(prefix[: i + 1] for i in range(len(prefix)))
+    glued = {text[len(tail) :] for text in texts if text.startswith(tails) for tail in tails if text.startswith(tail)}
+    for text in ("好", "a", "1", *sorted(rest for rest in glued if rest[:1].isalnum())):
+        if tokenizer.encode(text, trusted_prefix=prefix)[: len(alone)] != alone:
+            return f"has other tokens before {text!r} than alone"
+    if not follows_text:
+        return ""
+    pieces = [tokenizer.id_to_piece(i) for i in alone]
+    without_dummy = [piece for piece in (pieces[0].removeprefix("▁"), *pieces[1:]) if piece]
+    glued = {text[: -len(head)] for text in texts if text.endswith(heads) for head in heads if text.endswith(head)}
+    for text in ("好", "a", "1", *sorted(rest for rest in glued if rest[-1:].isalnum())):
+        joined = tokenizer.encode("", trusted_prefix=text + prefix)
+        last_pieces = [tokenizer.id_to_piece(i) for i in joined[-len(without_dummy) :]]
+        if joined[-len(alone) :] != alone and last_pieces != without_dummy:
+            return f"has other tokens after {text!r} than alone"
+    return ""
+
+
+def _huatuo(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
+    if system:
+        raise RecordError("the huatuo template has no place for a system prompt; use chatml, llama2, llama3 or baichuan2-chat")
+    for i, turn in enumerate(turns):
+        if i % 2:
+            yield Piece(prefix="\n<答>：", text=turn, learned=True)
+        else:
+            yield Piece(prefix="\n<问>：" if i else "<问>：", text=turn, ends_previous=i > 0)
+
+
+def _baichuan2_chat(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
+    if system:
+        yield Piece(text=system)
+    for i, turn in enumerate(turns):
+        if i % 2:
+            yield Piece(before=("<reserved_107>",), text=turn, learned=True)
+        else:
+            yield Piece(before=("<reserved_106>",), text=turn, ends_previous=i > 0)
+
+
+def _llama2(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
+    for i, turn in enumerate(turns):
+        if i % 2:
+            yield Piece(text=f"{turn.strip()} ", after=(EOS,), learned=True)
+        elif system and i == 0:
+            yield Piece(before=(BOS,), prefix="[INST]", text=f" <<SYS>>\n{system.strip()}\n<</SYS>>\n\n{turn.strip()} [/INST]")
+        else:
+            yield Piece(before=(BOS,), prefix="[INST]", text=f" {turn.strip()} [/INST]")
+
+
+def _with_roles(turns: tuple[str, ...], system: str) -> Iterator[tuple[str, str]]:
+    if system:
+        yield "system", system
+    for i, turn in enumerate(turns):
+        yield "assistant" if i % 2 else "user", turn
+
+
+def _llama3(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
+    begin: tuple[str, ...] = ("<|begin_of_text|>",)
+    for role, text in _with_roles(turns, system):
+        yield Piece(before=(*begin, "<|start_header_id|>"), prefix=role, after=("<|end_header_id|>",))
+        yield Piece(prefix="\n\n", text=text.strip(), after=("<|eot_id|>",), learned=role == "assistant")
+        begin = ()
+
+
+def _chatml(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
+    for role, text in _with_roles(turns, system):
+        yield Piece(before=("<|im_start|>",), prefix=f"{role}\n", text=text, after=("<|im_end|>",), learned=role == "assistant")
+        yield Piece(prefix="\n")
+
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        Template("huatuo", 1, _huatuo, prefixes=("<问>：", "\n<答>：", "\n<问>："), follows_text=True, closing_eos=True),
+        Template("llama2", 1, _llama2, literals=("[INST]", " [/INST]"), tokens=(BOS,)),
+        Template(
+            "llama3",
+            1,
+            _llama3,
+            prefixes=("\n\n",),
+            literals=("user", "assistant", "system"),
+            tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        ),
+        Template(
+            "chatml",
+            1,
+            _chatml,
+            prefixes=("user\n", "assistant\n", "system\n"),
+            literals=("\n",),
+            tokens=("<|im_start|>", "<|im_end|>"),
+        ),
+        Template("baichuan2-chat", 1, _baichuan2_chat, tokens=("<reserved_106>", "<reserved_107>"), closing_eos=True),
+    )
+}
+"""By name. Formats: HuatuoGPT-II's `train_huatuo`, Baichuan2's chat, Meta's Llama 2 and 3, ChatML (Qwen)."""
+
+
+def get_template(name: str) -> Template:
+    """The template with this name; raises ConfigError, which lists the names."""
+    if name not in TEMPLATES:
+        raise ConfigError(f"no template {name!r}; there are {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]

@@ -1,0 +1,231 @@
+"""Text in, token ids out: SentencePiece `.model` and `tokenizer.json` behind one interface that users' text cannot inject into.
+
+Both kinds keep two encoders over the same vocabulary: the *full* one knows every chat symbol and reads our own prefixes; the
+*plain* one never forms a chat symbol and reads users' text. Text without such symbols encodes the same with either.
+"""
+
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from huatuo_jax.errors import ConfigError, DataError, RecordError
+from huatuo_jax.files import PathLike, sha256_file
+
+BRACKETS = frozenset("<>[]{}|")
+
+
+def is_harmless(symbol: str) -> bool:
+    """Whether users' text may yield `symbol` as one token: white space, one visible character, or a run of punctuation.
+
+    Everything else that a vocabulary matches before tokenising (`<reserved_106>`, `<td>`, `<问>：`, `[INST]`) is a marker.
+    """
+    if not symbol.replace("▁", " ").strip():
+        return True
+    if len(symbol) == 1:
+        return symbol.isprintable()
+    return all(unicodedata.category(c)[0] in "PS" and c not in BRACKETS for c in symbol)
+
+
+class Tokenizer(ABC):
+    """One vocabulary.
+
+    Attributes:
+      vocab_size: ids are in [0, vocab_size).
+      eos_id: id of the end token; bos_id: id of the begin token, None if there is none.
+      path: the file it came from; fingerprint: hex SHA-256 of that file.
+      symbols: markers that users' text cannot yield.
+      dummy_prefix: whether the text after a marker needs an encoder without the "▁" that SentencePiece puts in front.
+    """
+
+    vocab_size: int
+    eos_id: int
+    bos_id: int | None
+    path: str
+    fingerprint: str
+    symbols: frozenset[str]
+    dummy_prefix: bool = False
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fingerprint = sha256_file(path)
+        self._split_prefixes: dict[str, tuple[np.ndarray, str]] = {}
+        self._prefix_lengths: dict[str, int] = {}
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return load_tokenizer, (self.path,)
+
+    def encode(self, text: str, trusted_prefix: str = "") -> list[int]:
+        """Ids of `trusted_prefix + text`, tokenised as one string, without BOS or EOS.
+
+        Markers in `text` become plain characters (they still decode to themselves), markers in `trusted_prefix` are tokens.
+
+        Raises:
+          RecordError: `text` is not valid Unicode.
+        """
+        return self.encode_batch([(trusted_prefix, text)])[0].tolist()
+
+    def encode_batch(self, pieces: Sequence[tuple[str, str]]) -> list[np.ndarray]:
+        """`encode` of many (trusted_prefix, text) pairs, each as int32 [length]; the arrays may be read-only."""
+        split = [self._split_prefixes.get(prefix) or self._split_prefix(prefix) for prefix, _ in pieces]
+        try:
+            strings = [tail + text for (_, tail), (_, text) in zip(split, pieces, strict=True)]
+            encoded = self._encode_plain(strings)
+        except (RuntimeError, TypeError, UnicodeError) as error:
+            raise _unencodable([text for _, text in pieces], error) from error
+        for i, (head, _) in enumerate(split):
+            if len(head):
+                rest = self._encode_after_symbol(strings[i]) if self.dummy_prefix else encoded[i]
+                encoded[i] = np.concatenate([head, rest])
+        return encoded
+
+    def prefix_length(self, trusted_prefix: str) -> int:
+        """Number of tokens of a prefix alone."""
+        length = self._prefix_lengths.get(trusted_prefix)
+        if length is None:
+            length = self._prefix_lengths[trusted_prefix] = len(self.encode("", trusted_prefix))
+        return length
+
+    def _split_prefix(self, prefix: str) -> tuple[np.ndarray, str]:
+        """Ids up to the end of the prefix's last marker, and the rest, which may merge with what follows."""
+        end = max((prefix.rfind(s) + len(s) for s in self.symbols if s in prefix), default=0)
+        found = np.array(self._encode_full(prefix[:end]) if end else [], np.int32), prefix[end:]
+        self._split_prefixes[prefix] = found
+        return found
+
+    def _encode_after_symbol(self, text: str) -> np.ndarray:
+        return self._encode_plain([text])[0]
+
+    @abstractmethod
+    def _encode_full(self, text: str) -> list[int]: ...
+
+    @abstractmethod
+    def _encode_plain(self, texts: list[str]) -> list[np.ndarray]: ...
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; BOS and EOS are silent."""
+
+    @abstractmethod
+    def token_to_id(self, piece: str) -> int | None:
+        """Id of the vocabulary's entry `piece`, None if there is none."""
+
+    @abstractmethod
+    def id_to_piece(self, id: int) -> str:
+        """The vocabulary's entry with this id."""
+
+    @abstractmethod
+    def texts_of_vocabulary(self) -> list[str]:
+        """What each id reads as, in the middle of a text; "" where it is not text of its own (control tokens, lone bytes)."""
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece `.model` file (BPE or unigram).
+
+    In the plain encoder markers are control pieces under another name: as unreachable from text as `</s>`.
+    """
+
+    def __init__(self, path: str) -> None:
+        import sentencepiece
+        from google.protobuf.message import DecodeError
+        from sentencepiece import sentencepiece_model_pb2
+
+        schema: Any = sentencepiece_model_pb2
+        super().__init__(path)
+        content = epath.Path(path).read_bytes()
+        model = schema.ModelProto()
+        try:
+            model.ParseFromString(content)
+            self._full = sentencepiece.SentencePieceProcessor(model_proto=content)
+        except (DecodeError, RuntimeError) as error:
+            raise DataError(f"{path} is not a SentencePiece model ({error}); give a .model file or a tokenizer.json") from error
+        if model.trainer_spec.model_type == schema.TrainerSpec.WORD:
+            raise ConfigError(f"{path} is a word-level model, where users' text can spell </s>; use a bpe or unigram model")
+        if self._full.eos_id() < 0:
+            raise ConfigError(f"{path} has no end token; train it with an eos id")
+        self.vocab_size = self._full.vocab_size()
+        self.eos_id = self._full.eos_id()
+        self.bos_id = self._full.bos_id() if self._full.bos_id() >= 0 else None
+        markers = [
+            (i, piece)
+            for i, piece in enumerate(model.pieces)
+            if piece.type == schema.ModelProto.SentencePiece.USER_DEFINED and not is_harmless(piece.piece)
+        ]
+        self.symbols = frozenset(piece.piece for _, piece in markers)
+        self._plain = self._after_symbol = self._full
+        if markers:
+            for i, piece in markers:
+                piece.type = schema.ModelProto.SentencePiece.CONTROL
+                piece.piece = f"<plain {i}>"
+            self._plain = self._after_symbol = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+            self.dummy_prefix = model.normalizer_spec.add_dummy_prefix
+            if self.dummy_prefix:
+                model.normalizer_spec.add_dummy_prefix = False
+                self._after_symbol = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+    def _encode_full(self, text: str) -> list[int]:
+        return self._full.encode(text)
+
+    def _encode_plain(self, texts: list[str]) -> list[np.ndarray]:
+        # Its own list interface starts a thread pool per call, which costs more than a dialogue's worth of encoding.
+        encode = self._plain.encode
+        return [encode(text, return_type="numpy") for text in texts]
+
+    def _encode_after_symbol(self, text: str) -> np.ndarray:
+        return self._after_symbol.encode(text, return_type="numpy")
+
+    def decode(self, ids: Iterable[int]) -> str:  # noqa: D102
+        return self._full.decode([int(i) for i in ids]) or ""
+
+    def token_to_id(self, piece: str) -> int | None:  # noqa: D102
+        found = self._full.piece_to_id(piece)
+        return found if self._full.id_to_piece(found) == piece else None
+
+    def id_to_piece(self, id: int) -> str:  # noqa: D102
+        return self._full.id_to_piece(int(id))
+
+    def texts_of_vocabulary(self) -> list[str]:  # noqa: D102
+        sp = self._full
+        return [
+            "" if sp.is_control(i) or sp.is_unknown(i) or sp.is_byte(i) else sp.id_to_piece(i).replace("▁", " ")
+            for i in range(self.vocab_size)
+        ]
+
+
+def load_tokenizer(path: PathLike) -> Tokenizer:
+    """Loads a SentencePiece `.model`, a `tokenizer.json`, or a folder that holds one (`tokenizer.model` goes first).
+
+    Raises:
+      ConfigError: nothing is there, or it has no end token.
+      DataError: the file is not what its name says.
+    """
+    found = epath.Path(path)
+    if found.is_dir():
+        names = ["tokenizer.model", "tokenizer.json", *sorted(p.name for p in found.glob("*.model"))]
+        inside = next((found / name for name in names if (found / name).exists()), None)
+        if inside is None:
+            raise ConfigError(f"{found} holds neither a SentencePiece .model nor a tokenizer.json")
+        found = inside
+    elif not found.exists():
+        raise ConfigError(f"no tokenizer at {found}; give a SentencePiece .model, a tokenizer.json or a folder with one")
+    if found.suffix not in (".model", ".json"):
+        raise ConfigError(f"{found}: the name of a tokenizer ends in .model (SentencePiece) or .json (tokenizer.json)")
+    if found.suffix == ".json":
+        from huatuo_jax.data.json_tokenizer import JsonTokenizer
+
+        return JsonTokenizer(str(found))
+    return SentencePieceTokenizer(str(found))
+
+
+def _unencodable(texts: list[str], error: Exception) -> Exception:
+    for text in texts:
+        if not isinstance(text, str):
+            return RecordError(f"text is {type(text).__name__}, not a string")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as found:
+            return RecordError(f"text is not valid Unicode: a lone surrogate at character {found.start}; repair or drop it")
+    return error

@@ -1,0 +1,123 @@
+"""Hidden states in, hidden states out: one pre-norm transformer layer (attention with RoPE or ALiBi, then SwiGLU).
+
+A `Block` holds the parameters of *all* layers, stacked on a leading axis "layers"; its methods see one layer's slice, as the scan
+in `decoder.py` hands it to them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from huatuo_jax.config import ModelConfig
+from huatuo_jax.models.matmul import matmul
+from huatuo_jax.models.positions import apply_rope
+from huatuo_jax.sharding import constrain
+
+Initializer = Callable[..., jax.Array]
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+    """x / rms(x) · scale over the last axis; statistics and product in fp32, result in x's dtype."""
+    wide = x.astype(jnp.float32)
+    wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
+    return (wide * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class ParamFactory:
+    """Makes parameters with their logical axes as metadata `axes` (a name that flax ignores: it shards `out_sharding` eagerly)."""
+
+    def __init__(self, rngs: nnx.Rngs, dtype: Any, deviation: float, stack: int | None = None) -> None:
+        self._rngs, self._dtype, self._stack = rngs, dtype, stack
+        self._normal = nnx.initializers.normal(deviation)
+
+    def _make(self, initializer: Initializer, axes: dict[str, int]) -> nnx.Param:
+        sizes = axes if self._stack is None else {"layers": self._stack, **axes}
+        value = initializer(self._rngs.params(), tuple(sizes.values()), self._dtype)
+        return nnx.Param(value, axes=tuple(sizes))
+
+    def weight(self, **axes: int) -> nnx.Param:
+        """Normal with the model's deviation; logical axis → size, in order."""
+        return self._make(self._normal, axes)
+
+    def scale(self, **axes: int) -> nnx.Param:
+        """Ones."""
+        return self._make(nnx.initializers.ones, axes)
+
+    def bias(self, **axes: int) -> nnx.Param:
+        """Zeros."""
+        return self._make(nnx.initializers.zeros, axes)
+
+
+class Attention(nnx.Module):
+    """Projections of self-attention; biases and q/k norms where the model has them."""
+
+    def __init__(self, config: ModelConfig, make: ParamFactory) -> None:
+        embed, heads = {"embed": config.hidden_size}, {"heads": config.num_heads, "head_dim": config.head_dim}
+        kv_heads = {"kv_heads": config.num_kv_heads, "head_dim": config.head_dim}
+        self.query = make.weight(**embed, **heads)
+        self.key = make.weight(**embed, **kv_heads)
+        self.value = make.weight(**embed, **kv_heads)
+        self.output = make.weight(**heads, **embed)
+        if config.qkv_bias:
+            self.query_bias, self.key_bias, self.value_bias = make.bias(**heads), make.bias(**kv_heads), make.bias(**kv_heads)
+        if config.qk_norm:
+            self.query_norm, self.key_norm = make.scale(head_dim=config.head_dim), make.scale(head_dim=config.head_dim)
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU (arXiv 2002.05202): down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, config: ModelConfig, make: ParamFactory) -> None:
+        self.gate = make.weight(embed=config.hidden_size, ffn=config.ffn_size)
+        self.up = make.weight(embed=config.hidden_size, ffn=config.ffn_size)
+        self.down = make.weight(ffn=config.ffn_size, embed=config.hidden_size)
+
+    def __call__(self, x_BSD: jax.Array) -> jax.Array:
+        """[B, S, D] → [B, S, D]."""
+        gate_BSF = matmul("BSD,DF->BSF", x_BSD, self.gate[...])
+        up_BSF = matmul("BSD,DF->BSF", x_BSD, self.up[...])
+        hidden_BSF = constrain(jax.nn.silu(gate_BSF) * up_BSF, "batch", None, "ffn")
+        return matmul("BSF,FD->BSD", hidden_BSF, self.down[...])
+
+
+class Block(nnx.Module):
+    """One layer in two halves, so that the caller decides what the queries attend to (this row, or a cache)."""
+
+    def __init__(self, config: ModelConfig, make: ParamFactory) -> None:
+        self.config = config
+        self.attention_norm = make.scale(norm=config.hidden_size)
+        self.attention = Attention(config, make)
+        self.ffn_norm = make.scale(norm=config.hidden_size)
+        self.ffn = FeedForward(config, make)
+
+    def project(
+        self, x_BSD: jax.Array, rope: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Normed queries [B, S, N, H], keys and values [B, S, K, H]; queries and keys rotated if the model has RoPE."""
+        weights, epsilon = self.attention, self.config.norm_eps
+        normed_BSD = rms_norm(x_BSD, self.attention_norm[...], epsilon)
+        q = matmul("BSD,DNH->BSNH", normed_BSD, weights.query[...])
+        k = matmul("BSD,DKH->BSKH", normed_BSD, weights.key[...])
+        v = matmul("BSD,DKH->BSKH", normed_BSD, weights.value[...])
+        if self.config.qkv_bias:
+            q, k, v = (
+                x + bias[...].astype(x.dtype)
+                for x, bias in ((q, weights.query_bias), (k, weights.key_bias), (v, weights.value_bias))
+            )
+        if self.config.qk_norm:
+            q, k = rms_norm(q, weights.query_norm[...], epsilon), rms_norm(k, weights.key_norm[...], epsilon)
+        if rope is not None:
+            q, k = apply_rope(q, rope), apply_rope(k, rope)
+        q = constrain(q, "batch", None, "heads", None)
+        k, v = (constrain(x, "batch", None, "kv_heads", None) for x in (k, v))
+        return q, k, v
+
+    def finish(self, x_BSD: jax.Array, attended_BSNH: jax.Array) -> jax.Array:
+        """Adds the attention's output, then the feed-forward's, to the residual stream."""
+        x_BSD = x_BSD + matmul("BSNH,NHD->BSD", attended_BSNH, self.attention.output[...])
+        x_BSD = constrain(x_BSD, "batch", None, None)
+        x_BSD = x_BSD + self.ffn(rms_norm(x_BSD, self.ffn_norm[...], self.config.norm_eps))
+        return constrain(x_BSD, "batch", None, None)

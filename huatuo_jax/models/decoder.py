@@ -1,0 +1,188 @@
+"""Token ids in, hidden states and logits out: one decoder for every model of `presets.py`, chosen by `ModelConfig`.
+
+Parameters live outside the module as a plain nested dict of arrays (`layers/attention/query`, …; see `parameter tree` below), which
+jax, optax and Orbax see as any other pytree:
+
+    graphdef = split_decoder(config)                      # the module without its arrays: hashable, static under jit
+    graphdef, params = init_params(config, seed, mesh, rules)    # huatuo_jax.sharding: made sharded, never whole on one device
+    model = nnx.merge(graphdef, params)                   # inside the jitted step
+    hidden = model(tokens, positions, segment_ids, dtype=jnp.bfloat16, attention=name, remat="full")
+
+Parameter tree (L layers are stacked and scanned; V vocabulary, D hidden, N heads, K kv heads, H head_dim, F FFN):
+
+    embedding [V, D]   final_norm [D]   head [V, D] (absent if tied)
+    layers/attention_norm [L, D]   layers/ffn_norm [L, D]
+    layers/attention/query [L, D, N, H]   key, value [L, D, K, H]   output [L, N, H, D]
+    layers/attention/query_bias [L, N, H]   key_bias, value_bias [L, K, H]   query_norm, key_norm [L, H]   (where the model has them)
+    layers/ffn/gate, up [L, D, F]   down [L, F, D]
+"""
+
+from typing import Any, overload
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from huatuo_jax.config import ModelConfig
+from huatuo_jax.models.attention import Visibility, attend
+from huatuo_jax.models.block import Block, ParamFactory, rms_norm
+from huatuo_jax.models.cache import KVCache, write_slots
+from huatuo_jax.models.matmul import matmul
+from huatuo_jax.models.positions import alibi_slopes, rope_tables
+from huatuo_jax.sharding import constrain
+
+Rope = tuple[jax.Array, jax.Array] | None
+
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Decoder(nnx.Module):
+    """A decoder-only transformer.
+
+    Every `nnx.Param` carries `axes`, the logical name of each dimension; `huatuo_jax.sharding` maps them to the mesh.
+    """
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, param_dtype: Any = jnp.float32) -> None:
+        self.config = config
+        make = ParamFactory(rngs, param_dtype, config.initializer_range)
+        self.embedding = make.weight(vocab=config.vocab_size, embed=config.hidden_size)
+        self.layers = Block(config, ParamFactory(rngs, param_dtype, config.initializer_range, stack=config.num_layers))
+        self.final_norm = make.scale(norm=config.hidden_size)
+        if not config.tied_embeddings:
+            self.head = make.weight(vocab=config.vocab_size, embed=config.hidden_size)
+
+    @overload
+    def __call__(
+        self,
+        tokens_BS: jax.Array,
+        positions_BS: jax.Array,
+        segment_ids_BS: jax.Array,
+        *,
+        dtype: Any = ...,
+        attention: str = ...,
+        remat: str = ...,
+        cache: None = ...,
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        tokens_BS: jax.Array,
+        positions_BS: jax.Array,
+        segment_ids_BS: jax.Array,
+        *,
+        dtype: Any = ...,
+        attention: str = ...,
+        remat: str = ...,
+        cache: KVCache,
+    ) -> tuple[jax.Array, KVCache]: ...
+
+    def __call__(
+        self,
+        tokens_BS: jax.Array,
+        positions_BS: jax.Array,
+        segment_ids_BS: jax.Array,
+        *,
+        dtype: Any = jnp.float32,
+        attention: str = "einsum",
+        remat: str = "none",
+        cache: KVCache | None = None,
+    ) -> jax.Array | tuple[jax.Array, KVCache]:
+        """Hidden states after the final norm, [B, S, D] in `dtype`.
+
+        Args:
+          tokens_BS: int32 [B, S]; an id beyond the vocabulary gives NaN, never another token's embedding.
+          positions_BS: int32 [B, S], used by RoPE. ALiBi takes distances from the index in the row, which is the same within a segment.
+          segment_ids_BS: int32 [B, S]; tokens see only their own segment; 0 = padding.
+          dtype: of activations and matrix products. Norm statistics, angles, softmax and sums stay fp32.
+          attention: a backend's name, from `resolve_attention`.
+          remat: what the backward pass recomputes: "none", "dots" (keeps matrix products) or "full" (keeps layer inputs).
+          cache: earlier keys and values; the tokens are appended to it, and (hidden, new cache) is returned.
+        """
+        rope = rope_tables(self.config, positions_BS) if self.config.positions == "rope" else None
+        slopes = jnp.asarray(alibi_slopes(self.config.num_heads)) if self.config.positions == "alibi" else None
+        x_BSD = self._embed(tokens_BS, dtype)
+        if cache is None:
+            visibility = Visibility(segment_ids_BS, segment_ids_BS, slopes)
+            return self._norm(self._run_layers(x_BSD, rope, visibility, attention, remat))
+        key_segments_BT = write_slots(cache.segment_ids, segment_ids_BS, cache.length)
+        visibility = Visibility(segment_ids_BS, key_segments_BT, slopes, cache.length)
+        x_BSD, cache = self._run_layers_cached(x_BSD, rope, visibility, attention, cache)
+        return self._norm(x_BSD), cache
+
+    def _embed(self, tokens_BS: jax.Array, dtype: Any) -> jax.Array:
+        # Rows are looked up in the parameters' dtype, so that the gradient of a frequent token is summed in it too.
+        table_VD = constrain(self.embedding[...], "vocab", None)
+        return constrain(jnp.take(table_VD, tokens_BS, axis=0).astype(dtype), "batch", None, None)
+
+    def _norm(self, x_BSD: jax.Array) -> jax.Array:
+        return rms_norm(x_BSD, self.final_norm[...], self.config.norm_eps)
+
+    def _run_layers(self, x_BSD: jax.Array, rope: Rope, visibility: Visibility, attention: str, remat: str) -> jax.Array:
+        graphdef, stacked = nnx.split(self.layers)
+
+        def layer(x_BSD: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
+            block = nnx.merge(graphdef, state)
+            q, k, v = block.project(x_BSD, rope)
+            return block.finish(x_BSD, attend(attention, q, k, v, visibility)), None
+
+        if remat != "none":
+            # A scan already keeps the two passes apart; the barriers of prevent_cse would only cost.
+            layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[remat], prevent_cse=False)
+        return jax.lax.scan(layer, x_BSD, stacked)[0]
+
+    def _run_layers_cached(
+        self, x_BSD: jax.Array, rope: Rope, visibility: Visibility, attention: str, cache: KVCache
+    ) -> tuple[jax.Array, KVCache]:
+        graphdef, stacked = nnx.split(self.layers)
+        # The cache is carried, not scanned over: so XLA updates it in place.
+        carry = (x_BSD, cache.keys, cache.values)
+
+        def layer(carry: tuple[jax.Array, ...], xs: tuple[nnx.State, jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+            x_BSD, keys_LBTKH, values_LBTKH = carry
+            state, index = xs
+            block = nnx.merge(graphdef, state)
+            q, k, v = block.project(x_BSD, rope)
+            start = (index, 0, cache.length, 0, 0)
+            keys_LBTKH = jax.lax.dynamic_update_slice(keys_LBTKH, k[None].astype(keys_LBTKH.dtype), start)
+            values_LBTKH = jax.lax.dynamic_update_slice(values_LBTKH, v[None].astype(values_LBTKH.dtype), start)
+            attended = attend(attention, q, keys_LBTKH[index], values_LBTKH[index], visibility)
+            return (block.finish(x_BSD, attended), keys_LBTKH, values_LBTKH), None
+
+        (x_BSD, keys, values), _ = jax.lax.scan(layer, carry, (stacked, jnp.arange(self.config.num_layers)))
+        return x_BSD, KVCache(keys, values, visibility.key_segments, cache.length + x_BSD.shape[1])
+
+    def output_weights(self) -> jax.Array:
+        """The output matrix as used, fp32 [V, D]: the head or the tied embedding; NormHead: rows of length 1, gradient included."""
+        weights_VD = (self.embedding if self.config.tied_embeddings else self.head)[...].astype(jnp.float32)
+        if self.config.head == "norm":
+            length_V1 = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(weights_VD), axis=-1, keepdims=True), 1e-24))
+            weights_VD = weights_VD / length_V1
+        return weights_VD
+
+    def logits(self, hidden_BSD: jax.Array) -> jax.Array:
+        """Logits fp32 [B, S, V] of hidden states [B, S, D]; operands in the hidden states' dtype, sums in fp32."""
+        return logits(hidden_BSD, self.output_weights())
+
+
+def logits(hidden_BSD: jax.Array, weights_VD: jax.Array) -> jax.Array:
+    """Logits fp32 [B, S, V] for `weights = decoder.output_weights()`, computed once and used for many pieces of the sequence."""
+    return constrain(matmul("BSD,VD->BSV", hidden_BSD, weights_VD, jnp.float32), "batch", None, "vocab")
+
+
+def init_decoder(config: ModelConfig, key: jax.Array, param_dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Random parameters as a nested dict from a `jax.random.key`; meant to be jitted with out_shardings."""
+    return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(key), param_dtype), nnx.Param))
+
+
+def abstract_decoder(config: ModelConfig, param_dtype: Any = jnp.float32) -> Decoder:
+    """The decoder with shapes instead of arrays: costs no memory."""
+    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), param_dtype))
+
+
+def split_decoder(config: ModelConfig) -> nnx.GraphDef[Decoder]:
+    """The decoder without its arrays: `nnx.merge(split_decoder(config), params)` is the model."""
+    return nnx.split(abstract_decoder(config))[0]

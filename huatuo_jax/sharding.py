@@ -1,0 +1,189 @@
+"""Where every array lives: the mesh, the rules from logical axes to mesh axes, and parameters that are made sharded.
+
+The only file that knows the mesh axes: `data` replicates parameters (use it across slices), `fsdp` shards parameters and rows,
+`tensor` shards heads, FFN and vocabulary.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from huatuo_jax.config import MeshConfig, ModelConfig
+from huatuo_jax.errors import ConfigError, DoesNotFitError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class ShardingRules:
+    """Logical axis → mesh axis (or axes); None = whole on every device. One instance per layout."""
+
+    batch: MeshAxes = ("data", "fsdp")
+    vocab: MeshAxes = "tensor"
+    embed: MeshAxes = "fsdp"
+    heads: MeshAxes = "tensor"
+    kv_heads: MeshAxes = "tensor"
+    head_dim: MeshAxes = None
+    ffn: MeshAxes = "tensor"
+    layers: MeshAxes = None
+    norm: MeshAxes = None
+
+    def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
+        """The partition of an array with these logical axes. Raises ConfigError if two of them claim one mesh axis."""
+        spec = [None if axis is None else getattr(self, axis) for axis in axes]
+        claimed = [name for entry in spec for name in _names(entry)]
+        if len(claimed) != len(set(claimed)):
+            raise ConfigError(f"sharding rules put one mesh axis on two dimensions of {tuple(axes)}: {spec}; change one of the rules")
+        return PartitionSpec(*spec)
+
+
+DEFAULT_RULES = ShardingRules()
+
+
+class ParamSpec(jax.ShapeDtypeStruct):
+    """A parameter's shape and dtype, as `jax.ShapeDtypeStruct`, and its logical axes."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, axes: tuple[str, ...]) -> None:
+        super().__init__(shape, dtype)
+        self.axes = axes
+
+
+def _names(entry: MeshAxes) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of the given sizes; -1 takes all devices that are left.
+
+    A single process may leave devices idle by asking for a smaller mesh; several processes may not, for each must hold a part.
+
+    Raises:
+      DoesNotFitError: the mesh is larger than the devices, or does not divide them.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {name: getattr(config, name) for name in MESH_AXES}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    written = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    if fixed > len(devices):
+        raise DoesNotFitError(f"mesh ({written}) needs {fixed} devices and there are {len(devices)}; lower a mesh size")
+    open_axis = next((name for name, size in sizes.items() if size == -1), None)
+    must_cover = open_axis is not None or jax.process_count() > 1
+    if must_cover and (len(devices) % fixed or (open_axis is None and fixed != len(devices))):
+        raise DoesNotFitError(
+            f"mesh ({written}) does not cover {len(devices)} devices: its fixed sizes make {fixed}; "
+            f"choose sizes whose product divides {len(devices)}, and -1 for the rest"
+        )
+    if open_axis is not None:
+        sizes[open_axis] = len(devices) // fixed
+    count = math.prod(sizes.values())
+    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+
+
+def batch_sharding(mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> NamedSharding:
+    """Rows over (data, fsdp), the rest whole: for arrays [batch, …]."""
+    return NamedSharding(mesh, PartitionSpec(rules.batch))
+
+
+def check_batch(batch_size: int, mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> None:
+    """Raises ConfigError if the rows of a micro-batch do not divide over the mesh."""
+    parts = math.prod(mesh.shape[name] for name in _names(rules.batch))
+    if batch_size % parts:
+        raise ConfigError(
+            f"{batch_size} rows do not divide over {parts} devices (mesh axes {', '.join(_names(rules.batch))}); "
+            f"choose a multiple of {parts} rows per micro-batch, or a smaller mesh"
+        )
+
+
+def abstract_params(config: ModelConfig, param_dtype: Any = jnp.float32) -> dict[str, Any]:
+    """The model's parameters as a nested dict of `ParamSpec`; nothing is allocated."""
+    from huatuo_jax.models.decoder import abstract_decoder  # the models import this module
+
+    model = abstract_decoder(config, param_dtype)
+    return _describe(model)
+
+
+def _describe(node: Any) -> dict[str, Any]:
+    from flax import nnx
+
+    def leaf(param: Any) -> ParamSpec:
+        value = param.get_value()
+        return ParamSpec(value.shape, value.dtype, param.get_metadata()["axes"])
+
+    state = nnx.state(node, nnx.Param)
+    specs = jax.tree.map(leaf, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return nnx.to_pure_dict(specs)
+
+
+def param_shardings(abstract: Any, mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> Any:
+    """A tree of `NamedSharding` for the tree of `ParamSpec` that `abstract_params` returned.
+
+    Raises:
+      ConfigError: a dimension does not divide by the mesh axes that shard it; names parameter, dimension, axes and sizes.
+    """
+
+    def sharding(path: Any, param: ParamSpec) -> NamedSharding:
+        spec = rules.spec(param.axes)
+        for axis, size, entry in zip(param.axes, param.shape, spec, strict=True):
+            parts = math.prod(mesh.shape[name] for name in _names(entry))
+            if size % parts:
+                name = "/".join(str(key.key) for key in path)
+                raise ConfigError(
+                    f"parameter {name}: dimension {axis} of size {size} does not divide by mesh axis "
+                    f"{' × '.join(_names(entry))} of size {parts}; choose a size that divides {size}"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, abstract)
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """Shapes, dtypes and shardings in one tree of `jax.ShapeDtypeStruct`: what a restore or an AOT compile asks for."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+
+
+def init_params(
+    config: ModelConfig,
+    seed: int,
+    mesh: Mesh,
+    rules: ShardingRules = DEFAULT_RULES,
+    param_dtype: Any = jnp.float32,
+) -> tuple[Any, dict[str, Any]]:
+    """(graphdef, params) of a randomly initialised model; every device makes only its own part. The values do not depend on the mesh."""
+    from huatuo_jax.models.decoder import init_decoder, split_decoder  # the models import this module
+
+    shardings = param_shardings(abstract_params(config, param_dtype), mesh, rules)
+    make = jax.jit(lambda key: init_decoder(config, key, param_dtype), out_shardings=shardings)
+    return split_decoder(config), make(jax.random.key(seed))
+
+
+def activation_spec(mesh: Any, *axes: str | None, rules: ShardingRules = DEFAULT_RULES) -> PartitionSpec:
+    """The partition of an activation with these logical axes over the mesh axes that `mesh` has."""
+    spec = rules.spec(axes)
+    return PartitionSpec(*(tuple(name for name in _names(entry) if name in mesh.axis_names) or None for entry in spec))
+
+
+def constrain(x: jax.Array, *axes: str | None, rules: ShardingRules = DEFAULT_RULES) -> jax.Array:
+    """`x` laid out by its logical axes on the mesh of the surrounding `jax.set_mesh`; does nothing without one.
+
+    A dimension that does not divide stays open to the compiler: a hint about rows must not forbid a batch of one at inference.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    spec = [
+        entry if size % math.prod(mesh.shape[name] for name in _names(entry)) == 0 else PartitionSpec.UNCONSTRAINED
+        for size, entry in zip(x.shape, activation_spec(mesh, *axes, rules=rules), strict=True)
+    ]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+LOGICAL_AXES = tuple(field.name for field in dataclasses.fields(ShardingRules))
+"""The names that a parameter's or activation's dimensions may have."""

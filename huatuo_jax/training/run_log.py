@@ -1,0 +1,146 @@
+"""Log lines in; `metrics.jsonl`, TensorBoard events and the progress line on the console out."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from huatuo_jax.errors import DataError
+from huatuo_jax.files import PathLike, is_local, write_text
+
+
+class JsonLines:
+    """`metrics.jsonl`: one object a line, each step once.
+
+    Lines beyond `start_step` belong to steps that a resumed run repeats: they are dropped, and a line torn by a kill too. Object
+    stores cannot append, so there the file is rewritten by `sync`.
+    """
+
+    def __init__(self, path: PathLike, start_step: int) -> None:
+        self.path = epath.Path(path)
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self._lines = [line for i, line in enumerate(lines) if self._stays(line, start_step, last=i == len(lines) - 1)]
+        write_text(path, "".join(f"{line}\n" for line in self._lines))
+        self._file = open(path, "a", encoding="utf-8") if is_local(path) else None  # noqa: SIM115
+
+    def _stays(self, line: str, start_step: int, last: bool) -> bool:
+        try:
+            return json.loads(line)["step"] <= start_step
+        except (ValueError, KeyError, TypeError) as error:
+            if last:
+                return False
+            raise DataError(f"{self.path} has a line that is no metrics object: {line[:80]!r}; remove that line") from error
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends one object."""
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+        if self._file is None:
+            self._lines.append(text)
+            return
+        self._file.write(text + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """After this the file holds every line, whatever happens to the process."""
+        if self._file is None:
+            write_text(self.path, "".join(f"{line}\n" for line in self._lines))
+
+    def close(self) -> None:
+        """Syncs and closes."""
+        self.sync()
+        if self._file is not None:
+            self._file.close()
+
+
+class RunLog:
+    """Everything that a run writes about its steps; process 0 has one, the others none.
+
+    Args:
+      run: the run directory.
+      start_step: the step that the run starts or resumes from.
+      total_steps: of the whole run.
+    """
+
+    def __init__(self, run: PathLike, start_step: int, total_steps: int, console: Console, tensorboard: bool) -> None:
+        self.jsonl = JsonLines(epath.Path(run) / "metrics.jsonl", start_step)
+        self.events = _event_writer(epath.Path(run) / "tensorboard", start_step) if tensorboard else None
+        self.console = console
+        self.total_steps = total_steps
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=console.quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total_steps, completed=start_step)
+        self._bar.start()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        self._bar.update(self._task, completed=step)
+
+    def step(self, line: Mapping[str, Any]) -> None:
+        """Writes a line of `Meter`."""
+        self._write(line)
+        text = step_text(line)
+        if self.console.is_terminal:
+            self._bar.update(self._task, description=text, completed=line["step"])
+        else:
+            left = (line["step_seconds"] or 0) * (self.total_steps - line["step"])
+            self.console.print(f"step {line['step']}/{self.total_steps}  {text}  ETA {_clock(left)}")
+
+    def evaluation(self, line: Mapping[str, Any]) -> None:
+        """Writes a line of a held-out evaluation."""
+        self._write(line)
+        shown = "  ".join(f"{n.split('/')[-1]} {v:.3f}" for n, v in line.items() if n != "step" and v is not None)
+        self.console.print(f"held out at step {line['step']}: {shown}")
+
+    def sync(self) -> None:
+        """Before a checkpoint: nothing that precedes it may be lost."""
+        self.jsonl.sync()
+        if self.events is not None:
+            self.events.flush()
+
+    def close(self) -> None:
+        """Ends the progress line and closes the files."""
+        self._bar.stop()
+        self.jsonl.close()
+        if self.events is not None:
+            self.events.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self.jsonl.write(line)
+        if self.events is not None:
+            for name, value in line.items():
+                if name not in ("step", "time") and value is not None:
+                    self.events.add_scalar(name, value, line["step"])
+
+
+def step_text(line: Mapping[str, Any]) -> str:
+    """The figures of a line for people."""
+    parts = ["no update" if line["loss"] is None else f"loss {line['loss']:.4f}"]
+    parts.append(f"{line['tokens_per_second'] or 0:,.0f} tokens/s")
+    if line["mfu"] is not None:
+        parts.append(f"MFU {100 * line['mfu']:.1f} %")
+    parts.append(f"input wait {1000 * (line['input_wait_seconds'] or 0):.1f} ms")
+    if line["skipped"]:
+        parts.append(f"skipped {line['skipped']}")
+    return "  ".join(parts)
+
+
+def _event_writer(folder: epath.Path, start_step: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(logdir=str(folder), purge_step=start_step + 1 if start_step else None)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,0 +1,155 @@
+"""Saving and resuming: the training state in, `RUN/checkpoints/STEP/` out, written in the background; and back, verified."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from huatuo_jax.checkpoint import SCHEMA, absolute, agreed, complete_steps, handler, is_complete, read_item, read_meta, reason
+from huatuo_jax.errors import DataError, HuatuoError
+from huatuo_jax.files import PathLike, is_local
+from huatuo_jax.fingerprint import fingerprints, named_leaves
+
+TEMPORARY = ".orbax-checkpoint-tmp"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A verified checkpoint: trees of global arrays, and its facts."""
+
+    step: int
+    params: Any
+    opt_state: Any
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, written in the background; the newest `keep` stay, and each multiple of `keep_every`."""
+
+    def __init__(self, directory: PathLike, keep: int = 2, keep_every: int = 0) -> None:
+        self.directory = absolute(directory)
+        self.keep = keep
+        self.keep_every = keep_every
+        self._checkpointer = ocp.AsyncCheckpointer(handler())
+        self._saving: int | None = None
+        if _is_writer():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for leftover in self.directory.glob(f"*{TEMPORARY}*"):
+                leftover.rmtree()
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return complete_steps(self.directory)
+
+    def save(self, step: int, params: Any, opt_state: Any, meta: Mapping[str, Any]) -> None:
+        """Starts to write a checkpoint; returns once the arrays are copied off the device, so that they may be donated.
+
+        `meta` is extended by the fingerprint of every array. All processes call it together.
+
+        Raises:
+          HuatuoError: this or the checkpoint before could not be written (a full disk); the older ones stay as they are.
+        """
+        self.wait()
+        items = {"params": named_leaves(params), "opt_state": named_leaves(opt_state)}
+        facts = {"schema": SCHEMA, "step": step, **meta, "fingerprints": {k: fingerprints(v) for k, v in items.items()}}
+        with self._explained(step):
+            self._checkpointer.save(
+                self.directory / str(step),
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(items["params"]),
+                    opt_state=ocp.args.StandardSave(items["opt_state"]),
+                    meta=ocp.args.JsonSave(facts),
+                ),
+            )
+        self._saving = step
+
+    def tidy(self) -> None:
+        """Between steps: reports a failed save at once and removes what need not be kept; never waits."""
+        if self._saving is not None:
+            with self._explained(self._saving):
+                self._checkpointer.check_for_errors()
+            if is_complete(self.directory / str(self._saving)):
+                self.wait()
+
+    def wait(self) -> None:
+        """Waits until the checkpoint being written is complete, then removes what need not be kept."""
+        if self._saving is None:
+            return
+        step, self._saving = self._saving, None
+        with self._explained(step):
+            self._checkpointer.wait_until_finished()
+        if _is_writer():
+            for old in self.steps()[: -self.keep]:
+                if not (self.keep_every and old % self.keep_every == 0):
+                    _remove(self.directory / str(old))
+
+    def close(self) -> None:
+        """Ends the background thread; call `wait` first to learn of errors."""
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The facts of one checkpoint."""
+        return read_meta(self.directory / str(step))
+
+    def restore(self, step: int, params: Any, opt_state: Any) -> Restored:
+        """Reads one checkpoint into the shapes, dtypes and shardings of two abstract trees and verifies it.
+
+        Raises:
+          ConfigError: it holds other arrays than the trees.
+          DataError: it is torn or altered.
+        """
+        path = self.directory / str(step)
+        meta = agreed(path, lambda: read_meta(path))
+        return Restored(step, read_item(path, "params", params, meta), read_item(path, "opt_state", opt_state, meta), meta)
+
+    def restore_newest(self, params: Any, opt_state: Any, report: Callable[[str], None]) -> Restored | None:
+        """The newest checkpoint that verifies, or None if there is none; a bad one is reported and kept as `corrupt-STEP`."""
+        for step in reversed(self.steps()):
+            try:
+                return self.restore(step, params, opt_state)
+            except DataError as error:
+                aside = self.directory / f"corrupt-{step}"
+                report(f"{error}; kept as {aside}")
+                if _is_writer():
+                    if aside.exists():
+                        aside.rmtree()
+                    (self.directory / str(step)).rename(aside)
+                _barrier(f"aside-{step}")
+        return None
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._saving = None
+            usable = self.steps()
+            newest = f"the one of step {usable[-1]} stays usable" if usable else "there is no older one"
+            raise HuatuoError(
+                f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}. {newest[0].upper()}"
+                f"{newest[1:]}; make room (or set a smaller checkpoint.keep) and run the same command again to continue"
+            ) from error
+
+
+def _remove(path: epath.Path) -> None:
+    """Makes the checkpoint incomplete first, so that an interrupted removal leaves nothing that looks whole."""
+    if is_local(path):
+        path = path.rename(path.parent / f"{path.name}{TEMPORARY}-removed")
+    else:
+        (path / "commit_success.txt").unlink(missing_ok=True)
+    path.rmtree()
+
+
+def _is_writer() -> bool:
+    return jax.process_index() == 0
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

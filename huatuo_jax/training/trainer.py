@@ -1,0 +1,210 @@
+"""A `RunConfig` and a run directory in, a trained model with its metrics and checkpoints out; the same call again resumes."""
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+from rich.console import Console
+
+from huatuo_jax.config import RunConfig, config_to_dict
+from huatuo_jax.data.loader import make_loader
+from huatuo_jax.data.rows import RowSource
+from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
+from huatuo_jax.files import PathLike, write_json
+from huatuo_jax.sharding import make_mesh
+from huatuo_jax.training.evaluation import Evaluator
+from huatuo_jax.training.metrics import Meter, eval_line, flops_per_token, peak_flops
+from huatuo_jax.training.preflight import describe, open_inputs
+from huatuo_jax.training.run_log import RunLog
+from huatuo_jax.training.saving import Checkpoints
+from huatuo_jax.training.signals import StopSignals
+from huatuo_jax.training.startup import check_init, decide, load_state, without_params
+from huatuo_jax.training.step import TrainState, build_step
+
+
+def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
+    """Trains, or goes on training, until the last step; every process calls it.
+
+    Returns:
+      The figures of the run: how it started, steps, last losses, seconds.
+
+    Raises:
+      ConfigError: config, plan, data, model and run directory do not belong together; before anything is loaded.
+      DoesNotFitError: mesh or memory.
+      StoppedError: a signal; the state is saved.
+      HuatuoError: too many non-finite updates in a row, or a checkpoint that cannot be written.
+    """
+    began = time.time()
+
+    # ---------------------------------------------------------------- what is trained on
+    inputs = open_inputs(config, console)
+    dataset, facts, total_steps = inputs.dataset, inputs.facts, inputs.total_steps
+
+    # ---------------------------------------------------------------- where it is trained
+    mesh = make_mesh(config.mesh)
+    train_step = build_step(config, mesh, total_steps, dataset.sources)
+    console.print(describe(config, mesh, total_steps))
+
+    # ---------------------------------------------------------------- how it starts
+    checkpoints = Checkpoints(epath.Path(run) / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_every)
+    start = decide(run, checkpoints, config, facts)
+    if start.case == "finished":
+        console.print(f"{run} is finished: all {total_steps} steps are done")
+        return {"case": start.case, "steps": total_steps}
+    if start.case == "weights":
+        check_init(config, facts)
+    with StopSignals() as signals, out_of_memory_explained(config):
+        compiled = train_step.lower().compile()
+        state, meta = load_state(start, run, checkpoints, train_step, config, mesh, facts, console.print)
+        step = meta.get("step", 0)
+        console.print(f"{start.case}: step {step} of {total_steps}")
+
+        # ------------------------------------------------------------ what is written
+        is_writer = jax.process_index() == 0
+        if is_writer:
+            write_json(epath.Path(run) / "config.json", config_to_dict(config))
+        log = RunLog(run, step, total_steps, console, config.logging.tensorboard) if is_writer else None
+        loop = Loop(
+            config, facts, checkpoints, log, meter_of(config, mesh, dataset, state, meta), Evaluator(config, mesh, dataset)
+        )
+        loop.skipped_in_a_row = meta.get("skipped_in_a_row", 0)
+
+        # ------------------------------------------------------------ the steps
+        batches = make_loader(
+            RowSource(inputs.plan, dataset), config.batch_size, train_step.batch_sharding,
+            start_step=step, num_steps=total_steps - step, threads=config.data.threads, prefetch=config.data.prefetch,
+        )  # fmt: skip
+        try:
+            loop.run(compiled, state, batches, step, signals)
+        finally:
+            if log is not None:
+                log.close()
+            checkpoints.close()
+    console.print(f"done: {total_steps} steps; the last checkpoint is {checkpoints.directory / str(total_steps)}")
+    return {"case": start.case, "steps": total_steps, **loop.last, "seconds": time.time() - began}
+
+
+class Loop:
+    """The loop over steps: dispatches one step ahead, and decides what happens between steps."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        facts: Mapping[str, Any],
+        checkpoints: Checkpoints,
+        log: RunLog | None,
+        meter: Meter,
+        evaluator: Evaluator,
+    ) -> None:
+        self.config, self.facts, self.checkpoints, self.log = config, facts, checkpoints, log
+        self.meter, self.evaluator = meter, evaluator
+        self.skipped_in_a_row = 0
+        self.last: dict[str, Any] = {}
+        self._in_flight: deque[tuple[int, Mapping[str, jax.Array], float]] = deque()
+
+    def run(self, compiled: Any, state: TrainState, batches: Iterator[Any], step: int, signals: StopSignals) -> None:
+        """Trains from `step` batches consumed to the last one."""
+        total_steps = self.facts["total_steps"]
+        logging = self.config.logging
+        self.meter.restart_clock()
+        while step < total_steps:
+            waiting = time.perf_counter()
+            batch = next(batches)
+            input_wait = time.perf_counter() - waiting
+            state, metrics = compiled(state, batch)
+            step += 1
+            self._in_flight.append((step, metrics, input_wait))
+
+            is_last = step == total_steps
+            evaluate = is_last or bool(logging.eval_every and step % logging.eval_every == 0)
+            save = is_last or step % self.config.checkpoint.every == 0
+            stop = signals.stop_after(step) and not is_last
+            self._settle(0 if evaluate or save or stop else 1)
+            diverged = self.skipped_in_a_row >= self.config.max_skipped
+            if evaluate:
+                self._evaluate(step, state)
+            if save or stop or diverged:
+                self._settle(0)
+                self._save(step, state)
+            self.checkpoints.tidy()
+            if diverged:
+                self.checkpoints.wait()
+                raise HuatuoError(
+                    f"{self.skipped_in_a_row} updates in a row were not finite (limit: max_skipped = {self.config.max_skipped}); "
+                    f"the state after step {step} is saved. Lower optimizer.learning_rate, or look at the rows of these steps"
+                )
+            if stop:
+                self.checkpoints.wait()
+                raise StoppedError(
+                    f"stopped by {signals.received} after step {step} of {total_steps}; its state is saved and the same command "
+                    "continues it"
+                )
+        self.checkpoints.wait()
+
+    def _settle(self, keep: int) -> None:
+        """Waits until at most `keep` steps are in flight, and logs those that are done."""
+        while len(self._in_flight) > keep:
+            step, metrics, input_wait = self._in_flight.popleft()
+            skipped = int(metrics["skipped"])
+            self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
+            self.meter.add(metrics, input_wait)
+            if step % self.config.logging.every == 0 or step == self.facts["total_steps"]:
+                line = self.meter.line(step)
+                self.last.update(loss=line["loss"], tokens=line["tokens"], skipped=line["skipped"])
+                if self.log is not None:
+                    self.log.step(line)
+            elif self.log is not None:
+                self.log.advance(step)
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        if not self.evaluator.batches:
+            return
+        with self.meter.stopped_clock():
+            line = eval_line(step, self.meter.sources, *self.evaluator(state.params))
+        self.last["eval_loss"] = line["eval_loss"]
+        if self.log is not None:
+            self.log.evaluation(line)
+
+    def _save(self, step: int, state: TrainState) -> None:
+        if self.log is not None:
+            self.log.sync()
+        rest = without_params(state)
+        meta = {
+            **{name: int(rest[name]) for name in ("updates", "skipped_total", "skipped_in_a_row")},
+            **self.facts,
+            "config": config_to_dict(self.config),
+            "metrics": self.meter.saved(),
+            "time": time.time(),
+        }
+        self.checkpoints.save(step, state.params, rest, meta)
+
+
+def meter_of(config: RunConfig, mesh: Mesh, dataset: TokenDataset, state: TrainState, meta: Mapping[str, Any]) -> Meter:
+    """The meter of this model on this mesh, continued where the checkpoint left it."""
+    parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(state.params))
+    peak = peak_flops(mesh.devices.flat[0].device_kind)
+    flops = flops_per_token(config.model, parameters, config.data.sequence_length)
+    return Meter(dataset.sources, flops, peak and peak * mesh.size, meta.get("metrics"))
+
+
+@contextlib.contextmanager
+def out_of_memory_explained(config: RunConfig) -> Iterator[None]:
+    """Turns XLA's out-of-memory errors into `DoesNotFitError` with what can be done."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        rows = config.batch_size // config.accumulation
+        raise DoesNotFitError(
+            f"out of device memory with {rows} rows a micro-batch: {' '.join(str(error).split())[:300]}\nTry, in this order: "
+            f"--accumulation {config.accumulation * 2}; --compute.remat full (now {config.compute.remat}); --compute.loss-chunks "
+            f"{config.compute.loss_chunks * 2}; more devices under --mesh.fsdp; --optimizer.state-dtype bfloat16"
+        ) from error

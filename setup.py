@@ -26,6 +26,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "protobuf>=5.26",
         "rich>=13.7",
         "sentencepiece>=0.2.0",
         "tensorboardX>=2.6.2",

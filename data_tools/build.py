@@ -109,6 +109,8 @@ def build(request: BuildRequest, on_start: OnDone | None = None, on_done: OnDone
         "unified": settings["unified"],
         "sources": _finish_sources(tasks, out),
     }
+    for left_by_a_kill in out.glob("*/.*.tmp"):
+        left_by_a_kill.unlink(missing_ok=True)
     write_json(out / "manifest.json", manifest)
     for source in manifest["sources"]:
         shutil.rmtree(out / source / ".done", ignore_errors=True)

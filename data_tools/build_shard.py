@@ -20,7 +20,7 @@ import numpy as np
 
 from data_tools.build_plan import ShardTask
 from data_tools.unified import UnifiedDataset
-from huatuo_jax.data.dialogue import IGNORED, encode_record
+from huatuo_jax.data.dialogue import IGNORED, encode_records
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.shards import open_writer
 from huatuo_jax.data.templates import get_template
@@ -29,8 +29,8 @@ from huatuo_jax.data.tokenizer import load_tokenizer
 from huatuo_jax.errors import RecordError
 from huatuo_jax.files import write_bytes, written_aside
 
-BATCH_RECORDS = 256
-BATCH_TOKENS = 1 << 20
+BATCH_RECORDS = 512
+BATCH_BYTES = 4 << 20
 STATISTICS = ("lengths", "target_counts", "first_targets")
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -89,38 +89,38 @@ class ShardBuilder:
         found = np.concatenate([np.zeros((3, 0), np.int32), *statistics], axis=1)
         summary = {"bytes": size, "rejected": rejected, "cut": int(cut[0]), "cut_tokens": int(cut[1])}
         buffer = io.BytesIO()
-        np.savez(buffer, summary=np.array(json.dumps(summary)), **dict(zip(STATISTICS, found, strict=True)))  # type: ignore[arg-type]
+        np.savez(buffer, summary=np.array(json.dumps(summary)), **dict(zip(STATISTICS, found, strict=True)))
         write_bytes(task.marker(self._out), buffer.getvalue())
 
     def _encoded(self, indices: np.ndarray, rejected: list[dict[str, str]], cut: np.ndarray) -> Iterator[list[Pair]]:
-        batch: list[Pair] = []
-        tokens = 0
-        for record in self._records(indices):
-            try:
-                pair = encode_record(record, self._tokenizer, self._template)
-            except RecordError as error:
-                rejected.append({"source": record.source, "id": record.id, "reason": str(error)})
-                continue
-            if len(pair[0]) > self._max_len:
-                cut += (1, len(pair[0]) - self._max_len)
-                pair = (pair[0][: self._max_len], pair[1][: self._max_len])  # type: ignore[assignment]
-            batch.append(pair)
-            tokens += len(pair[0])
-            if len(batch) == BATCH_RECORDS or tokens >= BATCH_TOKENS:
+        for records in self._records(indices):
+            batch: list[Pair] = []
+            for record, found in zip(records, encode_records(records, self._tokenizer, self._template), strict=True):
+                if isinstance(found, RecordError):
+                    rejected.append({"source": record.source, "id": record.id, "reason": str(found)})
+                    continue
+                if len(found.tokens) > self._max_len:
+                    cut += (1, len(found.tokens) - self._max_len)
+                batch.append((found.tokens[: self._max_len], found.targets[: self._max_len]))
+            if batch:
                 yield batch
-                batch, tokens = [], 0
-        if batch:
-            yield batch
 
-    def _records(self, indices: np.ndarray) -> Iterator[Record]:
+    def _records(self, indices: np.ndarray) -> Iterator[list[Record]]:
+        """Batches of records, bounded in number and in bytes."""
         owners = np.searchsorted(self._starts, indices, side="right") - 1
         for owner in np.unique(owners).tolist():
+            dataset = self._datasets[owner]
             own = indices[owners == owner] - self._starts[owner]
-            for start in range(0, len(own), BATCH_RECORDS):
+            filled = np.cumsum(dataset.sizes[own], dtype=np.int64)
+            start = 0
+            while start < len(own):
                 if self._stop is not None and self._stop.is_set():
                     raise BuildStopped
-                part = own[start : start + BATCH_RECORDS]
-                yield from self._datasets[owner].read(part)
+                before = filled[start - 1] if start else 0
+                fitting = int(np.searchsorted(filled, before + BATCH_BYTES, side="right"))
+                part = own[start : min(start + BATCH_RECORDS, max(fitting, start + 1))]
+                yield dataset.read(part)
+                start += len(part)
                 if self._progress is not None:
                     with self._progress.get_lock():
                         self._progress.value += len(part)

@@ -77,8 +77,8 @@ def _detect(value: Any) -> str:
                 return layout
         if value.get("text") is not None:
             return "text"
-        raise RecordError(f"no known layout: keys {_shown(sorted(map(str, value)))}; expected one of conversations, messages, turns, "
-                          "instruction, text")  # fmt: skip
+        expected = "expected one of conversations, messages, turns, instruction, text"
+        raise RecordError(f"no known layout: keys {_shown(sorted(value))}; {expected}")
     raise RecordError(f"value is {_kind(value)}, not an object, a list of turns or a passage")
 
 

@@ -42,7 +42,7 @@ def iterate_document(path: Path, beginning: bytes, rest: IO[bytes]) -> Iterator[
             number += 1
             yield number, value
     else:
-        for key in window.keys():
+        for key in window.member_names():
             if window.peek() == "[":
                 for value in window.elements():
                     number += 1
@@ -71,7 +71,7 @@ class _Window:
         """The values of the array that begins here."""
         yield from self._members("]", self.value)
 
-    def keys(self) -> Iterator[str]:
+    def member_names(self) -> Iterator[str]:
         """The keys of the object that begins here; the caller takes each value before it asks for the next key."""
         if self.peek() != "{":
             raise self.error("neither an array nor an object")
@@ -123,7 +123,8 @@ class _Window:
                 if self._ended:
                     torn = self._at >= len(self._text) or getattr(error, "pos", 0) >= len(self._text.rstrip()) - 1
                     torn = torn or "Unterminated" in str(error)
-                    raise self.error("the file is torn: it ends within the value" if torn else f"not valid JSON ({error})") from error
+                    reason = "the file is torn: it ends within the value" if torn else f"not valid JSON ({error})"
+                    raise self.error(reason) from error
             self._grow()
 
     def _grow(self) -> None:

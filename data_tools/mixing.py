@@ -54,7 +54,10 @@ def planned_curve(plan: Plan, windows: int) -> Curve:
 
 
 def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int) -> Curve:
-    """The expected curve: at "time" u the share exp(−π·u) of a source is not yet drawn, so u(t) solves Σ n·(1 − exp(−π·u)) = t·N."""
+    """The expected curve of large sources.
+
+    At "time" u the share exp(−π·u) of a source is not yet drawn, so u at the part t of N draws solves Σ n·(1 − exp(−π·u)) = t·N.
+    """
     draws = {source: int(counts[source] * mix.epochs) for source, mix in mixture.items()}
     n = np.array(list(draws.values()), np.float64)[:, None]
     priority = np.array([mix.priority for mix in mixture.values()], np.float64)[:, None]
@@ -95,7 +98,8 @@ def write_csv(path: PathLike, curve: Curve) -> None:
 def check_plot_name(path: PathLike) -> str:
     """The format that a plot's file name asks for. Raises ConfigError if it is not png, svg or pdf."""
     ending = str(path).rsplit(".", 1)[-1].lower()
-    require(ending in ("png", "svg", "pdf"), f"--plot {path}: cannot draw a .{ending}; name a file that ends in .png, .svg or .pdf")
+    known = ending in ("png", "svg", "pdf")
+    require(known, f"--plot {path}: cannot draw a .{ending}; name a file that ends in .png, .svg or .pdf")
     return ending
 
 

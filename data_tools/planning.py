@@ -1,4 +1,4 @@
-"""Planning: a token dataset and a data config come in, a row plan with its statistics goes out. Reads sizes, hardly any record."""
+"""Planning: a token dataset and a data config come in, a row plan with its statistics goes out. Sizes are enough for it."""
 
 from typing import Any
 
@@ -33,7 +33,8 @@ def make_plan(dataset: TokenDataset, data: DataConfig) -> Plan:
     order = draw_order(counts, data.mixture, data.seed)
     if not len(order):
         raise DataError(
-            f"the mixture draws no record (records: {_listed(counts, data)}); import data for its sources, raise epochs, or hold out less"
+            f"the mixture draws no record (records: {_listed(counts, data)}); "
+            "import data for its sources, raise their epochs, or hold out less"
         )
     lengths = np.concatenate([dataset.lengths(source) for source in dataset.sources])
     first_targets = np.concatenate([dataset.first_targets(source) for source in dataset.sources])

@@ -59,9 +59,11 @@ def open_bytes(path: Path, on_read: Callable[[int], None] | None = None) -> Iter
             raw = io.BufferedReader(_Counted(plain, on_read), CHUNK)
             magic = raw.peek(6)[:6]
             if magic.startswith(b"\x1f\x8b"):
-                yield gzip.GzipFile(fileobj=raw)
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    yield unpacked  # type: ignore[misc]
             elif magic.startswith(b"\xfd7zXZ"):
-                yield lzma.LZMAFile(raw)
+                with lzma.LZMAFile(raw) as unpacked_xz:
+                    yield unpacked_xz
             elif magic.startswith(b"\x28\xb5\x2f\xfd"):
                 yield io.BufferedReader(_Zstandard(raw), CHUNK)
             else:
@@ -82,10 +84,10 @@ def iterate_json(path: Path, on_read: Callable[[int], None] | None = None) -> It
 
     with open_bytes(path, on_read) as opened:
         file = io.BufferedReader(opened, CHUNK)  # type: ignore[type-var]
-        number = 1
+        first = 1
         line = _without_mark(file.readline(SNIFFED))
         while line and not line.strip():
-            number += 1
+            first += 1
             line = file.readline(SNIFFED)
         if starts_document(line):
             yield from iterate_document(path, line, file)
@@ -93,10 +95,10 @@ def iterate_json(path: Path, on_read: Callable[[int], None] | None = None) -> It
         if not line.endswith(b"\n"):
             line += file.readline()
         if line:
-            yield number, parse_json(line)
-        for number, line in enumerate(file, number + 1):
-            if line.strip():
-                yield number, parse_json(line)
+            yield first, parse_json(line)
+        for number, later in enumerate(file, first + 1):
+            if later.strip():
+                yield number, parse_json(later)
 
 
 def _without_mark(line: bytes) -> bytes:

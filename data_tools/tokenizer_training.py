@@ -83,7 +83,7 @@ def train_tokenizer(
     Args:
       sentences: read once, never held in Python as a whole.
       at_most: take fewer pieces than `vocab_size` if the text has no more, instead of refusing.
-      limit: learn from a random sample of so many sentences (0 = all).
+      limit: learn from a random sample of so many sentences, above 100 (0 = all).
       symbols: further symbols that are single tokens, such as `<|im_start|>`; users' text cannot yield them.
 
     Raises:

@@ -161,7 +161,8 @@ def _some(names: list[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause in one line: Orbax wraps errors of its threads."""
+    """The innermost cause in one line: Orbax wraps errors of its threads, and storage errors end with what the system said."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:150] + ' … ' + text[-150:]}"

@@ -41,7 +41,9 @@ class ShardingRules:
         spec = [None if axis is None else getattr(self, axis) for axis in axes]
         claimed = [name for entry in spec for name in _names(entry)]
         if len(claimed) != len(set(claimed)):
-            raise ConfigError(f"sharding rules put one mesh axis on two dimensions of {tuple(axes)}: {spec}; change one of the rules")
+            raise ConfigError(
+                f"sharding rules put one mesh axis on two dimensions of {tuple(axes)}: {spec}; change one of the rules"
+            )
         return PartitionSpec(*spec)
 
 
@@ -156,7 +158,10 @@ def init_params(
     rules: ShardingRules = DEFAULT_RULES,
     param_dtype: Any = jnp.float32,
 ) -> tuple[Any, dict[str, Any]]:
-    """(graphdef, params) of a randomly initialised model; every device makes only its own part. The values do not depend on the mesh."""
+    """(graphdef, params) of a randomly initialised model; every device makes only its own part.
+
+    The values do not depend on the mesh. Raises ConfigError as `param_shardings` does.
+    """
     from huatuo_jax.models.decoder import init_decoder, split_decoder  # the models import this module
 
     shardings = param_shardings(abstract_params(config, param_dtype), mesh, rules)

@@ -17,27 +17,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("unified", nargs="+", type=Path, metavar="UNIFIED_DIR", help="unified dataset(s), from `import`")
-    parser.add_argument("--tokenizer", required=True, type=Path, metavar="T", help="SentencePiece .model, tokenizer.json or folder")
+    parser.add_argument(
+        "--tokenizer", required=True, type=Path, metavar="T", help="SentencePiece .model, tokenizer.json or folder"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="TOKENS", help="folder of the token dataset")
     parser.add_argument("--template", default="huatuo", help="dialogue format (default huatuo)")
     parser.add_argument(
         "--holdout", type=int, default=0, metavar="N", help="hold N records of every source out for evaluation (default 0)"
     )
     parser.add_argument("--workers", type=int, default=available, metavar="K", help=f"processes (default {available})")
-    parser.add_argument("--max-len", type=int, default=1_000_000, metavar="CAP", help="cut records here (default 1,000,000 tokens)")
+    parser.add_argument(
+        "--max-len", type=int, default=1_000_000, metavar="CAP", help="cut records here (default 1,000,000 tokens)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
+    from rich import box
     from rich.table import Table
 
     from data_tools.build import BuildRequest, build
     from huatuo_jax.console import make_console, make_progress, write_report
 
     console = make_console(args.quiet)
-    request = BuildRequest(
-        tuple(args.unified), args.tokenizer, args.out, args.template, args.holdout, args.max_len, args.workers
-    )
+    request = BuildRequest(tuple(args.unified), args.tokenizer, args.out, args.template, args.holdout, args.max_len, args.workers)
     with make_progress(console, "records") as progress:
         task = progress.add_task("tokenise", total=None)
         report = build(
@@ -47,26 +50,27 @@ def run(args: argparse.Namespace) -> int:
         )
     if report["nothing_to_do"]:
         console.print(f"nothing to do: {args.out} is finished with these settings")
-    columns = ("source", "records", "tokens", "target tokens", "held out", "rejected", "cut")
-    table = Table(title=str(args.out))
-    for column in columns:
-        table.add_column(column, justify="left" if column == "source" else "right")
     rows = {
         source: [
             *(entry["train"][key] for key in ("records", "tokens", "target_tokens")),
             entry["holdout"]["records"],
             entry["rejected"],
-            entry["cut"],
         ]
         for source, entry in report["sources"].items()
     }
+    table = Table(title=str(args.out), box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("source", no_wrap=True, min_width=max(map(len, rows)))
+    for column in ("records", "tokens", "targets", "held out", "rejected"):
+        table.add_column(column, justify="right", no_wrap=True)
     for source, row in rows.items():
         table.add_row(source, *(f"{value:,}" for value in row))
     table.add_section()
     table.add_row("all", *(f"{sum(column):,}" for column in zip(*rows.values(), strict=True)))
     console.print(table)
     if short := [source for source, row in rows.items() if row[3] < args.holdout]:
-        console.print(f"note: fewer than {args.holdout} records are held out of {', '.join(short)} (duplicates or rejected records)")
+        console.print(f"note: fewer than {args.holdout} records held out of {', '.join(short)} (duplicates or rejected records)")
+    if cut := sum(entry["cut"] for entry in report["sources"].values()):
+        console.print(f"note: {cut:,} records are longer than {args.max_len:,} tokens and were cut")
     if any(row[4] for row in rows.values()):
         console.print(f"rejected records are listed in {args.out}/rejected.jsonl")
     if report["new_records"]:

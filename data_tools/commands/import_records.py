@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 HELP = """Import dialogues and passages of any known layout into one unified dataset.
 
@@ -39,15 +40,30 @@ def add_max_rejected(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the command and returns its exit code."""
+def check_max_rejected(share: float) -> None:
+    """Raises ConfigError unless the share lies between 0 and 1."""
+    from huatuo_jax.config import require
+
+    require(0 <= share <= 1, f"--max-rejected is {share}; it is a share between 0 and 1")
+
+
+def print_sources(console: Any, title: str, report: dict[str, Any]) -> None:
+    """Prints the table of records per source."""
     from rich.table import Table
 
+    table = Table("source", "records", title=title)
+    for source, records in report["sources"].items():
+        table.add_row(source, f"{records:,}")
+    console.print(table)
+    console.print(f"records {report['records']:,}, rejected {report['rejected']:,}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
     from data_tools.importing import check_inputs, import_files
-    from huatuo_jax.config import require
     from huatuo_jax.console import make_console, make_progress, write_report
 
-    require(0 <= args.max_rejected <= 1, f"--max-rejected is {args.max_rejected}; it is a share between 0 and 1")
+    check_max_rejected(args.max_rejected)
     check_inputs(args.files)
     console = make_console(args.quiet)
     with make_progress(console, "bytes") as progress:
@@ -60,11 +76,9 @@ def run(args: argparse.Namespace) -> int:
             args.max_rejected,
             on_read=lambda count: progress.advance(task, count),
         )
-    table = Table("source", "records", title=str(args.out))
-    for source, records in report["sources"].items():
-        table.add_row(source, f"{records:,}")
-    console.print(table)
-    console.print(f"records {report['records']:,}, rejected {report['rejected']:,} (listed in {args.out}/rejected.jsonl)")
+    print_sources(console, str(args.out), report)
+    if report["rejected"]:
+        console.print(f"rejected lines are listed in {args.out}/rejected.jsonl")
     if report["duplicate_ids"]:
         console.print(f"warning: {report['duplicate_ids']:,} records share source and id with another record")
     if report["duplicate_texts"]:

@@ -140,10 +140,13 @@ def _decoded(tokens: "np.ndarray", start: int, a: int, b: int, tokenizer: "Token
 
 
 def _tokenizer(path: str | None, named: dict[str, Any]) -> "Tokenizer":
-    from huatuo_jax.console import err_console
+    from huatuo_jax.config import require
     from huatuo_jax.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(path or named["path"])
-    if tokenizer.fingerprint != named["fingerprint"]:
-        err_console.print(f"warning: {tokenizer.path} is not the tokenizer that made the tokens; the text below may be wrong")
+    require(
+        tokenizer.fingerprint == named["fingerprint"],
+        f"{tokenizer.path} is not the tokenizer that made the tokens ({named['path']}, SHA-256 {named['fingerprint'][:12]}…); "
+        "name a copy of that file by --tokenizer",
+    )
     return tokenizer

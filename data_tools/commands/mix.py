@@ -1,6 +1,10 @@
 """`huatuo-data mix`: a mixture or a plan in, its mixing curve as table, CSV and plot out."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from huatuo_jax.config import SourceMix
 
 HELP = """Show which sources each part of a run draws from, before any data is tokenised.
 
@@ -44,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         curve = mixing.planned_curve(Plan.load(args.plan), args.windows)
     else:
         title = f"Mixing curve of the mixture {args.mixture or args.mixture_file}, seed {args.seed}"
-        curve = mixing.drawn_curve(*_sizes_and_mixture(args), args.windows, args.seed)
+        counts, mixture = _sizes_and_mixture(args)
+        curve = mixing.drawn_curve(counts, mixture, args.windows, args.seed)
     console = make_console(args.quiet)
     table = Table("starts at", title=title)
     for source in curve:
@@ -59,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         mixing.plot(args.plot, curve, title)
         console.print(f"plot in {args.plot}")
-    write_report(args.json, {"duration": starts.tolist(), "shares": {source: shares.tolist() for source, shares in curve.items()}})
+    columns = {source: shares.tolist() for source, shares in curve.items()}
+    write_report(args.json, {"duration": starts.tolist(), "shares": columns})
     return 0
 
 
-def _sizes_and_mixture(args: argparse.Namespace) -> tuple:
+def _sizes_and_mixture(args: argparse.Namespace) -> "tuple[dict[str, int], dict[str, SourceMix]]":
     from configs.mixtures import MIXTURES, equal_priorities
     from data_tools.mixing import load_mixture
     from huatuo_jax.config import require

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequence-length", type=int, metavar="L", help="tokens a row (default 4096)")
     parser.add_argument("--packing", choices=["first_fit", "faithful"], help="default first_fit")
     parser.add_argument("--seed", type=int, help="of the order (default 42)")
-    parser.add_argument("--batch-size", type=int, metavar="ROWS", help=f"rows a step, to count steps (default {DEFAULT_BATCH_SIZE})")
+    parser.add_argument("--batch-size", type=int, metavar="ROWS", help=f"to count steps (default {DEFAULT_BATCH_SIZE})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     statistics = plan.manifest["statistics"]
     console.print(
         f"{len(plan.row_docs):,} records in {len(plan):,} rows of {data.sequence_length:,} ({data.packing}, seed {data.seed}), "
-        f"fill {statistics['fill']:.4f}\n{steps:,} steps of {batch_size:,} rows; {len(plan) % batch_size:,} rows at the end fill no step"
+        f"fill {statistics['fill']:.4f}\n"
+        f"{steps:,} steps of {batch_size:,} rows; {len(plan) % batch_size:,} rows at the end fill no step"
     )
     for warning in warnings(plan, steps):
         console.print(f"[yellow]warning:[/] {warning}")
@@ -100,18 +101,20 @@ def source_table(plan: "Plan") -> "Table":
         table.add_column(column, justify="right")
     statistics, mixture = plan.manifest["statistics"], plan.manifest["mixture"]
     for source, facts in statistics["sources"].items():
-        table.add_row(source, f"{facts['records']:,}", f"{mixture[source]['priority']:g}", f"{mixture[source]['epochs']:g}", *_counts(facts))
-    total = {name: sum(facts[name] for facts in statistics["sources"].values()) for name in ("records", "draws", "dropped", "cut")}
-    total |= {name: sum(facts[name] for facts in statistics["sources"].values()) for name in ("cut_tokens", "tokens", "target_tokens")}
+        mix = mixture[source]
+        table.add_row(source, *_counts(facts, f"{mix['priority']:g}", f"{mix['epochs']:g}"))
+    names = ("records", "draws", "dropped", "cut", "cut_tokens", "tokens", "target_tokens")
+    total = {name: sum(facts[name] for facts in statistics["sources"].values()) for name in names}
     total["cut_share"] = total["cut_tokens"] / max(total["tokens"] + total["cut_tokens"], 1)
     table.add_section()
-    table.add_row("all", f"{total['records']:,}", "", "", *_counts(total))
+    table.add_row("all", *_counts(total, "", ""))
     return table
 
 
-def _counts(facts: dict[str, Any]) -> list[str]:
-    cut = f"{facts['cut_tokens']:,} ({facts['cut_share']:.1%})"
-    return [f"{facts['draws']:,}", f"{facts['dropped']:,}", f"{facts['cut']:,}", cut, f"{facts['tokens']:,}", f"{facts['target_tokens']:,}"]
+def _counts(facts: dict[str, Any], priority: str, epochs: str) -> list[str]:
+    records, draws, dropped, cut = (f"{facts[name]:,}" for name in ("records", "draws", "dropped", "cut"))
+    cut_tokens = f"{facts['cut_tokens']:,} ({facts['cut_share']:.1%})"
+    return [records, priority, epochs, draws, dropped, cut, cut_tokens, f"{facts['tokens']:,}", f"{facts['target_tokens']:,}"]
 
 
 def warnings(plan: "Plan", steps: int) -> list[str]:

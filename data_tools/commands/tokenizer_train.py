@@ -38,8 +38,10 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.suffix != ".model":
         raise ConfigError(f"--out is {args.out!r}; the name of a SentencePiece model ends in .model")
-    if args.vocab_size < 1 or args.sentences < 0:
-        raise ConfigError("--vocab-size must be at least 1 and --sentences at least 0")
+    if args.sentences != 0 and args.sentences <= 100:
+        raise ConfigError(f"--sentences is {args.sentences}; SentencePiece samples more than 100 lines (0 = all)")
+    if args.vocab_size < 1:
+        raise ConfigError(f"--vocab-size is {args.vocab_size}; it must be at least 1")
     paths = find_texts(args.files)
     console = make_console(args.quiet)
     with make_progress(console, "bytes") as progress:

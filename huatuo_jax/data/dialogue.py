@@ -3,6 +3,7 @@
 Targets are not shifted: target i belongs to token i. `IGNORED` marks what is not learned.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,27 +35,31 @@ def encode_record(record: Record, tokenizer: Tokenizer, template: Template, max_
     Raises:
       RecordError: the template cannot express the record, or its text is not valid Unicode.
     """
-    eos = np.array([tokenizer.eos_id], np.int32)
-    if record.text:
-        (ids,) = tokenizer.encode_batch([("", record.text)])
-        tokens = np.concatenate([ids, eos])[:max_len]
-        return Encoded(tokens, tokens.copy())
-    pieces = list(template.render(record.turns, record.system))
-    encoded = [ids[:max_len] for ids in _encode_pieces(pieces, tokenizer, template)]
-    closing = [eos] if template.closing_eos else []
-    tokens = np.concatenate([*encoded, *closing], dtype=np.int32)
-    targets = np.full(len(tokens), IGNORED, np.int32)
-    start = 0
-    for piece, ids in zip(pieces, encoded, strict=True):
-        stop = start + len(ids)
-        if piece.learned:
-            first = start + len(piece.before) + tokenizer.prefix_length(piece.prefix)
-            targets[first:stop] = tokens[first:stop]
-        if piece.ends_previous and stop > start:
-            targets[start] = tokenizer.eos_id
-        start = stop
-    targets[start:] = tokens[start:]
-    return Encoded(tokens[:max_len], targets[:max_len])
+    pieces = _pieces(record, template)
+    return _assemble(pieces, _encode_pieces(pieces, tokenizer, template), record, tokenizer, template, max_len)
+
+
+def encode_records(
+    records: Sequence[Record], tokenizer: Tokenizer, template: Template, max_len: int | None = None
+) -> list[Encoded | RecordError]:
+    """`encode_record` of many records in one call to the tokenizer, which is faster; a record's error stands in its place."""
+    rendered: list[list[Piece] | RecordError] = []
+    for record in records:
+        try:
+            rendered.append(_pieces(record, template))
+        except RecordError as error:
+            rendered.append(error)
+    try:
+        flat = [piece for pieces in rendered if isinstance(pieces, list) for piece in pieces]
+        encoded = iter(_encode_pieces(flat, tokenizer, template))
+    except RecordError:
+        return [_encode_or_error(record, tokenizer, template, max_len) for record in records]
+    return [
+        pieces
+        if isinstance(pieces, RecordError)
+        else _assemble(pieces, list(itertools.islice(encoded, len(pieces))), record, tokenizer, template, max_len)
+        for record, pieces in zip(records, rendered, strict=True)
+    ]
 
 
 def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, template: Template, system: str = "") -> list[int]:
@@ -69,6 +74,38 @@ def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, template: Template
     last = max(i for i, piece in enumerate(pieces) if piece.learned)
     pieces = [*pieces[:last], Piece(before=pieces[last].before, prefix=pieces[last].prefix)]
     return np.concatenate(_encode_pieces(pieces, tokenizer, template)).tolist()
+
+
+def _encode_or_error(record: Record, tokenizer: Tokenizer, template: Template, max_len: int | None) -> Encoded | RecordError:
+    try:
+        return encode_record(record, tokenizer, template, max_len)
+    except RecordError as error:
+        return error
+
+
+def _pieces(record: Record, template: Template) -> list[Piece]:
+    return [Piece(text=record.text, learned=True)] if record.text else list(template.render(record.turns, record.system))
+
+
+def _assemble(
+    pieces: list[Piece], encoded: list[np.ndarray], record: Record, tokenizer: Tokenizer, template: Template, max_len: int | None
+) -> Encoded:
+    closing = [tokenizer.eos_id] if template.closing_eos or record.text else []
+    if max_len is not None:
+        encoded = [ids[:max_len] for ids in encoded]
+    tokens = np.concatenate([*encoded, closing], dtype=np.int32, casting="unsafe")
+    targets = np.full(len(tokens), IGNORED, np.int32)
+    start = 0
+    for piece, ids in zip(pieces, encoded, strict=True):
+        stop = start + len(ids)
+        if piece.learned:
+            first = start + len(piece.before) + tokenizer.prefix_length(piece.prefix)
+            targets[first:stop] = tokens[first:stop]
+        if piece.ends_previous and stop > start:
+            targets[start] = tokenizer.eos_id
+        start = stop
+    targets[start:] = tokens[start:]
+    return Encoded(tokens[:max_len], targets[:max_len])
 
 
 def _encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer, template: Template) -> list[np.ndarray]:

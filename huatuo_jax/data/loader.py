@@ -68,8 +68,8 @@ def make_loader(
     stop = total if num_steps is None else start_step + num_steps
     require(
         start_step <= stop <= total,
-        f"{num_steps} steps from step {start_step} end at step {stop}, but {len(rows)} rows hold {total} batches of {batch_size}; "
-        "lower the number of steps or plan more data",
+        f"{num_steps} steps from step {start_step} end at step {stop}, but {len(rows)} rows hold {total} batches of "
+        f"{batch_size}; lower the number of steps or plan more data",
     )
     steps = range(start_step, stop)
     if not steps:
@@ -88,7 +88,8 @@ def indices_of_devices(sharding: NamedSharding, batch_size: int, length: int) ->
             f"a batch of {batch_size} rows of {length} tokens does not divide among the devices of {sharding.spec} on mesh "
             f"{dict(sharding.mesh.shape)}; make the batch size a multiple of the devices that share rows"
         ) from error
-    return sharding.addressable_devices_indices_map((batch_size, length))
+    indices = sharding.addressable_devices_indices_map((batch_size, length))
+    return {device: index for device, index in indices.items() if device is not None and index is not None}  # type: ignore[misc]
 
 
 def rows_of_devices(indices: Mapping[Any, Index], batch_size: int) -> np.ndarray:
@@ -128,7 +129,12 @@ def _batches(
 
 def _to_devices(local: np.ndarray, place: np.ndarray, sharding: NamedSharding, shape: tuple[int, int]) -> jax.Array:
     """A global array of which this process gives its rows; `place` maps a row of the batch to its row in `local`."""
-    return jax.make_array_from_callback(shape, sharding, lambda index: local[place[index[0]], index[1]])
+
+    def held(index: Index | None) -> np.ndarray:
+        rows, columns = index or (slice(None), slice(None))
+        return local[place[rows]][:, columns]
+
+    return jax.make_array_from_callback(shape, sharding, held)
 
 
 class Loader(Iterator[dict[str, jax.Array]]):

@@ -142,7 +142,7 @@ def _only_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array, "<i8").view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array, "<i8").view(np.uint8).data).hexdigest()
 
 
 def _read(folder: PathLike, name: str, size: int, remedy: str) -> np.ndarray:

@@ -75,7 +75,8 @@ class Shards:
         out: list[bytes] = [b""] * len(indices)
         for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
-            for place, content in zip(places.tolist(), self._read_from(shard, indices[places] - self._starts[shard]), strict=True):
+            found = self._read_from(shard, indices[places] - self._starts[shard])
+            for place, content in zip(places.tolist(), found, strict=True):
                 out[place] = content
         return out
 

@@ -1,8 +1,8 @@
-"""Reader of the token dataset that `huatuo-data build` wrote: uncut token records by number, and their sizes without reading them.
+"""Reader of the token dataset that `huatuo-data build` wrote: uncut token records by number, and their sizes on their own.
 
-    TOKENS/manifest.json                    written last; its hash is the dataset's identity
-    TOKENS/SOURCE/{split}.lengths.npy       and target_counts, first_targets: int32 [records]
-    TOKENS/SOURCE/huatuo_tokens-{split}.array_record-…   also readable through TensorFlow Datasets
+TOKENS/manifest.json                    written last; its hash is the dataset's identity
+TOKENS/SOURCE/{split}.lengths.npy       and target_counts, first_targets: int32 [records]
+TOKENS/SOURCE/huatuo_tokens-{split}.array_record-…   also readable through TensorFlow Datasets
 """
 
 from typing import Any
@@ -114,6 +114,7 @@ class TokenDataset:
             except (OSError, ValueError) as error:
                 raise DataError(f"{path} is missing or torn ({error}); {REMEDY}") from error
             if found.shape != (self.count(source, split),):
-                raise DataError(f"{path} has shape {found.shape}, not ({self.count(source, split)},) as the manifest says; {REMEDY}")
+                expected = f"({self.count(source, split)},) as the manifest says"
+                raise DataError(f"{path} has shape {found.shape}, not {expected}; {REMEDY}")
             self._statistics[key] = found
         return self._statistics[key]

@@ -170,9 +170,10 @@ class SentencePieceTokenizer(Tokenizer):
         return self._full.encode(text)
 
     def _encode_plain(self, texts: list[str]) -> list[np.ndarray]:
-        # Its own list interface starts a thread pool per call, which costs more than a dialogue's worth of encoding.
-        encode = self._plain.encode
-        return [encode(text, return_type="numpy") for text in texts]
+        # The library starts a thread pool per list, which costs as much as encoding some ten texts.
+        if len(texts) < 32:
+            return [self._plain.encode(text, return_type="numpy") for text in texts]
+        return self._plain.encode(texts, num_threads=1, return_type="numpy")
 
     def _encode_after_symbol(self, text: str) -> np.ndarray:
         return self._after_symbol.encode(text, return_type="numpy")

@@ -1,7 +1,7 @@
 """Prompts in, most likely continuations out: greedy decoding of a batch in one compiled loop with a static cache.
 
-Prompts are padded on the left, so that all rows write the same cache slots; padding has segment 0, positions count from each prompt's
-first token, and ALiBi's distances do not see the shift: a row's output does not depend on its neighbours.
+Prompts are padded on the left, so that all rows write the same cache slots; padding has segment 0, positions count from each
+prompt's first token, and ALiBi's distances do not see the shift: a row's output does not depend on its neighbours.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def _check(config: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens
     for index, prompt in enumerate(prompts):
         require(len(prompt) > 0, f"prompt {index} has no tokens; give each at least one")
         require(
-            0 <= min(prompt) and max(prompt) < config.vocab_size,
+            min(prompt) >= 0 and max(prompt) < config.vocab_size,
             f"prompt {index} has a token id outside 0…{config.vocab_size - 1}, the vocabulary of {config.name}; "
             "use the tokenizer that the model was trained with",
         )

@@ -1,8 +1,8 @@
 """Queries, keys and values in, attended values out: a registry of backends, each with what it can do.
 
 Visible to query i is key j of the same row if j ≤ i (by index in the row) and both have the same segment id. Padding (segment 0)
-attends to padding, so no query is ever without a key. `resolve_attention` refuses, before the first step, a backend that cannot do
-what the model, the data or the platform needs, and names those that can.
+attends to padding, so no query is ever without a key. `resolve_attention` refuses, before the first step, a backend that cannot
+do what the model, the data or the platform needs, and names those that can.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """Causal attention within segments by JAX's Pallas kernel for TPUs (splash attention): never holds [S, S] scores.
 
-The kernel works on one device's rows and heads, and the compiler cannot split it, so it runs under `jax.shard_map` over the mesh of
-the surrounding `jax.set_mesh(mesh)`: rows over (data, fsdp), heads over tensor. Without a mesh in scope it runs as it is.
+The kernel works on one device's rows and heads, and the compiler cannot split it, so it runs under `jax.shard_map` over the mesh
+in scope while the step is traced (`jax.set_mesh(mesh)` or `jax.sharding.use_abstract_mesh`): rows over (data, fsdp), heads over
+tensor. Without a mesh in scope it runs as it is.
 """
 
 import jax
@@ -49,9 +50,7 @@ def _attend_local(q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segme
     length, num_heads, size = q_BSNH.shape[1:]
     padded = -(-length // LANES) * LANES
     padding = padded - length
-    q, k, v = (
-        jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q_BSNH * size**-0.5, k_BSKH, v_BSKH)
-    )
+    q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q_BSNH * size**-0.5, k_BSKH, v_BSKH))
     # Causality alone hides the added keys from real queries; their own id keeps them defined.
     segments = jnp.pad(segments_BS, ((0, 0), (0, padding)), constant_values=-1)
     block = next(b for b in range(min(MAX_BLOCK, padded), 0, -LANES) if padded % b == 0)

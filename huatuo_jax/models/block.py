@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.matmul import matmul
+from huatuo_jax.models.matmul import project
 from huatuo_jax.models.positions import apply_rope
 from huatuo_jax.sharding import constrain
 
@@ -27,7 +27,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
 
 
 class ParamFactory:
-    """Makes parameters with their logical axes as metadata `axes` (a name that flax ignores: it shards `out_sharding` eagerly)."""
+    """Makes parameters with their logical axes as metadata `axes`, ignored by flax (which shards `out_sharding` eagerly)."""
 
     def __init__(self, rngs: nnx.Rngs, dtype: Any, deviation: float, stack: int | None = None) -> None:
         self._rngs, self._dtype, self._stack = rngs, dtype, stack
@@ -77,10 +77,10 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
         """[B, S, D] → [B, S, D]."""
-        gate_BSF = matmul("BSD,DF->BSF", x_BSD, self.gate[...])
-        up_BSF = matmul("BSD,DF->BSF", x_BSD, self.up[...])
+        gate_BSF = project("BSD,DF->BSF", x_BSD, self.gate[...])
+        up_BSF = project("BSD,DF->BSF", x_BSD, self.up[...])
         hidden_BSF = constrain(jax.nn.silu(gate_BSF) * up_BSF, "batch", None, "ffn")
-        return matmul("BSF,FD->BSD", hidden_BSF, self.down[...])
+        return project("BSF,FD->BSD", hidden_BSF, self.down[...])
 
 
 class Block(nnx.Module):
@@ -93,15 +93,15 @@ class Block(nnx.Module):
         self.ffn_norm = make.scale(norm=config.hidden_size)
         self.ffn = FeedForward(config, make)
 
-    def project(
+    def queries_keys_values(
         self, x_BSD: jax.Array, rope: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Normed queries [B, S, N, H], keys and values [B, S, K, H]; queries and keys rotated if the model has RoPE."""
         weights, epsilon = self.attention, self.config.norm_eps
         normed_BSD = rms_norm(x_BSD, self.attention_norm[...], epsilon)
-        q = matmul("BSD,DNH->BSNH", normed_BSD, weights.query[...])
-        k = matmul("BSD,DKH->BSKH", normed_BSD, weights.key[...])
-        v = matmul("BSD,DKH->BSKH", normed_BSD, weights.value[...])
+        q = project("BSD,DNH->BSNH", normed_BSD, weights.query[...])
+        k = project("BSD,DKH->BSKH", normed_BSD, weights.key[...])
+        v = project("BSD,DKH->BSKH", normed_BSD, weights.value[...])
         if self.config.qkv_bias:
             q, k, v = (
                 x + bias[...].astype(x.dtype)
@@ -117,7 +117,7 @@ class Block(nnx.Module):
 
     def finish(self, x_BSD: jax.Array, attended_BSNH: jax.Array) -> jax.Array:
         """Adds the attention's output, then the feed-forward's, to the residual stream."""
-        x_BSD = x_BSD + matmul("BSNH,NHD->BSD", attended_BSNH, self.attention.output[...])
+        x_BSD = x_BSD + project("BSNH,NHD->BSD", attended_BSNH, self.attention.output[...])
         x_BSD = constrain(x_BSD, "batch", None, None)
         x_BSD = x_BSD + self.ffn(rms_norm(x_BSD, self.ffn_norm[...], self.config.norm_eps))
         return constrain(x_BSD, "batch", None, None)

@@ -1,7 +1,6 @@
 """Token ids in, hidden states and logits out: one decoder for every model of `presets.py`, chosen by `ModelConfig`.
 
-Parameters live outside the module as a plain nested dict of arrays (`layers/attention/query`, …; see `parameter tree` below), which
-jax, optax and Orbax see as any other pytree:
+Parameters live outside the module as a plain nested dict of arrays, which jax, optax and Orbax see as any other pytree:
 
     graphdef = split_decoder(config)                      # the module without its arrays: hashable, static under jit
     graphdef, params = init_params(config, seed, mesh, rules)    # huatuo_jax.sharding: made sharded, never whole on one device
@@ -13,7 +12,7 @@ Parameter tree (L layers are stacked and scanned; V vocabulary, D hidden, N head
     embedding [V, D]   final_norm [D]   head [V, D] (absent if tied)
     layers/attention_norm [L, D]   layers/ffn_norm [L, D]
     layers/attention/query [L, D, N, H]   key, value [L, D, K, H]   output [L, N, H, D]
-    layers/attention/query_bias [L, N, H]   key_bias, value_bias [L, K, H]   query_norm, key_norm [L, H]   (where the model has them)
+    layers/attention/query_bias [L, N, H]   key_bias, value_bias [L, K, H]   (Qwen2)   query_norm, key_norm [L, H]   (Qwen3)
     layers/ffn/gate, up [L, D, F]   down [L, F, D]
 """
 
@@ -27,14 +26,15 @@ from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.attention import Visibility, attend
 from huatuo_jax.models.block import Block, ParamFactory, rms_norm
 from huatuo_jax.models.cache import KVCache, write_slots
-from huatuo_jax.models.matmul import matmul
+from huatuo_jax.models.matmul import PRODUCT, matmul
 from huatuo_jax.models.positions import alibi_slopes, rope_tables
 from huatuo_jax.sharding import constrain
 
 Rope = tuple[jax.Array, jax.Array] | None
+Carry = tuple[jax.Array, jax.Array, jax.Array]
 
 _REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -95,7 +95,7 @@ class Decoder(nnx.Module):
 
         Args:
           tokens_BS: int32 [B, S]; an id beyond the vocabulary gives NaN, never another token's embedding.
-          positions_BS: int32 [B, S], used by RoPE. ALiBi takes distances from the index in the row, which is the same within a segment.
+          positions_BS: int32 [B, S], used by RoPE. ALiBi takes distances from indices in the row, the same within a segment.
           segment_ids_BS: int32 [B, S]; tokens see only their own segment; 0 = padding.
           dtype: of activations and matrix products. Norm statistics, angles, softmax and sums stay fp32.
           attention: a backend's name, from `resolve_attention`.
@@ -126,7 +126,7 @@ class Decoder(nnx.Module):
 
         def layer(x_BSD: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
             block = nnx.merge(graphdef, state)
-            q, k, v = block.project(x_BSD, rope)
+            q, k, v = block.queries_keys_values(x_BSD, rope)
             return block.finish(x_BSD, attend(attention, q, k, v, visibility)), None
 
         if remat != "none":
@@ -141,11 +141,11 @@ class Decoder(nnx.Module):
         # The cache is carried, not scanned over: so XLA updates it in place.
         carry = (x_BSD, cache.keys, cache.values)
 
-        def layer(carry: tuple[jax.Array, ...], xs: tuple[nnx.State, jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+        def layer(carry: Carry, xs: tuple[nnx.State, jax.Array]) -> tuple[Carry, None]:
             x_BSD, keys_LBTKH, values_LBTKH = carry
             state, index = xs
             block = nnx.merge(graphdef, state)
-            q, k, v = block.project(x_BSD, rope)
+            q, k, v = block.queries_keys_values(x_BSD, rope)
             start = (index, 0, cache.length, 0, 0)
             keys_LBTKH = jax.lax.dynamic_update_slice(keys_LBTKH, k[None].astype(keys_LBTKH.dtype), start)
             values_LBTKH = jax.lax.dynamic_update_slice(values_LBTKH, v[None].astype(values_LBTKH.dtype), start)
@@ -156,7 +156,7 @@ class Decoder(nnx.Module):
         return x_BSD, KVCache(keys, values, visibility.key_segments, cache.length + x_BSD.shape[1])
 
     def output_weights(self) -> jax.Array:
-        """The output matrix as used, fp32 [V, D]: the head or the tied embedding; NormHead: rows of length 1, gradient included."""
+        """The output matrix as used, fp32 [V, D]: head or tied embedding; a NormHead's rows are normalised, gradient included."""
         weights_VD = (self.embedding if self.config.tied_embeddings else self.head)[...].astype(jnp.float32)
         if self.config.head == "norm":
             length_V1 = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(weights_VD), axis=-1, keepdims=True), 1e-24))

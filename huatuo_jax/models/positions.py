@@ -19,7 +19,7 @@ def rope_frequencies(config: ModelConfig) -> np.ndarray:
 
 
 def _scale_llama3(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
-    """Slow rotations are slowed by `factor`, fast ones kept, those between blended linearly in original_max_length / wavelength."""
+    """Slow rotations are slowed by `factor`, fast ones kept, those between blended linearly in the rotations per context."""
     rotations = scaling.original_max_length * frequencies / (2 * math.pi)
     kept = (rotations - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     kept = np.clip(kept, 0.0, 1.0)

@@ -54,12 +54,8 @@ _RELEASED = (
     _model("llama2-13b", "llama", (40, 5120, 40, 40, 13824), 32_000, norm_eps=1e-5),
     _llama3("llama3-8b", (32, 4096, 32, 8, 14336), max_length=8192),
     _llama3("llama3.1-8b", (32, 4096, 32, 8, 14336), max_length=131_072, rope_scaling=LLAMA_3_1_SCALING),
-    _llama3(
-        "llama3.2-1b", (16, 2048, 32, 8, 8192), max_length=131_072, rope_scaling=LLAMA_3_2_SCALING, tied_embeddings=True
-    ),
-    _llama3(
-        "llama3.2-3b", (28, 3072, 24, 8, 8192), max_length=131_072, rope_scaling=LLAMA_3_2_SCALING, tied_embeddings=True
-    ),
+    _llama3("llama3.2-1b", (16, 2048, 32, 8, 8192), max_length=131_072, rope_scaling=LLAMA_3_2_SCALING, tied_embeddings=True),
+    _llama3("llama3.2-3b", (28, 3072, 24, 8, 8192), max_length=131_072, rope_scaling=LLAMA_3_2_SCALING, tied_embeddings=True),
     _qwen2("qwen2-7b", (28, 3584, 28, 4, 18944), 152_064, max_length=131_072),
     _qwen2("qwen2.5-0.5b", (24, 896, 14, 2, 4864), max_length=32_768, tied_embeddings=True),
     _qwen2("qwen2.5-1.5b", (28, 1536, 12, 2, 8960), max_length=131_072, tied_embeddings=True),

@@ -59,8 +59,8 @@ class Evaluator:
 
     def __call__(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
         """(loss sums, target tokens), each float64 [num_sources]."""
-        batches = make_loader(self.rows, self.batch_rows, self.sharding, num_steps=self.batches, threads=self.threads)
-        sums = jax.device_get([self._evaluate(params, batch) for batch in batches])
+        with make_loader(self.rows, self.batch_rows, self.sharding, threads=self.threads) as batches:
+            sums = jax.device_get([self._evaluate(params, batch) for batch in batches])
         names = ("source_loss_sum", "source_target_tokens")
         loss, tokens = (np.sum([np.asarray(s[name], np.float64) for s in sums], axis=0) for name in names)
         return loss, tokens

@@ -1,6 +1,8 @@
 """Saving and resuming: the training state in, `RUN/checkpoints/STEP/` out, written in the background; and back, verified."""
 
 import contextlib
+import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,12 +41,16 @@ class Checkpoints:
         self._saving: int | None = None
         if _is_writer():
             self.directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self.directory.glob(f"*{TEMPORARY}*"):
-                leftover.rmtree()
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
         return complete_steps(self.directory)
+
+    def remove_leftovers(self) -> None:
+        """Removes what saves and removals left behind that were interrupted; nobody else may be writing here."""
+        if _is_writer():
+            for leftover in self.directory.glob(f"*{TEMPORARY}*"):
+                leftover.rmtree()
 
     def save(self, step: int, params: Any, opt_state: Any, meta: Mapping[str, Any]) -> None:
         """Starts to write a checkpoint; returns once the arrays are copied off the device, so that they may be donated.
@@ -153,3 +159,25 @@ def _is_writer() -> bool:
 def _barrier(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def errors_said_once() -> Iterator[None]:
+    """Within it a failed save or restore is reported by its exception alone.
+
+    Orbax logs the traceback of each of its threads besides, and its storage layer then speaks to event loops that are closed.
+    """
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+
+    def filtered(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = filtered
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook

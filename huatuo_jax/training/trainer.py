@@ -1,6 +1,7 @@
 """A `RunConfig` and a run directory in, a trained model with its metrics and checkpoints out; the same call again resumes."""
 
 import contextlib
+import fcntl
 import math
 import time
 from collections import deque
@@ -17,13 +18,13 @@ from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.rows import RowSource
 from huatuo_jax.data.token_dataset import TokenDataset
 from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
-from huatuo_jax.files import PathLike, write_json
+from huatuo_jax.files import PathLike, is_local, write_json
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.evaluation import Evaluator
 from huatuo_jax.training.metrics import Meter, eval_line, flops_per_token, peak_flops
 from huatuo_jax.training.preflight import describe, open_inputs
 from huatuo_jax.training.run_log import RunLog
-from huatuo_jax.training.saving import Checkpoints
+from huatuo_jax.training.saving import Checkpoints, errors_said_once
 from huatuo_jax.training.signals import StopSignals
 from huatuo_jax.training.startup import check_init, decide, load_state, without_params
 from huatuo_jax.training.step import TrainState, build_step
@@ -60,7 +61,8 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
         return {"case": start.case, "steps": total_steps}
     if start.case == "weights":
         check_init(config, facts)
-    with StopSignals() as signals, out_of_memory_explained(config):
+    with alone_in(run), errors_said_once(), StopSignals() as signals, out_of_memory_explained(config):
+        checkpoints.remove_leftovers()
         compiled = train_step.lower().compile()
         state, meta = load_state(start, run, checkpoints, train_step, config, mesh, facts, console.print)
         step = meta.get("step", 0)
@@ -77,12 +79,13 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
         loop.skipped_in_a_row = meta.get("skipped_in_a_row", 0)
 
         # ------------------------------------------------------------ the steps
-        batches = make_loader(
-            RowSource(inputs.plan, dataset), config.batch_size, train_step.batch_sharding,
-            start_step=step, num_steps=total_steps - step, threads=config.data.threads, prefetch=config.data.prefetch,
-        )  # fmt: skip
+        reading = {"threads": config.data.threads, "prefetch": config.data.prefetch}
+        rows = RowSource(inputs.plan, dataset)
         try:
-            loop.run(compiled, state, batches, step, signals)
+            with make_loader(
+                rows, config.batch_size, train_step.batch_sharding, start_step=step, num_steps=total_steps - step, **reading
+            ) as batches:
+                loop.run(compiled, state, batches, step, signals)
         finally:
             if log is not None:
                 log.close()
@@ -208,3 +211,20 @@ def out_of_memory_explained(config: RunConfig) -> Iterator[None]:
             f"--accumulation {config.accumulation * 2}; --compute.remat full (now {config.compute.remat}); --compute.loss-chunks "
             f"{config.compute.loss_chunks * 2}; more devices under --mesh.fsdp; --optimizer.state-dtype bfloat16"
         ) from error
+
+
+@contextlib.contextmanager
+def alone_in(run: PathLike) -> Iterator[None]:
+    """Refuses to train in a run directory in which another process of this machine trains; a killed process leaves no lock."""
+    if jax.process_index() != 0 or not is_local(run):
+        yield
+        return
+    with open(epath.Path(run) / "checkpoints" / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HuatuoError(f"another process is training in {run}; wait for it, or choose another --run") from error
+        except OSError:
+            # Some network file systems have no locks; the run is not worse off than without this check.
+            pass
+        yield

@@ -8,7 +8,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from huatuo_jax.data.dialogue import IGNORED, encode_record, prompt_tokens
+from huatuo_jax.data.dialogue import IGNORED, encode_record, encode_records, prompt_tokens
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.templates import get_template
 from huatuo_jax.data.tokenizer import load_tokenizer
@@ -177,3 +177,12 @@ def test_a_prompt_must_end_with_a_question(baichuan):
 def test_text_cannot_open_a_chat_turn(baichuan):
     tokens, _ = encoded(dialogue("你好<reserved_107>好的", "好的"), baichuan, template=get_template("baichuan2-chat"))
     assert tokens.count(196) == 1
+
+
+@pytest.mark.parametrize("bad", [dialogue("你好", "好的", system="医生"), dialogue("你\ud800好", "好的")])
+def test_many_records_at_once_give_the_same_and_keep_an_error_in_its_place(baichuan, bad):
+    good = [dialogue("你好" * n, "好的", "谢谢") for n in range(20)] + [Record(id="", source="books", text="你好"), dialogue()]
+    together = encode_records([*good, bad, *good], baichuan, HUATUO, 30)
+    assert isinstance(together[len(good)], RecordError)
+    for one, record in zip(together[: len(good)] + together[len(good) + 1 :], good * 2, strict=True):
+        assert [array.tolist() for array in one] == list(encoded(record, baichuan, 30))

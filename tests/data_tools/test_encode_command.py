@@ -68,6 +68,7 @@ def test_wrong_usage_is_refused_with_the_reason(baichuan, capsys, options, reaso
 def test_encoding_needs_neither_jax_nor_grain(baichuan):
     code = (
         "import sys; from data_tools.cli import main; "
-        f"main(['encode', '--tokenizer', {baichuan!r}, '--turns', '[]']); sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
+        f"main(['encode', '--tokenizer', {baichuan!r}, '--turns', '[]']); "
+        "sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0

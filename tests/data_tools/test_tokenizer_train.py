@@ -48,7 +48,7 @@ def test_dialogue_marks_are_one_token_and_out_of_reach_of_users(quickstart):
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 def test_the_same_text_gives_the_same_file(tmp_path, model_type):
     made = [
-        train_tokenizer(TEXT * 5, 400, tmp_path / name, model_type=model_type, at_most=True, limit=9)
+        train_tokenizer(TEXT * 50, 400, tmp_path / name, model_type=model_type, at_most=True, limit=101)
         for name in ("a.model", "b.model")
     ]
     assert made[0].fingerprint == made[1].fingerprint
@@ -94,8 +94,12 @@ def test_too_small_a_vocabulary_names_what_is_needed(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"{}\n", "hold no text"), (b"", "hold no text"), (b'{"text": "a"}\nno json\n', r"a\.jsonl:2 is not valid JSON")]
-    + [(b'{"text": "a"}\n["b"]\n', r"a\.jsonl:2 is list")],
+    [
+        (b"{}\n", "hold no text"),
+        (b"", "hold no text"),
+        (b'{"text": "a"}\nno json\n', r"a\.jsonl:2 is not valid JSON"),
+        (b'{"text": "a"}\n["b"]\n', r"a\.jsonl:2 is list"),
+    ],
 )
 def test_files_without_usable_text_are_named(tmp_path, content, reason):
     (tmp_path / "a.jsonl").write_bytes(content)

@@ -31,8 +31,12 @@ def random_inputs(heads, kv_heads, length=SEGMENTS.shape[1], size=8):
 
 
 def out_and_gradients(function, q, k, v, cotangent):
-    out, pull = jax.vjp(function, q, k, v)
-    return [out, *pull(cotangent)]
+    @jax.jit
+    def run(q, k, v):
+        out, pull = jax.vjp(function, q, k, v)
+        return [out, *pull(cotangent)]
+
+    return run(q, k, v)
 
 
 def assert_all_close(ours, expected):
@@ -45,10 +49,10 @@ def assert_all_close(ours, expected):
 def test_backends_match_plain_attention_within_segments(kv_heads, alibi):
     q, k, v, cotangent = random_inputs(3, kv_heads)
     slopes = jnp.asarray(alibi_slopes(3)) if alibi else None
-    expected = out_and_gradients(jax.jit(lambda q, k, v: plain(q, k, v, SEGMENTS, slopes)), q, k, v, cotangent)
+    expected = out_and_gradients(lambda q, k, v: plain(q, k, v, SEGMENTS, slopes), q, k, v, cotangent)
     visibility = Visibility(jnp.asarray(SEGMENTS), jnp.asarray(SEGMENTS), slopes)
     for name in ("einsum", "dot_product"):
-        ours = out_and_gradients(jax.jit(lambda q, k, v, name=name: attend(name, q, k, v, visibility)), q, k, v, cotangent)
+        ours = out_and_gradients(lambda q, k, v, name=name: attend(name, q, k, v, visibility), q, k, v, cotangent)
         assert_all_close(ours, expected)
 
 
@@ -66,8 +70,9 @@ def test_splash_matches_einsum_within_segments(kv_heads):
 def test_later_queries_see_cached_keys(name):
     q, k, v, _ = random_inputs(4, 2)
     segments, slopes = jnp.asarray(SEGMENTS), jnp.asarray(alibi_slopes(4))
-    whole = attend(name, q, k, v, Visibility(segments, segments, slopes))
-    tail = attend(name, q[:, 20:], k, v, Visibility(segments[:, 20:], segments, slopes, offset=jnp.int32(20)))
+    whole = jax.jit(attend, static_argnums=0)(name, q, k, v, Visibility(segments, segments, slopes))
+    later = Visibility(segments[:, 20:], segments, slopes, offset=jnp.int32(20))
+    tail = jax.jit(attend, static_argnums=0)(name, q[:, 20:], k, v, later)
     np.testing.assert_allclose(tail, whole[:, 20:], atol=1e-6)
 
 

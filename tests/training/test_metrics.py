@@ -95,13 +95,22 @@ def test_utilisation_is_the_share_of_the_peak() -> None:
 
 
 def test_flops_per_token() -> None:
-    model = ModelConfig("m", "llama", vocab_size=10, num_layers=2, hidden_size=4, num_heads=2, num_kv_heads=2, head_dim=2, ffn_size=8)
+    model = ModelConfig(
+        "m", "llama", vocab_size=10, num_layers=2, hidden_size=4, num_heads=2, num_kv_heads=2, head_dim=2, ffn_size=8
+    )
     assert flops_per_token(model, parameters=1000, sequence_length=8) == 6 * (1000 - 40) + 6 * 2 * 4 * 8
 
 
 @pytest.mark.parametrize(
     ("kind", "tflops"),
-    [("TPU v5 lite", 197), ("TPU v5p", 459), ("TPU v5", 459), ("TPU v6 lite", 918), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA A100", 312)],
+    [
+        ("TPU v5 lite", 197),
+        ("TPU v5p", 459),
+        ("TPU v5", 459),
+        ("TPU v6 lite", 918),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA A100", 312),
+    ],
 )
 def test_peaks_by_device_kind(kind: str, tflops: float) -> None:
     assert peak_flops(kind) == tflops * 1e12

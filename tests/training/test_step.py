@@ -145,3 +145,19 @@ def test_the_7b_step_lowers_within_a_minute():
     lowered = build_step(config, make_mesh(MeshConfig()), 1000, SOURCES).lower()
     assert time.perf_counter() - start < 60
     assert lowered.in_tree is not None
+
+
+def test_bfloat16_moments_and_compute(mesh):
+    config = dataclasses.replace(
+        CONFIG,
+        compute=ComputeConfig(dtype="bfloat16", loss_chunks=4),
+        optimizer=dataclasses.replace(CONFIG.optimizer, state_dtype="bfloat16", second_moment_dtype="bfloat16"),
+    )
+    train = build_step(config, mesh, 100, SOURCES)
+    state, losses = train.init(0), []
+    for _ in range(20):
+        state, metrics = train.step(state, made_up_rows(0))
+        losses.append(float(metrics["loss"]))
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.opt_state[1].mu, state.opt_state[1].nu))} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert losses[-1] < losses[0] - 0.3

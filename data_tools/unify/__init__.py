@@ -1,0 +1,1 @@
+"""Unification: passages become instruction pairs."""

@@ -1,0 +1,155 @@
+"""Passages in, (question, answer) pairs out, without a language model: the question comes from the title, the answer is the text.
+
+A stand-in for the rewriting by a language model (HuatuoGPT-II, §"data unification") that costs nothing: the whole pipeline can
+be tried with it, but its questions are as plain as the titles. What a passage offers is used in this order:
+  1. a patient's question and a doctor's answer (lines `患者：…`, `医生：…`): just these, with the line above if the patient asks
+     nothing;
+  2. one of the first two lines is a question (ends in ? or ？), or the passage comes from a web corpus, where the first line is
+     what a user wrote: that line, answered by the lines after it;
+  3. a title (its field `title`, a line after `TITLE:`, or a short first line that is not a sentence): a question about it;
+  4. else its first words, quoted in the question.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from huatuo_jax.errors import RecordError
+
+QUOTED = {"zh": 30, "en": 80}
+"""Characters of the passage that stand in for a title."""
+TITLE_LENGTH = {"zh": 40, "en": 200}
+QUESTION_LENGTH = 300
+GENERIC_TITLES = {"introduction", "learning outcomes", "abstract", "summary", "overview", "background", "目的", "摘要", "前言"}
+
+ABOUT = {
+    "zh": (
+        "请介绍一下{}。",
+        "关于{}，有哪些需要了解的内容？",
+        "我想了解{}，能详细说说吗？",
+        "请围绕“{}”作一个专业的说明。",
+        "{}是怎么回事？请具体讲讲。",
+    ),
+    "en": (
+        "Please tell me about {}.",
+        "What should I know about {}?",
+        "Could you explain {} in detail?",
+        "Give a professional account of the following topic: {}.",
+        "I would like to learn about {}. What can you tell me?",
+    ),
+}
+OPENING = {
+    "zh": (
+        "请讲讲与“{}……”有关的医学知识。",
+        "“{}……”这部分内容具体说的是什么？",
+        "请以“{}……”为主题，给出完整的说明。",
+    ),
+    "en": (
+        'What does medicine have to say on this: "{} …"?',
+        'Please give the full account that begins "{} …".',
+        'Explain the topic that is introduced by "{} …".',
+    ),
+}
+
+_CONSULTATION = re.compile(r"^\s*(?P<title>.*?)\s*患者：(?P<question>.*?)\s*医生：(?P<answer>.+)$", re.DOTALL)
+_TITLE_HEADING = re.compile(r"^title\s*:\s*", re.IGNORECASE)
+_IDEOGRAPHS = re.compile(r"[㐀-鿿]")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_QUESTION_END = ("?", "？")
+_CHINESE_CLAUSE = re.compile(r"[，。；！∶、]")
+"""In a first line it says that the passage begins within a sentence (texts with hard line breaks), not with a title."""
+_SENTENCE_END = (".", "。", "!", "！", ";", "；", ",", "，", "、", ":", "：", *_QUESTION_END)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What the unifier needs of a row of a corpus."""
+
+    id: str
+    source: str
+    text: str
+    title: str = ""
+
+
+def language(text: str) -> str:
+    """ "zh" if a text has at least as many Chinese characters as words in Latin letters, else "en"."""
+    return "zh" if len(_IDEOGRAPHS.findall(text)) >= len(_LETTERS.findall(text)) else "en"
+
+
+def to_pair(passage: Passage) -> tuple[str, str]:
+    """A question and its answer; the same passage and id always give the same pair.
+
+    Raises:
+      RecordError: if the passage is blank.
+    """
+    text = passage.text.strip()
+    if not text:
+        raise RecordError("passage is blank")
+    spoken = language(text)
+    if title := passage.title.strip():
+        return _ask(title, spoken, passage.id), text
+    consultation = _CONSULTATION.match(text)
+    if consultation and consultation["answer"].strip():
+        title, question = consultation["title"].strip(), consultation["question"].strip()
+        if not any(mark in question for mark in _QUESTION_END):
+            question = f"{question}\n{title}".strip()
+        if question:
+            return question, consultation["answer"].strip()
+    lines = [line.strip() for line in text.split("\n")]
+    for i, line in enumerate(lines[:2]):
+        rest = "\n".join(lines[i + 1 :]).strip()
+        asked = line.endswith(_QUESTION_END) or (i == 0 and passage.source.startswith("medical_web_corpus"))
+        if asked and line and len(line) <= QUESTION_LENGTH and rest:
+            return re.sub(r"\s+([?？])$", r"\1", line), rest
+    if found := _find_title(lines, spoken):
+        return _ask(found[0], spoken, passage.id), found[1]
+    opening = " ".join(text.split())[: QUOTED[spoken]]
+    if spoken == "en" and len(text) > QUOTED["en"]:
+        opening = opening.rsplit(" ", 1)[0]
+    return _choose(OPENING[spoken], passage.id).format(opening), text
+
+
+def _find_title(lines: list[str], spoken: str) -> tuple[str, str] | None:
+    """The passage's title and what follows it, if it begins with one."""
+    head = _TITLE_HEADING.match(lines[0])
+    if head:
+        lines = [lines[0][head.end() :], *lines[1:]]
+        lines = lines if lines[0] else lines[1:]
+    title, rest = (lines[0], "\n".join(lines[1:]).strip()) if lines else ("", "")
+    is_title = bool(head) or not (title.endswith(_SENTENCE_END) or _CHINESE_CLAUSE.search(title) or len(title) < 2)
+    if not (title and rest and is_title) or len(title) > TITLE_LENGTH[spoken] or title.lower() in GENERIC_TITLES:
+        return None
+    return title, rest
+
+
+def _ask(title: str, spoken: str, id: str) -> str:
+    if title.endswith(_QUESTION_END):
+        return title
+    return _choose(ABOUT[spoken], id).format(title.rstrip("。.:："))
+
+
+def _choose(wordings: tuple[str, ...], id: str) -> str:
+    """One of several wordings: evenly spread over ids, and always the same for the same id."""
+    return wordings[int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little") % len(wordings)]
+
+
+def to_passage(value: Any, source: str, id: str) -> Passage:
+    """Reads a row of a corpus: an object with `text` (and perhaps `id`, `title`), or a bare string.
+
+    Raises:
+      RecordError: with the reason why the row is not a passage.
+    """
+    if isinstance(value, str):
+        return Passage(id, source, value)
+    if not isinstance(value, dict):
+        raise RecordError(f"row is of type {type(value).__name__}, not an object or a string")
+    if value.get("text") is None:
+        has_turns = any(value.get(key) is not None for key in ("turns", "conversations", "messages", "instruction"))
+        raise RecordError("row is a dialogue already; give it to `huatuo-data import`" if has_turns else "row has no `text`")
+    title = value.get("title") or ""
+    for name, field in (("text", value["text"]), ("title", title)):
+        if not isinstance(field, str):
+            raise RecordError(f"`{name}` is of type {type(field).__name__}, not a string")
+    own = value.get("id")
+    return Passage(str(own) if own is not None else id, source, value["text"], title)

@@ -1,0 +1,56 @@
+"""A token dataset on disk from arrays in memory: what `huatuo-data build` writes, without text or tokenizer."""
+
+from pathlib import Path
+
+import numpy as np
+
+from huatuo_jax.data.shards import open_writer, shard_name
+from huatuo_jax.data.token_codec import encode_examples
+from huatuo_jax.files import write_json, write_npy
+
+IGNORED = -100
+
+Example = tuple[np.ndarray, np.ndarray]
+
+
+def dialogue(question: int, answer: int, first: int = 1) -> Example:
+    """An example of `question` ignored tokens and `answer` targets; tokens count up from `first`."""
+    tokens = np.arange(first, first + question + answer, dtype=np.int32)
+    targets = tokens.copy()
+    targets[:question] = IGNORED
+    return tokens, targets
+
+
+def write_tokens(
+    path: Path, train: dict[str, list[Example]], holdout: dict[str, list[Example]] | None = None, tokenizer: dict | None = None
+) -> Path:
+    """Writes the folder and returns it; one shard a source and split."""
+    sources: dict[str, dict] = {}
+    for source in train:
+        sources[source] = {"rejected": 0, "rejected_tokens": 0, "shards": []}
+        for split, examples in (("train", train[source]), ("holdout", (holdout or {}).get(source, []))):
+            _write_split(path / source, split, examples, sources[source])
+    facts = tokenizer or {"path": "none", "fingerprint": "none", "vocab_size": 100, "eos_id": 2}
+    write_json(
+        path / "manifest.json",
+        {"schema": 1, "tokenizer": facts, "template": "huatuo", "template_version": 1, "max_len": 10**6, "sources": sources},
+    )
+    return path
+
+
+def _write_split(folder: Path, split: str, examples: list[Example], facts: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    learned = [np.flatnonzero(targets[1:] != IGNORED) + 1 for _, targets in examples]
+    lengths = np.array([len(tokens) for tokens, _ in examples], np.int32)
+    write_npy(folder / f"{split}.lengths.npy", lengths)
+    write_npy(folder / f"{split}.target_counts.npy", np.array([len(places) for places in learned], np.int32))
+    first = [places[0] if len(places) else length for places, length in zip(learned, lengths, strict=True)]
+    write_npy(folder / f"{split}.first_targets.npy", np.array(first, np.int32))
+    facts[split] = {"records": len(examples), "tokens": int(lengths.sum()), "target_tokens": sum(map(len, learned))}
+    if examples:
+        file = folder / shard_name("huatuo_tokens", split, 0, 1)
+        writer = open_writer(file)
+        for content in encode_examples(examples):
+            writer.write(content)
+        writer.close()
+        facts["shards"].append({"split": split, "file": file.name, "records": len(examples), "bytes": file.stat().st_size})

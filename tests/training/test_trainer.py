@@ -1,0 +1,213 @@
+"""A whole run on a tiny model: how it starts, what it writes, what it refuses, how it goes on."""
+
+import dataclasses
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from huatuo_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig, RunConfig, config_from_dict
+from huatuo_jax.console import make_console
+from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError, HuatuoError
+from huatuo_jax.training.evaluation import HeldOut
+from huatuo_jax.training.startup import check_init
+from huatuo_jax.training.trainer import alone_in, out_of_memory_explained, train
+
+# Orbax leaves a coroutine behind when a file of a checkpoint is torn.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
+
+
+def run_quietly(config: RunConfig, run: Path) -> dict:
+    return train(config, run, make_console(quiet=True))
+
+
+def lines_of(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def copied(run: Path, to: Path, without: tuple[int, ...] = ()) -> Path:
+    shutil.copytree(run, to / "run")
+    for step in without:
+        shutil.rmtree(to / "run" / "checkpoints" / str(step))
+    return to / "run"
+
+
+def tear(run: Path, step: int) -> None:
+    for file in (run / "checkpoints" / str(step) / "params").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:20])
+
+
+def test_a_run_directory_holds_config_metrics_and_checkpoints(finished_run: Path, tiny_config: RunConfig) -> None:
+    assert config_from_dict(RunConfig, json.loads((finished_run / "config.json").read_text())) == tiny_config
+    assert sorted(p.name for p in (finished_run / "checkpoints").iterdir() if p.is_dir()) == ["12", "14", "8"]
+
+
+def test_metrics_hold_every_logged_step_once_and_the_loss_falls(finished_run: Path) -> None:
+    steps = [line for line in lines_of(finished_run) if "loss" in line]
+    assert [line["step"] for line in steps] == [3, 6, 9, 12, 14]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert steps[0]["loss/medical_books_cn"] > 0 and steps[0]["mfu"] is None and steps[0]["skipped"] == 0
+    assert sum(line[f"target_tokens/{s}"] for line in steps for s in ("medical_books_cn", "sft")) == steps[-1]["target_tokens"]
+
+
+def test_held_out_loss_is_measured_per_source(finished_run: Path) -> None:
+    held = [line for line in lines_of(finished_run) if "eval_loss" in line]
+    assert [line["step"] for line in held] == [6, 12, 14]
+    assert {"eval_loss/medical_books_cn", "eval_loss/sft"} <= held[0].keys()
+
+
+def test_held_out_rows_are_padded_to_whole_batches(tiny_config: RunConfig) -> None:
+    rows = HeldOut(tiny_config, TokenDataset.open(tiny_config.data.tokens), batch_rows=8)
+    assert len(rows) == rows.batches * 8
+    assert (rows[len(rows) - 1]["segment_ids"] == 0).all() and rows[0]["segment_ids"].max() > 0
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished_run: Path, tiny_config: RunConfig) -> None:
+    before = (finished_run / "metrics.jsonl").read_bytes()
+    assert run_quietly(tiny_config, finished_run) == {"case": "finished", "steps": 14}
+    assert (finished_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_run_in_the_directory_is_refused_listing_old_and_new(finished_run: Path, tiny_config: RunConfig) -> None:
+    other = dataclasses.replace(tiny_config, seed=7, optimizer=OptimizerConfig(learning_rate=1e-3))
+    with pytest.raises(ConfigError) as refused:
+        run_quietly(other, finished_run)
+    assert "seed: 0 in the run, 7 now" in str(refused.value)
+    assert "optimizer.learning_rate: 0.0001 in the run, 0.001 now" in str(refused.value)
+
+
+def test_resuming_gives_the_same_figures_bit_for_bit(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+    run = copied(finished_run, tmp_path, without=(12, 14))
+    assert run_quietly(tiny_config, run)["case"] == "resume"
+    assert lines_of(run) == lines_of(finished_run)
+
+
+def test_resuming_on_another_mesh_differs_by_rounding_only(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+    run = copied(finished_run, tmp_path, without=(12, 14))
+    changed = dataclasses.replace(tiny_config, mesh=MeshConfig(fsdp=2, tensor=2), accumulation=2)
+    assert run_quietly(changed, run)["case"] == "resume"
+    losses, expected = ([line["loss"] for line in lines_of(r) if "loss" in line] for r in (run, finished_run))
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+def test_a_torn_newest_checkpoint_is_set_aside_and_the_one_before_used(
+    finished_run: Path, tiny_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(finished_run, tmp_path, without=(14,))
+    tear(run, 12)
+    train(tiny_config, run, make_console())
+    assert "corrupt-12" in capsys.readouterr().out.replace("\n", "")
+    assert (run / "checkpoints" / "corrupt-12").is_dir()
+    assert lines_of(run) == lines_of(finished_run)
+
+
+def test_a_run_with_no_usable_checkpoint_never_starts_anew_by_itself(
+    finished_run: Path, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    run = copied(finished_run, tmp_path, without=(12, 14))
+    tear(run, 8)
+    for _ in range(2):
+        with pytest.raises(HuatuoError, match=r"corrupt-8.*choose another --run"):
+            run_quietly(tiny_config, run)
+
+
+def test_weights_of_another_run_are_taken_without_its_optimizer(
+    finished_run: Path, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(tiny_config, init=str(finished_run))
+    report = run_quietly(config, tmp_path / "run")
+    assert report["case"] == "weights"
+    assert lines_of(tmp_path / "run")[0]["loss"] < lines_of(finished_run)[0]["loss"]
+
+
+def test_weights_of_another_model_are_refused(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+    model = dataclasses.replace(tiny_config.model, ffn_size=128)
+    with pytest.raises(ConfigError, match=r"model.ffn_size: 64 there, 128 here"):
+        run_quietly(dataclasses.replace(tiny_config, init=str(finished_run), model=model), tmp_path / "run")
+
+
+def test_weights_trained_with_another_tokenizer_are_refused(finished_run: Path, tiny_config: RunConfig) -> None:
+    config = dataclasses.replace(tiny_config, init=str(finished_run))
+    with pytest.raises(ConfigError, match="tokenizer: "):
+        check_init(config, {"tokenizer": {"fingerprint": "0" * 64}})
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tiny_config: RunConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, vocab_size=100))
+    with pytest.raises(ConfigError, match="vocab_size is 100"):
+        run_quietly(config, tmp_path / "run")
+
+
+def test_a_plan_of_other_data_is_refused(tiny_config: RunConfig, tmp_path: Path) -> None:
+    shutil.copytree(tiny_config.data.tokens, tmp_path / "tokens")
+    manifest = json.loads((tmp_path / "tokens" / "manifest.json").read_text())
+    (tmp_path / "tokens" / "manifest.json").write_text(json.dumps(manifest | {"holdout": 99}))
+    config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, tokens=str(tmp_path / "tokens")))
+    with pytest.raises(DataError, match="other data"):
+        run_quietly(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"mesh": MeshConfig(fsdp=16)}, DoesNotFitError, "needs 16 devices and there are 8"),
+        ({"batch_size": 6}, ConfigError, "6 rows do not divide over 4 devices"),
+        ({"batch_size": 4096}, ConfigError, "batch_size is 4096 and the plan"),
+        ({"steps": 4096}, ConfigError, "steps is 4096"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    tiny_config: RunConfig, tmp_path: Path, changes: dict, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run_quietly(dataclasses.replace(tiny_config, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_many_updates_in_a_row_that_are_not_finite_stop_the_run_with_a_checkpoint(
+    tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    hot = OptimizerConfig(learning_rate=1e38, schedule="constant", warmup=0.0)
+    with pytest.raises(HuatuoError, match=r"3 updates in a row were not finite \(limit: max_skipped = 3\)"):
+        run_quietly(dataclasses.replace(tiny_config, optimizer=hot, max_skipped=3), tmp_path / "run")
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) >= 1
+
+
+def test_a_full_disk_ends_the_run_and_the_older_checkpoint_continues_it(
+    finished_run: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(finished_run, tmp_path, without=(12, 14))
+
+    async def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint._src.serialization.jax_array_handlers.ArrayHandler.serialize", full)
+        with pytest.raises(HuatuoError, match=r"No space left on device.*step 8 stays usable"):
+            run_quietly(tiny_config, run)
+    run_quietly(dataclasses.replace(tiny_config, checkpoint=CheckpointConfig(every=5, keep=1)), run)
+    assert lines_of(run) == lines_of(finished_run)
+
+
+def test_two_processes_cannot_train_in_one_directory(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with (
+        alone_in(tmp_path),
+        pytest.raises(HuatuoError, match="another process is training in"),
+        alone_in(tmp_path),
+    ):
+        pass
+
+
+def test_out_of_memory_gives_advice(tiny_config: RunConfig) -> None:
+    with pytest.raises(DoesNotFitError, match=r"--accumulation 2"), out_of_memory_explained(tiny_config):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")

@@ -1,0 +1,86 @@
+"""A token dataset, a plan and a config so small that a whole run takes seconds; made with the real tools.
+
+As a script it is `huatuo train` with slow input, so that a test can stop it in the middle:
+
+    python tiny_run.py SECONDS_PER_BATCH CONFIG.py --run DIR …
+"""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+SEQUENCE = 64
+MIXTURE = {"medical_books_cn": 4.0, "sft": 1.0}
+CONFIG = """
+from huatuo_jax.config import CheckpointConfig, ComputeConfig, DataConfig, LoggingConfig, MeshConfig, RunConfig, SourceMix
+from huatuo_jax.models.presets import preset
+
+def config():
+    return RunConfig(
+        "tiny",
+        preset("tiny-llama2", vocab_size={vocab_size}, num_layers=1, hidden_size=32, head_dim=8, ffn_size=64),
+        data=DataConfig(
+            tokens="{folder}/tokens", plan="{folder}/plan", sequence_length={sequence}, threads=2,
+            mixture={{"medical_books_cn": SourceMix(4.0), "sft": SourceMix(1.0, 2)}},
+        ),
+        mesh=MeshConfig(fsdp=4),
+        compute=ComputeConfig(dtype="float32", remat="none", loss_chunks=2),
+        checkpoint=CheckpointConfig(every=4, keep=3),
+        logging=LoggingConfig(every=3, eval_every=6, eval_rows=4, tensorboard=False),
+        batch_size=8,
+        steps=14,
+    )
+"""
+
+
+def make_data(folder: Path, seed: int = 0) -> Path:
+    """Writes data and plan into `folder`; returns the path of a config file."""
+    from data_tools.build import BuildRequest, build
+    from data_tools.planning import make_plan
+    from data_tools.tokenizer_training import train_tokenizer
+    from data_tools.unified import UnifiedWriter
+    from huatuo_jax.config import load_config
+    from huatuo_jax.data.record import Record
+    from huatuo_jax.data.token_dataset import TokenDataset
+
+    herbs = ["甘草", "黄芪", "当归", "人参", "茯苓", "白术", "川芎", "陈皮", "麦冬", "枸杞"]
+    records = [
+        Record(
+            f"{source}-{i}", source, (f"{herb}第{i}味有什么功效？", f"{herb}性味{'甘苦辛酸咸'[i % 5]}，归经第{i}，" * (1 + i % 4))
+        )
+        for source in MIXTURE
+        for i, herb in enumerate(herbs * 12)
+    ]
+    with UnifiedWriter(folder / "unified") as writer:
+        for record in records:
+            writer.write(record)
+        writer.finish()
+    texts = [turn for record in records for turn in record.turns]
+    tokenizer = train_tokenizer(texts, 400, folder / "tiny.model", at_most=True)
+    build(BuildRequest((folder / "unified",), folder / "tiny.model", folder / "tokens", holdout=6))
+    file = folder / "configs" / "tiny.py"
+    file.parent.mkdir()
+    file.write_text(CONFIG.format(folder=folder, vocab_size=tokenizer.vocab_size, sequence=SEQUENCE), encoding="utf-8")
+    make_plan(TokenDataset.open(folder / "tokens"), load_config(file).data).save(folder / "plan")
+    return file
+
+
+def train_slowly(seconds: float, words: list[str]) -> int:
+    """`huatuo train` with a pause before every batch."""
+    from huatuo_jax import cli
+    from huatuo_jax.training import trainer
+
+    make_loader = trainer.make_loader
+
+    @contextlib.contextmanager
+    def slow_loader(*args, **kwargs):
+        with make_loader(*args, **kwargs) as batches:
+            yield (time.sleep(seconds) or batch for batch in batches)
+
+    trainer.make_loader = slow_loader
+    return cli.main(["train", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(train_slowly(float(sys.argv[1]), sys.argv[2:]))

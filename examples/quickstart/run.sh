@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 run=runs/quickstart
 data=$run/data
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} # the figures in the README are a CPU's
 
 step() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 

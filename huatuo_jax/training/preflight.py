@@ -14,7 +14,7 @@ from huatuo_jax.models.attention import resolve_attention
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run trains on. `facts` identify it: `plan_hash`, `tokenizer`, `total_steps`; they go into every checkpoint."""
+    """What a run trains on. `facts` identify it: `plan_hash`, `tokenizer`, `template`, `total_steps`; they go into every checkpoint."""
 
     dataset: TokenDataset
     plan: Plan
@@ -39,7 +39,8 @@ def open_inputs(config: RunConfig, console: Console) -> Inputs:
         f"the data's tokenizer {tokenizer['path']} has {tokenizer['vocab_size']} tokens and model.vocab_size is "
         f"{config.model.vocab_size}; encode the data with the model's tokenizer, or raise model.vocab_size",
     )
-    return Inputs(dataset, plan, total_steps, {"plan_hash": plan.hash, "tokenizer": tokenizer, "total_steps": total_steps})
+    facts = {"plan_hash": plan.hash, "tokenizer": tokenizer, "template": dataset.manifest["template"], "total_steps": total_steps}
+    return Inputs(dataset, plan, total_steps, facts)
 
 
 def count_steps(config: RunConfig, rows: int, console: Console) -> int:

@@ -1,4 +1,4 @@
-"""Dialogues to measure on: real ones where they lie beside the repository, else the quickstart's; encoded with a small tokenizer."""
+"""Dialogues to measure on, encoded with a small tokenizer: real ones beside the repository, else the quickstart's."""
 
 import json
 import lzma

@@ -26,7 +26,7 @@ GIB = 1 << 30
 
 def compile_for(config: RunConfig, topology: str) -> dict[str, Any]:
     """Compiles one step of `config` for `topology`; returns seconds and bytes per device as the compiler gives them."""
-    devices = topologies.get_topology_desc(topology, platform="tpu").devices
+    devices: list[Any] = topologies.get_topology_desc(topology, platform="tpu").devices
     mesh = make_mesh(config.mesh, devices)
     sources = tuple(config.data.mixture) or ("data",)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Baseline of huatuo2_7b: classic adaptation, first stage (next-token training on raw passages). Hardware and hours as huatuo2_7b."""
+"""Baseline of huatuo2_7b: classic adaptation, first stage (next-token training on raw passages). Hardware as huatuo2_7b."""
 
 from configs import huatuo2_7b
 from configs.baselines import stage_one

@@ -1,4 +1,4 @@
-"""Baseline of quickstart: classic adaptation, first stage (next-token training on raw passages). Hardware and hours as quickstart."""
+"""Baseline of quickstart: classic adaptation, first stage (next-token training on raw passages). Hardware as quickstart."""
 
 from configs import quickstart
 from configs.baselines import stage_one

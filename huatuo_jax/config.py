@@ -38,7 +38,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of a decoder; every row of FIDELITY §7 and Qwen2/2.5/3, Llama-3 are values of it.
+    """Architecture of a decoder; Baichuan, Llama, Yi and Qwen are values of it (`models/presets.py`).
 
     Attributes:
       family: whose Hugging Face layout the model has (names of tensors, config.json).
@@ -70,7 +70,16 @@ class ModelConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "ffn_size", "max_length"):
+        for name in (
+            "vocab_size",
+            "num_layers",
+            "hidden_size",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "ffn_size",
+            "max_length",
+        ):
             require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
         require(
             self.num_heads % self.num_kv_heads == 0,
@@ -132,8 +141,8 @@ class OptimizerConfig:
     """AdamW and its schedule.
 
     Attributes:
-      schedule: "huatuo" = linear warm-up, then half a cosine that reaches 0 beyond the end of the run, at step
-        N = S·(E + 0.35)/E of S (FIDELITY §6); "cosine" = warm-up, then cosine to `floor` at the last step; "constant" after warm-up.
+      schedule: "huatuo" (the original's) = linear warm-up, then half a cosine that reaches 0 beyond the end of the run, at
+        step N = S·(E + 0.35)/E of S; "cosine" = warm-up, then cosine to `floor` at the last step; "constant" after warm-up.
       schedule_epochs: E of the "huatuo" schedule.
       warmup: fraction of N (or of the run) over which the rate rises from 0; the first update has rate 0.
       floor: final rate of "cosine" as a fraction of `learning_rate`.
@@ -201,7 +210,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """`every` steps one checkpoint; the newest `keep` stay, and for ever each whose step is a multiple of `keep_every` (0 = none)."""
+    """One checkpoint `every` steps; the newest `keep` stay, and those whose step is a multiple of `keep_every` (0 = none)."""
 
     every: int = 500
     keep: int = 2
@@ -244,7 +253,7 @@ class RunConfig:
       batch_size: rows a step, over all devices and micro-batches.
       accumulation: micro-batches a step; batch_size is divided by it.
       loss: "global" = Σ losses / Σ target tokens of the step; "mean_of_means" = the original's mean over groups of
-        `rows_per_mean` consecutive rows of the mean over their target tokens (FIDELITY §6).
+        `rows_per_mean` consecutive rows of the mean over their target tokens.
       steps: stop after so many steps; 0 = all whole batches of the plan.
       max_skipped: so many non-finite updates in a row stop the run with a checkpoint.
       init: start from these weights: a run directory or checkpoint of ours ("" = random initialisation).
@@ -319,7 +328,8 @@ def load_config(path: str | Path) -> RunConfig:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     make = getattr(module, "config", None)
-    require(callable(make), f"{path} has no function `config() -> RunConfig`")
+    if make is None:
+        raise ConfigError(f"{path} has no function `config() -> RunConfig`")
     made = make()
     require(isinstance(made, RunConfig), f"{path}: config() returned {type(made).__name__}, not RunConfig")
     return made

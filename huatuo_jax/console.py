@@ -76,10 +76,11 @@ def main(program: str, description: str, package: str, commands: dict[str, str],
     parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     rest = argv[len(name.split()) :]
+    args, unknown = parser.parse_known_args(rest)
     if getattr(module, "PASS_UNKNOWN", False):
-        args, args.unknown = parser.parse_known_args(rest)
-    else:
-        args = parser.parse_args(rest)
+        args.unknown = unknown
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return module.run(args)
     except HuatuoError as error:

@@ -36,10 +36,15 @@ def run(args: argparse.Namespace) -> int:
     require(args.max_new_tokens >= 1, f"--max-new-tokens is {args.max_new_tokens}; it must be at least 1")
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")
     if not (args.run / "config.json").is_file():
-        raise DataError(f"{args.run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {args.run}` makes one")
+        raise DataError(
+            f"{args.run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {args.run}` makes one"
+        )
     config = config_from_dict(RunConfig, read_json(args.run / "config.json"))
     questions = [Question(text) for text in args.question] or list(config.questions)
-    require(bool(questions) or args.recall > 0, f"{config.name} has no questions in its config; give one: huatuo ask {args.run} 'QUESTION'")
+    require(
+        bool(questions) or args.recall > 0,
+        f"{config.name} has no questions in its config; give one: huatuo ask {args.run} 'QUESTION'",
+    )
 
     console = make_console(args.quiet)
     asker = Asker(args.run, args.max_new_tokens)
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     for question, answer in zip(questions, asker.answer([[q.prompt] for q in questions]), strict=True):
         share = recall(answer, question.expected) if question.expected else None
         answers.append({"prompt": question.prompt, "answer": answer, "source": question.source, "recall": share})
-        known = "" if share is None else f" [dim]({question.source}, {100 * share:.0f} % of the first {CHARACTERS} characters right)[/]"
+        known = "" if share is None else f" [dim]({question.source}, {100 * share:.0f} % of {CHARACTERS} characters right)[/]"
         console.print(f"[bold cyan]问[/] {question.prompt}{known}")
         console.print(f"[bold green]答[/] {answer}\n")
     report: dict[str, Any] = {"answers": answers}
@@ -55,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.run / "answers.json", answers)
     if args.recall:
         work = exercises(TokenDataset.open(config.data.tokens), asker.tokenizer, args.recall)
-        report["recall"] = {"characters": CHARACTERS, "sources": recall_per_source(work, lambda prompts: asker.complete(prompts, RECALL_TOKENS))}
+        report["recall"] = {
+            "characters": CHARACTERS,
+            "sources": recall_per_source(work, lambda prompts: asker.complete(prompts, RECALL_TOKENS)),
+        }
         write_json(args.run / "recall.json", report["recall"])
         console.print(f"recall of trained records (share of the first {CHARACTERS} characters right, greedy)")
         for source, entry in report["recall"]["sources"].items():

@@ -1,4 +1,4 @@
-"""A run directory and conversations in, greedy answers out: the newest weights, the tokenizer and the dialogue format of the run."""
+"""A run directory and conversations in, greedy answers out: with the run's newest weights, tokenizer and dialogue format."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,8 @@ class Asker:
         self.tokenizer = load_tokenizer(trained_with["path"])
         if self.tokenizer.fingerprint != trained_with["fingerprint"]:
             raise DataError(
-                f"{trained_with['path']} is not the tokenizer that {run} was trained with (its SHA-256 differs); put the old file back"
+                f"{trained_with['path']} is not the tokenizer that {run} was trained with (its SHA-256 differs); "
+                "put the old file back"
             )
         self.template = get_template(meta["template"])
 

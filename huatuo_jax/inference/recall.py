@@ -1,4 +1,4 @@
-"""Trained records in, the share of each answer that the model reproduces greedily out: how much of every source is still there."""
+"""Trained records in, the share of each answer that the model still reproduces greedily out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,9 @@ def _exercise(source: str, tokens: np.ndarray, targets: np.ndarray, tokenizer: T
     return Exercise(source, tokens[:start].tolist(), tokenizer.decode(tokens[start:end].tolist()))
 
 
-def recall_per_source(work: Sequence[Exercise], answer_all: Callable[[list[list[int]]], list[str]]) -> dict[str, dict[str, float | int]]:
+def recall_per_source(
+    work: Sequence[Exercise], answer_all: Callable[[list[list[int]]], list[str]]
+) -> dict[str, dict[str, float | int]]:
     """Answers every exercise and averages recall per source: source → {"recall", "records"}."""
     answers = answer_all([exercise.prompt for exercise in work])
     shares: dict[str, list[float]] = {}

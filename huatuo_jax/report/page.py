@@ -13,9 +13,11 @@ from huatuo_jax.report.history import History, read_history
 from huatuo_jax.report.plots import figures
 
 STYLE = """
-body{font:15px/1.55 system-ui,"Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
+body{font:15px/1.55 system-ui,"Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif;color:#222}
+body{max-width:62rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem} h2{font-size:1.1rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
-img{width:100%;max-width:50rem} table{border-collapse:collapse} td,th{padding:.25rem .8rem .25rem 0;text-align:left;vertical-align:top}
+img{width:100%;max-width:50rem} table{border-collapse:collapse}
+td,th{padding:.25rem .8rem .25rem 0;text-align:left;vertical-align:top}
 td.n{text-align:right;font-variant-numeric:tabular-nums} pre{background:#f6f6f6;padding:1rem;overflow:auto;font-size:12px}
 .q{color:#0072B2}.faint{color:#777}
 """
@@ -83,7 +85,8 @@ def _recall(history: History) -> str:
     if not history.recall:
         return ""
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td class='n'>{100 * entry['recall']:.1f} %</td><td class='n'>{entry['records']}</td></tr>"
+        f"<tr><td>{html.escape(name)}</td><td class='n'>{100 * entry['recall']:.1f} %</td>"
+        f"<td class='n'>{entry['records']}</td></tr>"
         for name, entry in history.recall["sources"].items()
     )
     return f"<h2>Recall per source</h2><table><tr><th>source</th><th>recall</th><th>records</th></tr>{rows}</table>"

@@ -73,7 +73,13 @@ def _mixing(axes: Axes, history: History) -> None:
     starts = np.arange(windows + 1) / windows
     shares = [np.append(s, s[-1]) for s in history.mixing.values()]
     axes.stackplot(starts, shares, labels=list(history.mixing), colors=_colors(len(shares)), step="post", linewidth=0)
-    axes.set(title="Mixing curve actually trained", xlabel="duration of the run", ylabel="share of the records", xlim=(0, 1), ylim=(0, 1))
+    axes.set(
+        title="Mixing curve actually trained",
+        xlabel="duration of the run",
+        ylabel="share of the records",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
     _legend_beside(axes)
 
 

@@ -14,7 +14,7 @@ from huatuo_jax.models.attention import resolve_attention
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run trains on. `facts` identify it: `plan_hash`, `tokenizer`, `template`, `total_steps`; they go into every checkpoint."""
+    """What a run trains on. `facts` identify it and go into every checkpoint: plan_hash, tokenizer, template, total_steps."""
 
     dataset: TokenDataset
     plan: Plan

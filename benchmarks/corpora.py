@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.cli import main as huatuo_data
 from data_tools.tokenizer_training import train_tokenizer
 from huatuo_jax.data.dialogue import encode_record
 from huatuo_jax.data.record import Record
@@ -37,3 +38,22 @@ def encoded_dialogues(vocab_size: int, count: int) -> list[tuple[np.ndarray, np.
         tokenizer, template = load_tokenizer(model), get_template("huatuo")
         records = [Record(id=str(i), source="sft", turns=tuple(t)) for i, t in enumerate(turns)]
         return [encode_record(record, tokenizer, template) for record in records]
+
+
+def planned_dialogues(folder: Path, sequence_length: int = 4096) -> tuple[Path, Path]:
+    """A plan and a token dataset of dialogues, three epochs; real ones with the real Baichuan2 tokenizer where they are there."""
+    real = (REAL / "sft" / "sft_zh.jsonl.xz").is_file()
+    text = REAL / "sft" / "sft_zh.jsonl.xz" if real else REPOSITORY / "examples" / "quickstart" / "sft.jsonl"
+    tokenizer = REAL / "tokenizers" / "baichuan2.model" if real else folder / "tokenizer.model"
+    mixture, epochs = folder / "mixture.json", 3 if real else 2_000
+    mixture.write_text(json.dumps({"sft": {"priority": 1, "epochs": epochs}}), encoding="utf-8")
+    train = ["tokenizer", "train", text, "--vocab-size", "3000", "--out", tokenizer]
+    for command in (
+        *([] if real else [train]),
+        ["import", text, "--source", "sft", "--out", folder / "unified"],
+        ["build", folder / "unified", "--tokenizer", tokenizer, "--out", folder / "tokens"],
+        ["plan", folder / "tokens", "--mixture-file", mixture, "--sequence-length", sequence_length, "--out", folder / "plan"],
+    ):
+        if huatuo_data([*map(str, command), "--quiet"]):
+            raise RuntimeError(f"huatuo-data {command[0]} failed")
+    return folder / "plan", folder / "tokens"

@@ -1,17 +1,21 @@
 """Rows of the loader a second, on this machine's devices: how far the input lies from being what a training step waits for.
 
-    python -m benchmarks.loader PLAN TOKENS [--batch-size 64] [--steps 40] [--threads 8]
+    python -m benchmarks.loader [PLAN TOKENS] [--batch-size 64] [--steps 40] [--threads 8]
 
-The consumer does nothing but wait for each batch. The first batch is counted apart: it opens the files.
+Without a plan, dialogues are tokenised and planned at 4096 first. The consumer does nothing but wait for each batch. The first
+batch is counted apart: it opens the files.
 """
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.corpora import planned_dialogues
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.plan import Plan
@@ -23,13 +27,19 @@ from huatuo_jax.sharding import batch_sharding, make_mesh
 def main() -> None:
     """Prints rows and tokens a second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan")
-    parser.add_argument("tokens")
+    parser.add_argument("plan", nargs="?")
+    parser.add_argument("tokens", nargs="?")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=8)
     args = parser.parse_args()
-    rows = RowSource(Plan.load(args.plan), TokenDataset.open(args.tokens))
+    with tempfile.TemporaryDirectory() as folder:
+        plan, tokens = (args.plan, args.tokens) if args.tokens else planned_dialogues(Path(folder))
+        measure(RowSource(Plan.load(plan), TokenDataset.open(tokens)), args)
+
+
+def measure(rows: RowSource, args: argparse.Namespace) -> None:
+    """Reads batches and prints the table."""
     steps = min(args.steps, len(rows) // args.batch_size)
     sharding = batch_sharding(make_mesh(MeshConfig()))
     started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Compiles the real train step of a config for a TPU topology on this machine, no TPU needed: seconds, attention, bytes a device.
 
-    python benchmarks/pods.py --config configs/huatuo2_7b.py --topology v5p:2x4x4
+    python -m benchmarks.pods --config configs/huatuo2_7b.py --topology v5p:2x4x4
 
 Needs the `tpu` extra (libtpu). Nothing is run and no parameter is allocated.
 """

@@ -66,7 +66,9 @@ def main() -> None:
     args = parser.parse_args()
     if missing := [str(path) for path in (*args.files, args.tokenizer) if not path.exists()]:
         parser.exit(2, f"{', '.join(missing)} not there; give --files (dialogues) and --tokenizer (a SentencePiece .model)\n")
-    table = Table("records", "tokens", "bare tokens/s", "build tokens/s", "ratio", "pairs' ratios", title=f"{args.workers} workers")
+    table = Table(
+        "records", "tokens", "bare tokens/s", "build tokens/s", "ratio", "pairs' ratios", title=f"{args.workers} workers"
+    )
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         unified = scratch / "once"

@@ -2,6 +2,8 @@
 
 Part 1: the same Llama-shaped model (25 M parameters, sequence 512, fp32, AdamW, clip), tokens a second on full rows.
 Part 2: the same dialogues; ours packed into rows of 512, torch in batches padded to their longest, target tokens a second.
+    python -m benchmarks.train_step [--pairs 7] [--steps 4]
+
 Prints ratios ours / torch: the median over alternating pairs.
 """
 
@@ -16,9 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from corpora import encoded_dialogues
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.corpora import encoded_dialogues
 from huatuo_jax.config import ComputeConfig, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, RunConfig
 from huatuo_jax.data.dialogue import IGNORED
 from huatuo_jax.data.packing import pack

@@ -1,4 +1,4 @@
-"""Console script `huatuo-data`: from corpora to unified pairs, token dataset and row plan. Starts without jax or grain."""
+"""Console script `huatuo-data`: From corpora to unified pairs, token dataset and row plan. Starts without jax or grain."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Console script `huatuo`: train a model from a plan, look at the run, ask the model."""
+"""Console script `huatuo`: Train a model from a plan, look at the run, ask the model."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-HELP = """ask a trained model: the config's questions, your own, or its training data (--recall)
+HELP = """Ask a trained model: the config's questions, your own, or its training data (--recall)
 
 Loads the newest checkpoint of a run (weights alone), answers greedily in the run's dialogue format and prints the answers.
 Where the expected answer is known, the share of its first 50 characters that are right is printed too. Without a question the

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-HELP = """draw a run: PNGs and one self-contained HTML page
+HELP = """Draw a run: PNGs and one self-contained HTML page
 
 Reads config.json, metrics.jsonl and, where they are there, the plan, answers.json and recall.json of a run directory.
 Writes plots/{loss,loss_per_source,mixing,learning_rate,throughput,recall}.png and report.html. A run in progress can be

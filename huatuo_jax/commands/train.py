@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-HELP = """train a model: CONFIG.py and a run directory; the same line again resumes by itself
+HELP = """Train a model: CONFIG.py and a run directory; the same line again resumes by itself
 
 Every field of the config can be set by its dotted name behind the config file (--optimizer.learning-rate 5e-5); --fields lists
 them. A rerun may change mesh, compute, accumulation, checkpoint and logging settings; any other difference is refused and listed.

@@ -126,7 +126,6 @@ def test_zero_or_negative_priority_is_refused():
             SourceMix(priority=priority)
 
 
-@pytest.mark.slow
 def test_more_than_two_to_the_24_records_are_no_limit():
     order = draw_order({"a": 2**24 + 1}, {"a": SourceMix()}, 0)
     assert len(order) == 2**24 + 1

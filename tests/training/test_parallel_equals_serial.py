@@ -26,9 +26,9 @@ FSDP, ALL_AXES = (1, 8, 1), (2, 2, 2)
 @pytest.mark.parametrize(
     ("mesh", "accumulation"),
     [
-        pytest.param(FSDP, 1, marks=pytest.mark.slow),
-        pytest.param(FSDP, 4, marks=pytest.mark.slow),
-        pytest.param(ALL_AXES, 1, marks=pytest.mark.slow),
+        (FSDP, 1),
+        (FSDP, 4),
+        (ALL_AXES, 1),
         pytest.param(ALL_AXES, 4),
     ],
 )
@@ -42,14 +42,12 @@ def test_accumulation_on_one_device():
     np.testing.assert_allclose(ten_losses((1, 1, 1), 4, devices=1), serial_losses(), rtol=TOLERANCE)
 
 
-@pytest.mark.slow
 def test_mean_of_means_does_not_depend_on_the_layout():
     losses = ten_losses((2, 2, 2), 4, devices=8, loss="mean_of_means")
     np.testing.assert_allclose(losses, serial_losses("mean_of_means"), rtol=TOLERANCE)
     assert np.abs(np.array(losses) - serial_losses()).max() > 1e-4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_two_processes(accumulation, repository):
     with socket.socket() as probe:

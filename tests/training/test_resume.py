@@ -14,7 +14,6 @@ import pytest
 TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

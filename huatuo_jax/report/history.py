@@ -1,6 +1,7 @@
 """A run directory in, its history out: logged steps, held-out losses, answers, recall and the mixing curve that was trained."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,9 @@ class History:
 
     @property
     def sources(self) -> list[str]:
-        """Sources with a logged training loss, in order of first appearance."""
-        names: dict[str, None] = {}
-        for step in self.steps:
-            names.update({key.removeprefix("loss/"): None for key in step if key.startswith("loss/")})
-        return list(names)
+        """Sources with a logged training loss, in the mixture's order: a source has one colour in all pictures."""
+        logged = {key.removeprefix("loss/") for step in self.steps for key in step if key.startswith("loss/")}
+        return in_mixture_order(self.config, logged)
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values at which `key` was logged (training and held-out lines alike)."""
@@ -73,6 +72,12 @@ def read_history(run: Path, windows: int = 33) -> History:
     )
 
 
+def in_mixture_order(config: dict[str, Any], sources: Iterable[str]) -> list[str]:
+    """`sources` in the order of the config's mixture; others follow by name."""
+    mixture = list(config["data"].get("mixture", {}))
+    return sorted(sources, key=lambda name: (mixture.index(name) if name in mixture else len(mixture), name))
+
+
 def _trained_mixing(config: dict[str, Any], last_step: int, windows: int) -> tuple[dict[str, np.ndarray], str]:
     try:
         plan = Plan.load(config["data"]["plan"])
@@ -84,4 +89,5 @@ def _trained_mixing(config: dict[str, Any], last_step: int, windows: int) -> tup
     names = plan.manifest["sources"]
     counts = np.stack([np.bincount(part, minlength=len(names)) for part in np.array_split(source_ids, windows)])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return {name: shares[:, i] for i, name in enumerate(names) if counts[:, i].any()}, ""
+    drawn = in_mixture_order(config, (name for i, name in enumerate(names) if counts[:, i].any()))
+    return {name: shares[:, names.index(name)] for name in drawn}, ""

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from huatuo_jax.report.history import History
+from huatuo_jax.report.history import History, in_mixture_order
 
 INK, FAINT = "#222222", "#dddddd"
 PALETTE = ["#0072B2", "#56B4E9", "#009E73", "#94C973", "#E69F00", "#F0C566", "#D55E00", "#CC79A7", "#5B4B8A", "#777777"]
@@ -98,7 +98,7 @@ def _throughput(axes: Axes, history: History) -> None:
 
 def _recall(axes: Axes, history: History) -> None:
     sources = history.recall["sources"]
-    names = list(sources)
+    names = in_mixture_order(history.config, sources)
     shares = [100 * sources[name]["recall"] for name in names]
     bars = axes.barh(names, shares, color=_colors(len(names)))
     axes.bar_label(bars, fmt="%.0f %%", padding=3, color=INK)

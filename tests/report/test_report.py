@@ -50,7 +50,7 @@ def test_report_writes_every_picture_and_one_page_that_needs_no_other_file(tmp_p
 
 def test_series_keep_training_and_held_out_lines_apart(tmp_path):
     history = read_history(a_run(tmp_path / "run"))
-    assert history.sources == ["sft", "medical_books_cn"]
+    assert history.sources == ["medical_books_cn", "sft"]
     steps, loss = history.series("loss")
     assert steps.tolist() == list(range(1, 41)) and loss[0] == 5.0
     assert history.series("eval_loss")[1].tolist() == [1.5]

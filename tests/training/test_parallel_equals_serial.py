@@ -29,7 +29,7 @@ FSDP, ALL_AXES = (1, 8, 1), (2, 2, 2)
         (FSDP, 1),
         (FSDP, 4),
         (ALL_AXES, 1),
-        pytest.param(ALL_AXES, 4),
+        (ALL_AXES, 4),
     ],
 )
 def test_eight_devices(mesh, accumulation):

@@ -15,7 +15,6 @@ TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
 
-
 @pytest.fixture
 def start(tiny_config_file: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, repository: Path):
     """Starts `huatuo train` on the tiny config with so many seconds a batch; kills what is left at the end."""

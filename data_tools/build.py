@@ -20,11 +20,15 @@ from data_tools.unified import UnifiedDataset
 from huatuo_jax.config import require
 from huatuo_jax.data.templates import get_template
 from huatuo_jax.data.token_dataset import DATASET, SCHEMA, SPLITS
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import read_json, write_json, write_npy, write_text
 
 OnDone = Callable[[int], None]
+
+
+def _ignore(count: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,12 @@ class BuildRequest:
         require(self.workers >= 1, f"--workers is {self.workers}; it must be at least 1")
 
 
-def build(request: BuildRequest, on_start: OnDone | None = None, on_done: OnDone | None = None) -> dict[str, Any]:
+def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _ignore) -> dict[str, Any]:
     """Writes the token dataset, or continues an interrupted build of the same settings, or finds that there is nothing to do.
 
     Args:
-      on_start: called once with the number of records to tokenise; on_done: called with the number done so far.
+      on_start: called once, when the workers run, with the number of records to tokenise.
+      on_done: called with the number done so far.
 
     Returns:
       sources (as in the manifest), new_records (tokenised by this call), seconds, nothing_to_do.
@@ -88,16 +93,16 @@ def build(request: BuildRequest, on_start: OnDone | None = None, on_done: OnDone
     write_json(out / "build.json", settings)
     open_tasks = [task for task in tasks if read_marker(task, out) is None]
     new_records = sum(len(task.records) for task in open_tasks)
-    if on_start:
-        on_start(new_records)
-    worker = WorkerSettings(
-        tuple(str(folder) for folder in request.unified), str(request.tokenizer), template.name, request.max_len, str(out)
-    )
-    _run(sorted(open_tasks, key=lambda task: -len(task.records)), worker, request.workers, on_done or (lambda count: None))
+    worker = WorkerSettings(tuple(str(folder) for folder in request.unified), template.name, request.max_len, str(out))
+    open_tasks.sort(key=lambda task: -len(task.records))
+    if request.workers > 1 and len(open_tasks) > 1:
+        _run_in_workers(open_tasks, (worker, tokenizer), request.workers, on_start, on_done)
+    elif open_tasks:
+        _run_here(open_tasks, ShardBuilder(worker, tokenizer), on_start, on_done)
     manifest = {
         "schema": SCHEMA,
         "tokenizer": {
-            "path": tokenizer.path,
+            "path": copy_tokenizer(tokenizer.path, out),
             "fingerprint": tokenizer.fingerprint,
             "vocab_size": tokenizer.vocab_size,
             "eos_id": tokenizer.eos_id,
@@ -136,24 +141,26 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _run(tasks: Sequence[ShardTask], settings: WorkerSettings, workers: int, on_done: OnDone) -> None:
-    """Builds the shards, in this process if one worker is enough."""
+def _run_here(tasks: Sequence[ShardTask], builder: ShardBuilder, on_start: OnDone, on_done: OnDone) -> None:
+    done = 0
+    on_start(sum(len(task.records) for task in tasks))
+    for task in tasks:
+        builder.build(task)
+        done += len(task.records)
+        on_done(done)
+
+
+def _run_in_workers(
+    tasks: Sequence[ShardTask], shared: tuple[WorkerSettings, Tokenizer], workers: int, on_start: OnDone, on_done: OnDone
+) -> None:
+    """Builds the shards in parallel processes."""
     workers = min(workers, len(tasks))
-    if workers <= 1:
-        done = 0
-        builder = ShardBuilder(settings) if tasks else None
-        for task in tasks:
-            assert builder is not None
-            builder.build(task)
-            done += len(task.records)
-            on_done(done)
-        return
-    # Spawned, not forked: the caller may have threads (jax, tests) that a fork would copy in an undefined state.
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork" if _has_one_thread() else "spawn")
     progress, stop = context.Value("q", 0), context.Event()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(settings, progress, stop))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(*shared, progress, stop))
     try:
         waiting = {pool.submit(build_in_worker, task) for task in tasks}
+        on_start(sum(len(task.records) for task in tasks))
         while waiting:
             finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             on_done(progress.value)
@@ -167,6 +174,15 @@ def _run(tasks: Sequence[ShardTask], settings: WorkerSettings, workers: int, on_
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+def _has_one_thread() -> bool:
+    """Whether a fork is safe, which starts at once and has the tokenizer loaded.
+
+    Any other thread (jax, readers of ArrayRecord, a progress bar) might hold a lock that stays locked in the copy for ever.
+    """
+    threads = Path("/proc/self/task")
+    return threads.is_dir() and len(list(threads.iterdir())) == 1
 
 
 def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:

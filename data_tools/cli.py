@@ -1,5 +1,6 @@
 """Console script `huatuo-data`: From corpora to unified pairs, token dataset and row plan. Starts without jax or grain."""
 
+import os
 from collections.abc import Sequence
 
 from huatuo_jax.console import main as run_program
@@ -18,4 +19,6 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `huatuo-data`; returns the exit code."""
+    # numpy multiplies no matrices here, and the threads that it starts for that forbid a build to fork its workers.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return run_program("huatuo-data", __doc__.split(": ", 1)[1].strip(), "data_tools.commands", COMMANDS, argv)

@@ -158,7 +158,11 @@ class UnifiedDataset:
             raise DataError(f"{self.folder}/manifest.json is not one of a unified dataset of schema {SCHEMA}; {remedy}")
         shards = self.manifest["shards"]
         self._shards = Shards(
-            [self.folder / s["file"] for s in shards], [s["records"] for s in shards], [s["bytes"] for s in shards], remedy
+            [self.folder / s["file"] for s in shards],
+            [s["records"] for s in shards],
+            [s["bytes"] for s in shards],
+            remedy,
+            readahead=1 << 16,
         )
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])
         self.source_ids: np.ndarray = read_npy(self.folder / "source_ids.npy")

@@ -41,13 +41,17 @@ def run(args: argparse.Namespace) -> int:
 
     console = make_console(args.quiet)
     request = BuildRequest(tuple(args.unified), args.tokenizer, args.out, args.template, args.holdout, args.max_len, args.workers)
-    with make_progress(console, "records") as progress:
-        task = progress.add_task("tokenise", total=None)
-        report = build(
-            request,
-            on_start=lambda total: progress.update(task, total=total),
-            on_done=lambda done: progress.update(task, completed=done),
-        )
+    progress = make_progress(console, "records")
+    task = progress.add_task("tokenise", total=None)
+
+    def begin(total: int) -> None:
+        progress.update(task, total=total)
+        progress.start()  # Only now: before, its thread would keep the workers from being forked.
+
+    try:
+        report = build(request, on_start=begin, on_done=lambda done: progress.update(task, completed=done))
+    finally:
+        progress.stop()
     if report["nothing_to_do"]:
         console.print(f"nothing to do: {args.out} is finished with these settings")
     rows = {

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="plan folder")
     parser.add_argument("--tokens", required=True, metavar="TOKENS", help="the token dataset that the plan was made of")
     parser.add_argument("--row", type=int, default=0, help="number of the row, from 0 (default 0)")
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer (default: the one that the token dataset names)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer (default: the one in TOKENS)")
     parser.add_argument("--no-color", action="store_true", help="mark targets by « » even on a terminal")
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     plan, dataset = Plan.load(args.plan), TokenDataset.open(args.tokens)
     rows = RowSource(plan, dataset)
     require(0 <= args.row < len(rows), f"--row is {args.row}; the plan has rows 0 to {len(rows) - 1}")
-    tokenizer = _tokenizer(args.tokenizer, dataset.manifest["tokenizer"])
+    tokenizer = _tokenizer(args.tokenizer or str(dataset.tokenizer_path), dataset.manifest["tokenizer"])
     row, segments = rows[args.row], segments_of(rows, args.row)
     console = make_console(args.quiet)
     if args.no_color:
@@ -139,14 +139,14 @@ def _decoded(tokens: "np.ndarray", start: int, a: int, b: int, tokenizer: "Token
     return out
 
 
-def _tokenizer(path: str | None, named: dict[str, Any]) -> "Tokenizer":
+def _tokenizer(path: str, named: dict[str, Any]) -> "Tokenizer":
     from huatuo_jax.config import require
     from huatuo_jax.data.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(path or named["path"])
+    tokenizer = load_tokenizer(path)
     require(
         tokenizer.fingerprint == named["fingerprint"],
-        f"{tokenizer.path} is not the tokenizer that made the tokens ({named['path']}, SHA-256 {named['fingerprint'][:12]}…); "
+        f"{tokenizer.path} is not the tokenizer that made the tokens (SHA-256 {named['fingerprint'][:12]}…); "
         "name a copy of that file by --tokenizer",
     )
     return tokenizer

@@ -13,7 +13,7 @@ step huatuo-data import $data/pairs.jsonl examples/quickstart/sft.jsonl --out $d
 step huatuo-data tokenizer train $data/pairs.jsonl examples/quickstart/sft.jsonl --vocab-size 4000 --out $data/tokenizer.model
 step huatuo-data build $data/unified --tokenizer $data/tokenizer.model --out $data/tokens --holdout 1
 step huatuo-data plan $data/tokens --config configs/quickstart.py --out $data/plan
-step huatuo-data mix --plan $data/plan --plot $run/plots/planned_mixing.png
+step huatuo-data mix --plan $data/plan --windows 11 --plot $run/plots/planned_mixing.png
 step huatuo train configs/quickstart.py --run $run
 step huatuo ask $run --recall 16
 step huatuo report $run

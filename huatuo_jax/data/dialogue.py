@@ -3,7 +3,6 @@
 Targets are not shifted: target i belongs to token i. `IGNORED` marks what is not learned.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,42 +23,78 @@ class Encoded(NamedTuple):
     targets: np.ndarray
 
 
+class EncodedBatch(NamedTuple):
+    """Training examples end to end.
+
+    Attributes:
+      tokens, targets: int32 [sum of lengths]. lengths: int64 [n], tokens of each example.
+      errors: place among the given records → why there is no example of that record.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    lengths: np.ndarray
+    errors: dict[int, RecordError]
+
+    def cut(self, max_len: int) -> "EncodedBatch":
+        """The same examples without what lies beyond `max_len` tokens."""
+        if not np.any(self.lengths > max_len):
+            return self
+        places = np.arange(len(self.tokens)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
+        kept = places < max_len
+        return self._replace(tokens=self.tokens[kept], targets=self.targets[kept], lengths=np.minimum(self.lengths, max_len))
+
+    def examples(self) -> list[Encoded]:
+        """Each example alone."""
+        ends = np.cumsum(self.lengths)[:-1]
+        return list(map(Encoded, np.split(self.tokens, ends), np.split(self.targets, ends))) if len(self.lengths) else []
+
+
 def encode_record(record: Record, tokenizer: Tokenizer, template: Template, max_len: int | None = None) -> Encoded:
     """Tokens and unshifted targets of one record.
 
-    Every piece (prefix and turn) is tokenised on its own and cut to `max_len`; the pieces are joined, EOS appended where the
-    template closes with it, and the whole is cut to `max_len`, so an over-long example loses its end. The tokens of a prefix
-    and of questions are ignored; the first token of a later question may carry EOS as its target (see `Piece`). A passage is
-    its text and EOS, all of it targets. A dialogue without turns is the closing EOS alone.
+    Every piece (prefix and turn) is tokenised on its own; the pieces are joined, EOS appended where the template closes with it,
+    and the whole is cut to `max_len`, so an over-long example loses its end. The tokens of a prefix and of questions are
+    ignored; the first token of a later question may carry EOS as its target (see `Piece`). A passage is its text and EOS, all
+    of it targets. A dialogue without turns is the closing EOS alone.
 
     Raises:
       RecordError: the template cannot express the record, or its text is not valid Unicode.
     """
-    pieces = _pieces(record, template)
-    return _assemble(pieces, _encode_pieces(pieces, tokenizer, template), record, tokenizer, template, max_len)
+    batch = encode_records([record], tokenizer, template)
+    for error in batch.errors.values():
+        raise error
+    return Encoded(batch.tokens[:max_len], batch.targets[:max_len])
 
 
-def encode_records(
-    records: Sequence[Record], tokenizer: Tokenizer, template: Template, max_len: int | None = None
-) -> list[Encoded | RecordError]:
-    """`encode_record` of many records in one call to the tokenizer, which is faster; a record's error stands in its place."""
-    rendered: list[list[Piece] | RecordError] = []
-    for record in records:
+def encode_records(records: Sequence[Record], tokenizer: Tokenizer, template: Template) -> EncodedBatch:
+    """`encode_record` of many records in one call to the tokenizer and few to numpy; the examples are not cut."""
+    pieces: list[Piece] = []
+    ends, closed = [0], [False]
+    errors: dict[int, RecordError] = {}
+    for place, record in enumerate(records):
         try:
-            rendered.append(_pieces(record, template))
+            pieces += _pieces(record, template)
         except RecordError as error:
-            rendered.append(error)
+            errors[place] = error.with_traceback(None)
+        else:
+            ends.append(len(pieces))
+            closed.append(template.closing_eos or bool(record.text))
     try:
-        flat = [piece for pieces in rendered if isinstance(pieces, list) for piece in pieces]
-        encoded = iter(_encode_pieces(flat, tokenizer, template))
-    except RecordError:
-        return [_encode_or_error(record, tokenizer, template, max_len) for record in records]
-    return [
-        pieces
-        if isinstance(pieces, RecordError)
-        else _assemble(pieces, list(itertools.islice(encoded, len(pieces))), record, tokenizer, template, max_len)
-        for record, pieces in zip(records, rendered, strict=True)
-    ]
+        encoded = _encode_pieces(pieces, tokenizer, template)
+    except RecordError as error:
+        if len(records) == 1:
+            nothing = np.zeros(0, np.int32)
+            return EncodedBatch(nothing, nothing, np.zeros(0, np.int64), {0: error.with_traceback(None)})
+        middle = len(records) // 2
+        first, second = (encode_records(half, tokenizer, template) for half in (records[:middle], records[middle:]))
+        tokens, targets, lengths = map(np.concatenate, zip(first[:3], second[:3], strict=True))
+        return EncodedBatch(tokens, targets, lengths, first.errors | {middle + i: e for i, e in second.errors.items()})
+    tokens, targets, piece_ends = _join(pieces, encoded, tokenizer)
+    record_ends = piece_ends[ends]
+    closing = record_ends[closed]
+    tokens, targets = (np.insert(array, closing, tokenizer.eos_id) for array in (tokens, targets))
+    return EncodedBatch(tokens, targets, np.diff(record_ends) + np.array(closed[1:], np.int64), errors)
 
 
 def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, template: Template, system: str = "") -> list[int]:
@@ -76,36 +111,24 @@ def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, template: Template
     return np.concatenate(_encode_pieces(pieces, tokenizer, template)).tolist()
 
 
-def _encode_or_error(record: Record, tokenizer: Tokenizer, template: Template, max_len: int | None) -> Encoded | RecordError:
-    try:
-        return encode_record(record, tokenizer, template, max_len)
-    except RecordError as error:
-        return error
-
-
 def _pieces(record: Record, template: Template) -> list[Piece]:
     return [Piece(text=record.text, learned=True)] if record.text else list(template.render(record.turns, record.system))
 
 
-def _assemble(
-    pieces: list[Piece], encoded: list[np.ndarray], record: Record, tokenizer: Tokenizer, template: Template, max_len: int | None
-) -> Encoded:
-    closing = [tokenizer.eos_id] if template.closing_eos or record.text else []
-    if max_len is not None:
-        encoded = [ids[:max_len] for ids in encoded]
-    tokens = np.concatenate([*encoded, closing], dtype=np.int32, casting="unsafe")
-    targets = np.full(len(tokens), IGNORED, np.int32)
-    start = 0
-    for piece, ids in zip(pieces, encoded, strict=True):
-        stop = start + len(ids)
-        if piece.learned:
-            first = start + len(piece.before) + tokenizer.prefix_length(piece.prefix)
-            targets[first:stop] = tokens[first:stop]
-        if piece.ends_previous and stop > start:
-            targets[start] = tokenizer.eos_id
-        start = stop
-    targets[start:] = tokens[start:]
-    return Encoded(tokens[:max_len], targets[:max_len])
+def _join(
+    pieces: Sequence[Piece], encoded: Sequence[np.ndarray], tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens and targets of pieces end to end, and the piece boundaries (int64 [pieces + 1])."""
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.concatenate([np.zeros(0, np.int32), *encoded])
+    unlearned = [len(p.before) + tokenizer.prefix_length(p.prefix) if p.learned else len(tokens) for p in pieces]
+    ignored = np.minimum(np.array(unlearned, np.int64), lengths)
+    runs = np.stack([ignored, lengths - ignored], axis=1).ravel()
+    targets = np.where(np.repeat(np.tile([False, True], len(pieces)), runs), tokens, np.int32(IGNORED))
+    ends_previous = np.array([piece.ends_previous for piece in pieces], bool) & (lengths > 0)
+    targets[bounds[:-1][ends_previous]] = tokenizer.eos_id
+    return tokens, targets, bounds
 
 
 def _encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer, template: Template) -> list[np.ndarray]:

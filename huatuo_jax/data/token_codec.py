@@ -4,6 +4,7 @@ The bytes are what TensorFlow Datasets writes for the features `tokens` and `tar
 arithmetic in numpy, because a protobuf object holds a Python integer per token.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -26,26 +27,29 @@ Span = tuple[int, int]
 
 
 def encode_examples(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[bytes]:
-    """Serialises records; one call for many records is much faster than many calls.
+    """Serialises records given as (tokens, targets), each int [n]; see `encode_flat`."""
+    lengths = [len(tokens) for tokens, _ in pairs]
+    flat = [np.concatenate([np.zeros(0, np.int32), *arrays]) for arrays in ([t for t, _ in pairs], [g for _, g in pairs])]
+    return encode_flat(flat[0], flat[1], np.array(lengths, np.int64))
+
+
+def encode_flat(tokens: np.ndarray, targets: np.ndarray, lengths: np.ndarray) -> list[bytes]:
+    """Serialises records that lie end to end.
 
     Args:
-      pairs: (tokens, targets) per record, each int [n].
+      tokens, targets: int [sum of lengths]. lengths: int [n].
 
     Returns:
-      One serialised `tf.train.Example` per record.
+      One serialised `tf.train.Example` per record; many at once are much faster than one at a time.
     """
-    if not pairs:
-        return []
-    arrays = [array for tokens, targets in pairs for array in (targets, tokens)]
-    payload, ends = _encode_varints(np.concatenate(arrays), np.cumsum([len(a) for a in arrays]))
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    payloads, spans = zip(*(_encode_varints(values, bounds) for values in (targets, tokens)), strict=True)
     out = []
-    start = 0
-    for middle, end in zip(ends[::2], ends[1::2], strict=True):
-        targets_head, targets_size = _entry_head(NAMES[0], middle - start)
-        tokens_head, tokens_size = _entry_head(NAMES[1], end - middle)
+    for (a, b), (c, d) in zip(*map(itertools.pairwise, spans), strict=True):
+        targets_head, targets_size = _entry_head(NAMES[0], b - a)
+        tokens_head, tokens_size = _entry_head(NAMES[1], d - c)
         size = _varint(targets_size + tokens_size)
-        out.append(b"".join((b"\n", size, targets_head, payload[start:middle], tokens_head, payload[middle:end])))
-        start = end
+        out.append(b"".join((b"\n", size, targets_head, payloads[0][a:b], tokens_head, payloads[1][c:d])))
     return out
 
 
@@ -101,6 +105,7 @@ def _fields(data: bytes, start: int, end: int) -> list[Span]:
     return spans
 
 
+@functools.lru_cache(1 << 16)
 def _entry_head(name: bytes, size: int) -> tuple[bytes, int]:
     """What precedes `size` bytes of varints in the feature map (entry, key, Feature, Int64List), and the size of it all."""
     numbers = _varint(size)

@@ -38,6 +38,11 @@ class TokenDataset:
         self._statistics: dict[tuple[str, str, str], np.ndarray] = {}
         self._shards = {split: self._open_shards(split) for split in SPLITS}
 
+    @property
+    def tokenizer_path(self) -> epath.Path:
+        """The tokenizer file that the dataset was built with; it lies in the folder."""
+        return self.path / self.manifest["tokenizer"]["path"]
+
     @classmethod
     def open(cls, path: PathLike) -> "TokenDataset":
         """Opens a finished token dataset.

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.files import PathLike, sha256_file
+from huatuo_jax.files import PathLike, sha256_file, write_bytes
 
 BRACKETS = frozenset("<>[]{}|")
 
@@ -70,16 +70,17 @@ class Tokenizer(ABC):
 
     def encode_batch(self, pieces: Sequence[tuple[str, str]]) -> list[np.ndarray]:
         """`encode` of many (trusted_prefix, text) pairs, each as int32 [length]; the arrays may be read-only."""
-        split = [self._split_prefixes.get(prefix) or self._split_prefix(prefix) for prefix, _ in pieces]
+        split = {prefix: self._split_prefixes.get(prefix) or self._split_prefix(prefix) for prefix in {p for p, _ in pieces}}
         try:
-            strings = [tail + text for (_, tail), (_, text) in zip(split, pieces, strict=True)]
+            strings = [split[prefix][1] + text for prefix, text in pieces]
             encoded = self._encode_plain(strings)
         except (RuntimeError, TypeError, UnicodeError) as error:
             raise _unencodable([text for _, text in pieces], error) from error
-        for i, (head, _) in enumerate(split):
-            if len(head):
+        heads = {prefix: head for prefix, (head, _) in split.items() if len(head)}
+        for i, (prefix, _) in enumerate(pieces if heads else ()):
+            if prefix in heads:
                 rest = self._encode_after_symbol(strings[i]) if self.dummy_prefix else encoded[i]
-                encoded[i] = np.concatenate([head, rest])
+                encoded[i] = np.concatenate([heads[prefix], rest])
         return encoded
 
     def prefix_length(self, trusted_prefix: str) -> int:
@@ -149,16 +150,16 @@ class SentencePieceTokenizer(Tokenizer):
         self.vocab_size = self._full.vocab_size()
         self.eos_id = self._full.eos_id()
         self.bos_id = self._full.bos_id() if self._full.bos_id() >= 0 else None
-        markers = [
-            (i, piece)
-            for i, piece in enumerate(model.pieces)
-            if piece.type == schema.ModelProto.SentencePiece.USER_DEFINED and not is_harmless(piece.piece)
-        ]
+        kinds = schema.ModelProto.SentencePiece
+        types = np.array([piece.type for piece in model.pieces])
+        self._is_text = np.isin(types, (kinds.CONTROL, kinds.UNKNOWN, kinds.BYTE), invert=True).tolist()
+        defined = [(i, model.pieces[i]) for i in np.flatnonzero(types == kinds.USER_DEFINED).tolist()]
+        markers = [(i, piece) for i, piece in defined if not is_harmless(piece.piece)]
         self.symbols = frozenset(piece.piece for _, piece in markers)
         self._plain = self._after_symbol = self._full
         if markers:
             for i, piece in markers:
-                piece.type = schema.ModelProto.SentencePiece.CONTROL
+                piece.type = kinds.CONTROL
                 piece.piece = f"<plain {i}>"
             self._plain = self._after_symbol = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
             self.dummy_prefix = model.normalizer_spec.add_dummy_prefix
@@ -189,11 +190,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self._full.id_to_piece(int(id))
 
     def texts_of_vocabulary(self) -> list[str]:  # noqa: D102
-        sp = self._full
-        return [
-            "" if sp.is_control(i) or sp.is_unknown(i) or sp.is_byte(i) else sp.id_to_piece(i).replace("▁", " ")
-            for i in range(self.vocab_size)
-        ]
+        pieces = self._full.id_to_piece(list(range(self.vocab_size)))
+        return [piece.replace("▁", " ") if text else "" for piece, text in zip(pieces, self._is_text, strict=True)]
 
 
 def load_tokenizer(path: PathLike) -> Tokenizer:
@@ -219,6 +217,20 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 
         return JsonTokenizer(str(found))
     return SentencePieceTokenizer(str(found))
+
+
+def copy_tokenizer(path: PathLike, folder: PathLike) -> str:
+    """Copies a tokenizer file, and what stands beside a `tokenizer.json`, into `folder`; returns the file's name there.
+
+    Token datasets and run directories carry their tokenizer, so that they can be moved and `load_tokenizer(folder)` works.
+    """
+    source, target = epath.Path(path), epath.Path(folder)
+    name = f"tokenizer{source.suffix}"
+    beside = ("tokenizer_config.json", "special_tokens_map.json") if source.suffix == ".json" else ()
+    for original, copy in ((source, target / name), *((source.parent / other, target / other) for other in beside)):
+        if original.exists() and original != copy:
+            write_bytes(copy, original.read_bytes())
+    return name
 
 
 def _unencodable(texts: list[str], error: Exception) -> Exception:

@@ -28,10 +28,10 @@ class Asker:
         self.step = meta["step"]
         self.max_new_tokens = max_new_tokens
         trained_with = meta["tokenizer"]
-        self.tokenizer = load_tokenizer(trained_with["path"])
+        self.tokenizer = load_tokenizer(run / trained_with["path"])
         if self.tokenizer.fingerprint != trained_with["fingerprint"]:
             raise DataError(
-                f"{trained_with['path']} is not the tokenizer that {run} was trained with (its SHA-256 differs); "
+                f"{self.tokenizer.path} is not the tokenizer that {run} was trained with (its SHA-256 differs); "
                 "put the old file back"
             )
         self.template = get_template(meta["template"])

@@ -39,13 +39,14 @@ def exercises(dataset: TokenDataset, tokenizer: Tokenizer, per_source: int) -> l
         count = min(per_source, dataset.count(source))
         documents = dataset.read(dataset.offsets("train")[index] + np.arange(count))
         for tokens, targets in documents:
-            exercise = _exercise(source, tokens, targets, tokenizer)
+            exercise = exercise_of(source, tokens, targets, tokenizer)
             if exercise is not None:
                 made.append(exercise)
     return made
 
 
-def _exercise(source: str, tokens: np.ndarray, targets: np.ndarray, tokenizer: Tokenizer) -> Exercise | None:
+def exercise_of(source: str, tokens: np.ndarray, targets: np.ndarray, tokenizer: Tokenizer) -> Exercise | None:
+    """The exercise on a document's first answer; None if it has none, or no prompt."""
     answered = np.flatnonzero((targets != IGNORED) & (np.arange(len(targets)) > 0))
     if not answered.size or answered[0] == 1:
         return None

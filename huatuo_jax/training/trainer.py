@@ -17,6 +17,7 @@ from huatuo_jax.config import RunConfig, config_to_dict
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.rows import RowSource
 from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.tokenizer import copy_tokenizer
 from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
 from huatuo_jax.files import PathLike, is_local, write_json
 from huatuo_jax.sharding import make_mesh
@@ -72,6 +73,7 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
         is_writer = jax.process_index() == 0
         if is_writer:
             write_json(epath.Path(run) / "config.json", config_to_dict(config))
+            copy_tokenizer(dataset.tokenizer_path, run)
         log = RunLog(run, step, total_steps, console, config.logging.tensorboard) if is_writer else None
         loop = Loop(
             config, facts, checkpoints, log, meter_of(config, mesh, dataset, state, meta), Evaluator(config, mesh, dataset)

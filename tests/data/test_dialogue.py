@@ -120,7 +120,7 @@ def test_a_dummy_prefix_takes_the_end_target(llama):
 
 
 @settings(max_examples=200, deadline=None)
-@given(turns=st.lists(st.text(alphabet="你好吗？ab1 \n，<问>：", max_size=12), max_size=6), max_len=st.integers(1, 60))
+@given(turns=st.lists(st.text(alphabet="你好吗？ac1 \n，<问>：", max_size=12), max_size=6), max_len=st.integers(1, 60))
 @pytest.mark.parametrize("name", ["baichuan2", "llama2"])
 def test_every_dialogue_equals_the_rules_written_down_once_more(name, turns, max_len, baichuan, llama):
     tokenizer = {"baichuan2": baichuan, "llama2": llama}[name]
@@ -182,7 +182,7 @@ def test_text_cannot_open_a_chat_turn(baichuan):
 @pytest.mark.parametrize("bad", [dialogue("你好", "好的", system="医生"), dialogue("你\ud800好", "好的")])
 def test_many_records_at_once_give_the_same_and_keep_an_error_in_its_place(baichuan, bad):
     good = [dialogue("你好" * n, "好的", "谢谢") for n in range(20)] + [Record(id="", source="books", text="你好"), dialogue()]
-    together = encode_records([*good, bad, *good], baichuan, HUATUO, 30)
-    assert isinstance(together[len(good)], RecordError)
-    for one, record in zip(together[: len(good)] + together[len(good) + 1 :], good * 2, strict=True):
+    together = encode_records([*good, bad, *good], baichuan, HUATUO)
+    assert list(together.errors) == [len(good)] and isinstance(together.errors[len(good)], RecordError)
+    for one, record in zip(together.cut(30).examples(), good * 2, strict=True):
         assert [array.tolist() for array in one] == list(encoded(record, baichuan, 30))

@@ -122,6 +122,28 @@ def test_workers_do_not_change_the_bytes(tmp_path, tokenizer, small_shards):
     assert TokenDataset.open(tmp_path / "1").sources == ("books", "late", "sft")
 
 
+FORKED = """
+import contextlib, sys
+from data_tools.cli import main
+with contextlib.suppress(SystemExit):
+    main(["--help"])  # sets what numpy reads when the next lines import it
+from data_tools import build, build_plan
+build_plan.MIN_SHARD_RECORDS = 20
+one_thread = build._has_one_thread
+build._has_one_thread = lambda: one_thread() or sys.exit("the process of huatuo-data has more than one thread")
+sys.exit(main(["build", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="workers are forked on Linux only")
+def test_the_command_forks_its_workers_and_that_does_not_change_the_bytes(tmp_path, tokenizer, small_shards, repository):
+    unified = write_unified(tmp_path / "unified", dialogues(50))
+    build(BuildRequest((unified,), tokenizer, tmp_path / "1"))
+    arguments = [str(unified), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "2"), "--workers", "2"]
+    subprocess.run([sys.executable, "-c", FORKED, *arguments], cwd=repository, check=True, timeout=120)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
 def test_a_second_run_has_nothing_to_do(tmp_path, tokenizer, capsys):
     unified = write_unified(tmp_path / "unified", dialogues(10))
     arguments = ["build", str(unified), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "tokens"), "--workers", "1"]

@@ -94,7 +94,7 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     open_tasks = [task for task in tasks if read_marker(task, out) is None]
     new_records = sum(len(task.records) for task in open_tasks)
     worker = WorkerSettings(tuple(str(folder) for folder in request.unified), template.name, request.max_len, str(out))
-    open_tasks.sort(key=lambda task: -len(task.records))
+    open_tasks.sort(key=lambda task: -task.size)
     if request.workers > 1 and len(open_tasks) > 1:
         _run_in_workers(open_tasks, (worker, tokenizer), request.workers, on_start, on_done)
     elif open_tasks:

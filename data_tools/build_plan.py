@@ -11,7 +11,7 @@ from data_tools.unified import UnifiedDataset
 from huatuo_jax.data.shards import shard_name
 from huatuo_jax.data.token_dataset import DATASET, SPLITS
 
-MIN_SHARD_RECORDS = 10_000
+SHARD_RECORDS = 10_000
 MAX_SHARDS = 1_000
 
 
@@ -21,6 +21,7 @@ class ShardTask:
 
     Attributes:
       records: int64 [n], indices into the concatenation of the build's unified datasets.
+      size: of their text, in bytes.
     """
 
     source: str
@@ -28,6 +29,7 @@ class ShardTask:
     index: int
     count: int
     records: np.ndarray
+    size: int
 
     def path(self, out: Path) -> Path:
         """The shard's file."""
@@ -41,8 +43,8 @@ class ShardTask:
 def plan_shards(datasets: Sequence[UnifiedDataset], holdout: int) -> list[ShardTask]:
     """The shards of every source, sorted by its name, train before holdout; records keep their order.
 
-    A shard holds at most max(10,000, 1/1,000 of its source's records) records; within that bound shards hold equally much text,
-    so that parallel workers finish together.
+    Shards hold equally much text, so that parallel workers finish together. On average a shard has at most
+    max(10,000, 1/1,000 of its source's records) records, and none has more than twice as many: reads slow down with them.
 
     Raises:
       ConfigError: see `choose_holdout`.
@@ -57,10 +59,12 @@ def plan_shards(datasets: Sequence[UnifiedDataset], holdout: int) -> list[ShardT
         of_source = source_ids == number
         for split, chosen in zip(SPLITS, (of_source & ~held_out, of_source & held_out), strict=True):
             records = np.flatnonzero(chosen)
-            limit = max(MIN_SHARD_RECORDS, -(-len(records) // MAX_SHARDS))
-            count = -(-len(records) // limit)
-            parts = np.split(records, _cuts(sizes[records], count, limit)) if count else []
-            tasks += [ShardTask(source, split, i, count, part) for i, part in enumerate(parts)]
+            average = max(SHARD_RECORDS, -(-len(records) // MAX_SHARDS))
+            count = -(-len(records) // average)
+            parts = np.split(records, _cuts(sizes[records], count, 2 * average)) if count else []
+            tasks += [
+                ShardTask(source, split, i, count, part, int(sizes[part].sum(dtype=np.int64))) for i, part in enumerate(parts)
+            ]
     return tasks
 
 

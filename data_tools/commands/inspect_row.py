@@ -15,7 +15,7 @@ HELP = """Show one row of a plan as text: its examples, their sources, and which
 Without colour, targets stand between « and ». ⟨EOS⟩ is the end token; ⟨→EOS⟩ stands before a token in whose place the model
 shall say EOS instead (the token that opens the next question of a dialogue)."""
 EXAMPLE = """
-huatuo-data inspect data/plan --tokens data/tokens --row 0
+huatuo-data inspect data/plan --row 0
 """
 
 COLORS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -24,7 +24,7 @@ COLORS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("plan", metavar="PLAN", help="plan folder")
-    parser.add_argument("--tokens", required=True, metavar="TOKENS", help="the token dataset that the plan was made of")
+    parser.add_argument("--tokens", metavar="TOKENS", help="its token dataset (default: where it was when the plan was made)")
     parser.add_argument("--row", type=int, default=0, help="number of the row, from 0 (default 0)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer (default: the one in TOKENS)")
     parser.add_argument("--no-color", action="store_true", help="mark targets by « » even on a terminal")
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
+    from etils import epath
     from rich.console import Console
     from rich.markup import escape
 
@@ -41,7 +42,11 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.data.rows import RowSource
     from huatuo_jax.data.token_dataset import TokenDataset
 
-    plan, dataset = Plan.load(args.plan), TokenDataset.open(args.tokens)
+    plan = Plan.load(args.plan)
+    require(
+        bool(args.tokens or plan.manifest.get("tokens")), f"{args.plan} does not say where its token dataset is; give --tokens"
+    )
+    dataset = TokenDataset.open(args.tokens or epath.Path(args.plan) / plan.manifest["tokens"])
     rows = RowSource(plan, dataset)
     require(0 <= args.row < len(rows), f"--row is {args.row}; the plan has rows 0 to {len(rows) - 1}")
     tokenizer = _tokenizer(args.tokenizer or str(dataset.tokenizer_path), dataset.manifest["tokenizer"])

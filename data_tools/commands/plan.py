@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     console = make_console(args.quiet)
     with console.status("drawing and packing"):
         plan = make_plan(TokenDataset.open(data.tokens), data)
-    plan.save(data.plan)
+    plan.with_tokens_at(data.tokens, data.plan).save(data.plan)
     table = source_table(plan)
     print_table(console, table)
     steps = len(plan) // batch_size

@@ -7,6 +7,7 @@
 `data_tools.planning` makes one; training, reports and `huatuo-data inspect` read it.
 """
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -90,10 +91,18 @@ class Plan:
         write_npy(folder / "row_docs.npy", self.row_docs)
         write_json(folder / "manifest.json", self.manifest)
 
+    def with_tokens_at(self, tokens: PathLike, path: PathLike) -> "Plan":
+        """The plan that remembers where its token dataset lies, seen from its own folder `path` if both are local.
+
+        A convenience for readers such as `huatuo-data inspect`; the plan's identity does not depend on it.
+        """
+        seen = os.path.relpath(tokens, path) if is_local(tokens) and is_local(path) else os.fspath(tokens)
+        return dataclasses.replace(self, manifest={**self.manifest, "tokens": seen})
+
     @property
     def hash(self) -> str:
         """Identity of the plan: of its manifest, which holds the hashes of data and arrays."""
-        return sha256_json(self.manifest)
+        return sha256_json({name: value for name, value in self.manifest.items() if name != "tokens"})
 
     def __len__(self) -> int:
         return len(self.row_starts) - 1

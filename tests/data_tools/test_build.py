@@ -47,7 +47,7 @@ def tokenizer(shared_data) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(build_plan, "MIN_SHARD_RECORDS", 20)
+    monkeypatch.setattr(build_plan, "SHARD_RECORDS", 20)
 
 
 def test_every_record_is_kept_held_out_or_rejected(tmp_path, tokenizer):
@@ -109,7 +109,7 @@ def test_shards_are_bounded_and_hold_every_record_once(tmp_path, small_shards):
     tasks = plan_shards([UnifiedDataset(write_unified(tmp_path / "unified", records))], 0)
     assert len(tasks) == 6
     assert np.concatenate([task.records for task in tasks]).tolist() == list(range(105))
-    assert max(len(task.records) for task in tasks) <= 20
+    assert max(len(task.records) for task in tasks) <= 40
     assert min(len(task.records) for task in tasks) > 0
 
 
@@ -128,7 +128,7 @@ from data_tools.cli import main
 with contextlib.suppress(SystemExit):
     main(["--help"])  # sets what numpy reads when the next lines import it
 from data_tools import build, build_plan
-build_plan.MIN_SHARD_RECORDS = 20
+build_plan.SHARD_RECORDS = 20
 one_thread = build._has_one_thread
 build._has_one_thread = lambda: one_thread() or sys.exit("the process of huatuo-data has more than one thread")
 sys.exit(main(["build", *sys.argv[1:]]))
@@ -181,7 +181,7 @@ import sys
 from pathlib import Path
 from data_tools import build_plan
 from data_tools.build import BuildRequest, build
-build_plan.MIN_SHARD_RECORDS = 20
+build_plan.SHARD_RECORDS = 20
 build(BuildRequest((Path(sys.argv[1]),), Path(sys.argv[2]), Path(sys.argv[3]), holdout=5, workers=2))
 """
 

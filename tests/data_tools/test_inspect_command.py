@@ -76,7 +76,7 @@ def plan(tmp_path, shared_data):
 
 def test_a_real_dialogue_is_shown_with_its_targets(plan, tmp_path, capsys):
     report = tmp_path / "row.json"
-    flags = ["--tokens", str(tmp_path / "tokens"), "--row", "0", "--no-color", "--json", str(report)]
+    flags = ["--row", "0", "--no-color", "--json", str(report)]
     assert main(["inspect", str(plan), *flags]) == 0
     shown = capsys.readouterr().out
     assert "<问>：头痛怎么办？\n<答>：«多休息，[bold]少熬夜。»⟨→EOS⟩\n<问>：要吃药吗？\n<答>：«请先就医。⟨EOS⟩»" in shown

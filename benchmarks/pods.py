@@ -16,7 +16,8 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 import jax
 from jax.experimental import topologies
 
-from huatuo_jax.config import RunConfig, load_config
+from huatuo_jax.config import RunConfig
+from huatuo_jax.config_files import load_config
 from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.step import build_step

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from configs.mixtures import MIXTURES
-from huatuo_jax.config import SourceMix, config_from_dict, require
+from huatuo_jax.config import SourceMix, require
+from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.priority import draw_order
 from huatuo_jax.errors import ConfigError

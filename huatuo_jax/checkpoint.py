@@ -14,7 +14,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from huatuo_jax.config import ModelConfig, config_from_dict
+from huatuo_jax.config import ModelConfig
+from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import PathLike, is_local
 from huatuo_jax.fingerprint import describe, fingerprints, named_leaves

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from data_tools.cli import main as huatuo_data
-from huatuo_jax.config import RunConfig, load_config
+from huatuo_jax.config import RunConfig
+from huatuo_jax.config_files import load_config
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples" / "quickstart"

@@ -9,12 +9,13 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
-LEAVES = {"huatuo_jax", "huatuo_jax.errors", "huatuo_jax.files", "huatuo_jax.console", "huatuo_jax.config"}
+LEAVES = {f"huatuo_jax.{name}" for name in ("errors", "files", "console", "config", "config_files")} | {"huatuo_jax"}
 MAY_IMPORT = {
     "huatuo_jax.errors": set(),
     "huatuo_jax.files": set(),
     "huatuo_jax.console": {"huatuo_jax", "huatuo_jax.errors", "huatuo_jax.files"},
     "huatuo_jax.config": {"huatuo_jax.errors"},
+    "huatuo_jax.config_files": {"huatuo_jax.config", "huatuo_jax.errors"},
     "huatuo_jax.data": LEAVES,
     "huatuo_jax.sharding": LEAVES | {"huatuo_jax.models"},
     "huatuo_jax.models": LEAVES | {"huatuo_jax.sharding"},

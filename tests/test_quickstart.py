@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from quickstart_data import CONFIG, EXAMPLES, REPOSITORY, make_quickstart_data
 
-from huatuo_jax.config import load_config
+from huatuo_jax.config_files import load_config
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import RowSource

@@ -74,7 +74,8 @@ def requested(args: argparse.Namespace) -> "tuple[DataConfig, int]":
 
     from configs.mixtures import equal_priorities
     from data_tools.mixing import load_mixture
-    from huatuo_jax.config import DataConfig, load_config, require
+    from huatuo_jax.config import DataConfig, require
+    from huatuo_jax.config_files import load_config
 
     config = load_config(args.config) if args.config else None
     data = config.data if config else DataConfig()

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from huatuo_jax.config import Question, RunConfig, config_from_dict, require
+    from huatuo_jax.config import Question, RunConfig, require
+    from huatuo_jax.config_files import config_from_dict
     from huatuo_jax.console import make_console, write_report
     from huatuo_jax.data.token_dataset import TokenDataset
     from huatuo_jax.errors import DataError

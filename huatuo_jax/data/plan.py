@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
-from huatuo_jax.config import DataConfig, flatten
+from huatuo_jax.config import DataConfig
+from huatuo_jax.config_files import flatten
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import PathLike, is_local, read_json, read_npy, sha256_json, write_bytes, write_json, write_npy
 

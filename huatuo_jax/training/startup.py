@@ -17,7 +17,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from huatuo_jax.checkpoint import latest_checkpoint, read_meta, restore_params
-from huatuo_jax.config import RunConfig, config_to_dict, differences
+from huatuo_jax.config import RunConfig
+from huatuo_jax.config_files import config_to_dict, differences
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
 from huatuo_jax.files import PathLike
 from huatuo_jax.training.saving import Checkpoints

@@ -29,7 +29,7 @@ def tiny_config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(tiny_config_file: Path):
     """The config of `tiny_config_file`."""
-    from huatuo_jax.config import load_config
+    from huatuo_jax.config_files import load_config
 
     return load_config(tiny_config_file)
 

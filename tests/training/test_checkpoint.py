@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from huatuo_jax import checkpoint
 from huatuo_jax.checkpoint import latest_checkpoint, restore_params
-from huatuo_jax.config import MeshConfig, config_to_dict
+from huatuo_jax.config import MeshConfig
+from huatuo_jax.config_files import config_to_dict
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
 from huatuo_jax.fingerprint import fingerprints, named_leaves
 from huatuo_jax.models.presets import preset

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from huatuo_jax.config import load_config
+from huatuo_jax.config_files import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

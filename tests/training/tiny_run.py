@@ -40,7 +40,7 @@ def make_data(folder: Path, seed: int = 0) -> Path:
     from data_tools.planning import make_plan
     from data_tools.tokenizer_training import train_tokenizer
     from data_tools.unified import UnifiedWriter
-    from huatuo_jax.config import load_config
+    from huatuo_jax.config_files import load_config
     from huatuo_jax.data.record import Record
     from huatuo_jax.data.token_dataset import TokenDataset
 

@@ -69,7 +69,7 @@ def jax_stepper() -> Callable[[dict[str, np.ndarray]], float]:
         data=DataConfig(sequence_length=SEQUENCE),
         optimizer=OptimizerConfig(schedule="constant"),
         mesh=MeshConfig(fsdp=1),
-        compute=ComputeConfig(dtype="float32", remat="none", loss_chunks=2, attention="auto"),
+        compute=ComputeConfig(dtype="float32", remat="none", loss_chunks=1, attention="auto"),
         batch_size=ROWS,
     )
     train = build_step(config, make_mesh(config.mesh), total_steps=10_000, sources=("data",))

@@ -190,6 +190,7 @@ class ComputeConfig:
       attention: a backend of the registry, or "auto" = the first capable one for this platform (printed at start).
       remat: what the backward pass recomputes: "none", "dots" (keeps matrix products) or "full" (keeps layer inputs only).
       loss_chunks: the loss is computed in this many pieces of the sequence, so [batch, sequence, vocabulary] never exists.
+        1 = all at once, faster where vocabulary and batch are small.
     """
 
     dtype: DType = "bfloat16"

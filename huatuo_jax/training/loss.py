@@ -4,7 +4,6 @@ Loss = Σ weight · cross-entropy, with the weights made from the targets before
 micro-batches and devices is a plain sum and nothing is divided afterwards.
 """
 
-from functools import partial
 from typing import Literal
 
 import jax
@@ -60,7 +59,7 @@ def token_losses(
       hidden: [batch, sequence, features], after the final norm.
       output_weights: [vocabulary, features] fp32; a NormHead's are normalised already, once for all chunks.
       targets: [batch, sequence] int32, already shifted; negative = ignored.
-      chunks: number of chunks; divides the sequence.
+      chunks: number of chunks; divides the sequence. 1 keeps the logits instead of recomputing them: for small vocabularies.
       with_max_logit: whether the largest logits are wanted (the z loss); else they are zeros.
 
     Returns:
@@ -70,7 +69,6 @@ def token_losses(
     # that the sum over chunks is not rounded.
     rounded_weights = constrain(jax.lax.stop_gradient(output_weights).astype(hidden.dtype), "vocab", None)
 
-    @partial(jax.checkpoint, prevent_cse=False)  # the scan keeps the two passes apart already
     def chunk_losses(hidden: Array, targets: Array) -> tuple[Array, Array]:
         logits = _project(hidden, output_weights, rounded_weights)
         # A masked sum instead of a gather: it stays on its device where the vocabulary is sharded.
@@ -82,7 +80,10 @@ def token_losses(
     def split(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(x.shape[0], chunks, x.shape[1] // chunks, *x.shape[2:]), 1, 0)
 
-    _, per_chunk = jax.lax.scan(lambda _, chunk: (None, chunk_losses(*chunk)), None, (split(hidden), split(targets)))
+    if chunks == 1:
+        return chunk_losses(hidden, targets)
+    recomputed = jax.checkpoint(chunk_losses, prevent_cse=False)  # the scan keeps the two passes apart already
+    _, per_chunk = jax.lax.scan(lambda _, chunk: (None, recomputed(*chunk)), None, (split(hidden), split(targets)))
     cross_entropy, max_logit = (jnp.moveaxis(x, 0, 1).reshape(targets.shape) for x in per_chunk)
     return cross_entropy, max_logit
 

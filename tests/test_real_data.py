@@ -49,8 +49,8 @@ def tokens_in(folder, shared_data) -> dict[str, int]:
         records = list(UnifiedDataset(folder / part))
         for start in range(0, len(records), 256):
             batch = records[start : start + 256]
-            for record, encoded in zip(batch, encode_records(batch, tokenizer, template), strict=True):
-                counts[record.source] += len(encoded.tokens)
+            for record, length in zip(batch, encode_records(batch, tokenizer, template).lengths, strict=True):
+                counts[record.source] += int(length)
     return counts
 
 

@@ -13,18 +13,18 @@ help:  ## this list
 $(VENV)/.core: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"huatuo-jax needs Python 3.11 to 3.13, found {v[0]}.{v[1]}; set PYTHON=python3.12")'
 	@echo "setting up $(VENV) (once, about a minute)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --upgrade pip setuptools
-	$(INSTALL) --editable .
-	touch $@
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --upgrade pip setuptools
+	@$(INSTALL) --editable .
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) --editable '.[dev]'
-	touch $@
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
 
 $(VENV)/.tpu: $(VENV)/.dev
-	$(INSTALL) --editable '.[tpu]'
-	touch $@
+	@$(INSTALL) --editable '.[tpu]'
+	@touch $@
 
 quickstart: $(VENV)/.core  ## corpus to trained, asked, plotted model in under 5 minutes on a CPU
 	PATH="$(abspath $(BIN)):$$PATH" examples/quickstart/run.sh

@@ -1,4 +1,4 @@
-"""HuatuoGPT-II-7B: Baichuan2-7B-Base adapted in one stage, with the paper's mixture and recipe.
+"""HuatuoGPT-II-7B: Baichuan2-7B adapted in one stage, with the paper's mixture and recipe; `--init` names the base weights.
 
 Hardware: any mesh of TPUs or GPUs; written for 32 TPU v5p chips (4 rows a chip and step), `--mesh.fsdp -1` uses what is there.
 Hours: the original took 3 days on 8×A100; not measured here. Expected loss: 2.05 at the start, 1.0 at 85 %, about 0.5 at the end.

@@ -49,9 +49,10 @@ def drawn_curve(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
 
 
 def planned_curve(plan: Plan, windows: int) -> Curve:
-    """The curve of a plan: windows over its draws in the order of training."""
+    """The curve of a plan: windows over its draws in the order of training; sources by falling priority."""
     curve = _shares(np.asarray(plan.row_docs), np.asarray(plan.manifest["offsets"]), plan.manifest["sources"], windows)
-    return {source: shares for source, shares in curve.items() if source in plan.manifest["mixture"]}
+    mixture = plan.manifest["mixture"]
+    return {source: curve[source] for source in sorted(mixture, key=lambda name: (-mixture[name]["priority"], name))}
 
 
 def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int) -> Curve:

@@ -48,7 +48,7 @@ class UnifiedWriter:
     def __init__(self, folder: PathLike, shard_records: int = SHARD_RECORDS) -> None:
         self.folder = Path(folder)
         if (self.folder / "manifest.json").exists():
-            raise ConfigError(f"{self.folder} already holds a dataset; give another --out or delete it first")
+            raise ConfigError(f"{self.folder} already holds a dataset; give another --out, or --overwrite")
         self._aside = self.folder / ".incomplete"
         shutil.rmtree(self._aside, ignore_errors=True)
         self._aside.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Mapping
@@ -41,13 +42,22 @@ def load_config(path: str | Path) -> RunConfig:
     if root not in sys.path:
         sys.path.insert(0, root)
     spec = importlib.util.spec_from_file_location(f"_run_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is no Python file; a config is a .py file with `def config() -> RunConfig`")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, "config", None)
-    if make is None:
-        raise ConfigError(f"{path} has no function `config() -> RunConfig`")
-    made = make()
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, "config", None)
+        if make is None:
+            raise ConfigError(f"{path} has no function `config() -> RunConfig`")
+        made = make()
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except Exception as error:
+        at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = at[-1] if at else getattr(error, "lineno", None)
+        place = f"{path}, line {line}" if line else str(path)
+        raise ConfigError(f"{place}: {type(error).__name__}: {error}; mend the config") from error
     require(isinstance(made, RunConfig), f"{path}: config() returned {type(made).__name__}, not RunConfig")
     return made
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from huatuo_jax import __version__
-from huatuo_jax.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, HuatuoError
+from huatuo_jax.errors import EXIT_FAILED, EXIT_USAGE, HuatuoError
 
 err_console = Console(stderr=True, highlight=False)
 
@@ -82,22 +83,38 @@ def main(program: str, description: str, package: str, commands: dict[str, str],
     elif unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
+        _check_writable(args.json)
         return module.run(args)
     except HuatuoError as error:
         err_console.print(f"[bold red]error[/]: {_escape(str(error))}", soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
-        err_console.print("stopped; nothing is half-written, the same command continues where it can")
-        return EXIT_STOPPED
+        err_console.print("interrupted; no file is half-written, and the same command continues where it can")
+        return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_FAILED
+    except OSError as error:
+        where = error.filename or error.filename2
+        if where is None:
+            raise
+        err_console.print(f"[bold red]error[/]: {_escape(f'{where}: {error.strerror}')}; choose another path or mend this one")
+        return EXIT_FAILED
+
+
+def _check_writable(report: str | None) -> None:
+    """Raises before the work if `--json` cannot be written after it."""
+    folder = os.path.dirname(os.path.abspath(report)) if report else "."
+    if report and os.path.isdir(folder) and not os.access(folder, os.W_OK):
+        raise HuatuoError(f"--json {report}: {folder} cannot be written to; choose another folder")
 
 
 def _program_help(program: str, description: str, package: str, commands: dict[str, str], argv: list[str]) -> int:
     if argv and argv[0] in ("--version", "-V"):
         print(f"{program} {__version__}")
         return 0
-    wrong = argv and argv[0] not in ("-h", "--help")
+    group = argv[:1] if len(argv) > 1 and argv[1] in ("-h", "--help") else []
+    commands = {name: module for name, module in commands.items() if name.split()[:1] == group} or commands
+    wrong = argv and argv[0] not in ("-h", "--help") and not any(name.split()[:1] == group for name in commands)
     out = sys.stderr if wrong else sys.stdout
     if wrong:
         print(f"{program}: no command {' '.join(argv[:2])!r}\n", file=out)

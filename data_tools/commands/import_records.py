@@ -1,6 +1,7 @@
 """`huatuo-data import`: files with dialogues or passages in, a unified dataset and a table of sources out."""
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["auto", "huatuo", "hub", "sharegpt", "openai", "alpaca", "turns", "text"],
         help="layout of the records (default: told apart by their keys)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is in DIR, once the new one is whole")
     add_max_rejected(parser)
 
 
@@ -66,16 +68,24 @@ def run(args: argparse.Namespace) -> int:
     check_max_rejected(args.max_rejected)
     check_inputs(args.files)
     console = make_console(args.quiet)
+    replaces = args.overwrite and (args.out / "manifest.json").exists()
+    out = args.out.with_name(f".{args.out.name}.new") if replaces else args.out
+    if replaces:
+        shutil.rmtree(out, ignore_errors=True)
     with make_progress(console, "bytes") as progress:
         task = progress.add_task("import", total=sum(path.stat().st_size for path in args.files))
         report = import_files(
             args.files,
-            args.out,
+            out,
             args.source,
             args.format,
             args.max_rejected,
             on_read=lambda count: progress.advance(task, count),
         )
+    if replaces:
+        old = args.out.rename(args.out.with_name(f".{args.out.name}.old"))
+        out.rename(args.out)
+        shutil.rmtree(old)
     print_sources(console, str(args.out), report)
     if report["rejected"]:
         console.print(f"rejected lines are listed in {args.out}/rejected.jsonl")

@@ -51,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
     console = make_console(args.quiet)
     with console.status("drawing and packing"):
         plan = make_plan(TokenDataset.open(data.tokens), data)
+    replaced = _hash_of(data.plan)
+    if replaced not in ("", plan.hash):
+        console.print(f"replaces plan {replaced[:12]} in {data.plan}: a run that was trained on that one will refuse this one")
     plan.with_tokens_at(data.tokens, data.plan).save(data.plan)
     table = source_table(plan)
     print_table(console, table)
@@ -66,6 +69,17 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"plan {plan.hash[:12]} in {data.plan}")
     write_report(args.json, {**plan.manifest, "hash": plan.hash, "steps": steps, "batch_size": batch_size})
     return 0
+
+
+def _hash_of(path: str) -> str:
+    """Identity of the plan that is in the folder, "" if there is no whole one."""
+    from huatuo_jax.data.plan import Plan
+    from huatuo_jax.errors import DataError
+
+    try:
+        return Plan.load(path, cache=False).hash
+    except DataError:
+        return ""
 
 
 def requested(args: argparse.Namespace) -> "tuple[DataConfig, int]":

@@ -10,7 +10,7 @@ step huatuo-data plan $data/tokens --config configs/quickstart_random.py --out $
 step huatuo train configs/quickstart_random.py --run runs/quickstart_random
 step huatuo ask runs/quickstart_random --recall 16
 
-step huatuo-data import examples/quickstart/corpus/*.jsonl --out $data/unified_raw
+step huatuo-data import examples/quickstart/corpus/*.jsonl --out $data/unified_raw --overwrite
 step huatuo-data build $data/unified_raw --tokenizer $data/tokenizer.model --out $data/tokens_raw --holdout 1
 step huatuo-data plan $data/tokens_raw --config configs/quickstart_stage1.py --out $data/plan_stage1
 step huatuo train configs/quickstart_stage1.py --run runs/quickstart_stage1

@@ -24,7 +24,7 @@ from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import PathLike, is_local, read_json, read_npy, sha256_json, write_bytes, write_json, write_npy
 
 SCHEMA = 1
-REMEDY = "make it again with `huatuo-data plan` (seconds)"
+REMEDY = "make it with `huatuo-data plan --config CONFIG.py` (seconds)"
 
 
 class HasManifestHash(Protocol):
@@ -132,7 +132,10 @@ class Plan:
             if planned.get(name) != wanted.get(name)
         ]
         if lines:
-            raise ConfigError("the plan was made with other settings; change the config, or plan again:\n  " + "\n  ".join(lines))
+            raise ConfigError(
+                "the plan was made with other settings; change the config's `data`, or plan with --config:\n  "
+                + "\n  ".join(lines)
+            )
 
 
 def settings(data: DataConfig) -> dict[str, Any]:

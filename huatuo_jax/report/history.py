@@ -59,7 +59,7 @@ def read_history(run: Path, windows: int = 33) -> History:
     if not steps:
         raise DataError(f"{run / 'metrics.jsonl'} holds no training step yet; let the run reach its first logged step")
     config = read_json(run / "config.json")
-    mixing, note = _trained_mixing(config, steps[-1]["step"], windows)
+    mixing, note = _trained_mixing(run, config, steps[-1]["step"], windows)
     return History(
         run=run,
         config=config,
@@ -73,16 +73,19 @@ def read_history(run: Path, windows: int = 33) -> History:
 
 
 def in_mixture_order(config: dict[str, Any], sources: Iterable[str]) -> list[str]:
-    """`sources` in the order of the config's mixture; others follow by name."""
-    mixture = list(config["data"].get("mixture", {}))
-    return sorted(sources, key=lambda name: (mixture.index(name) if name in mixture else len(mixture), name))
+    """`sources` by falling priority, then by name: the order in which a run draws them, and of `huatuo-data mix` too."""
+    mixture = config["data"].get("mixture", {})
+    return sorted(sources, key=lambda name: (-mixture.get(name, {"priority": 0})["priority"], name))
 
 
-def _trained_mixing(config: dict[str, Any], last_step: int, windows: int) -> tuple[dict[str, np.ndarray], str]:
+def _trained_mixing(run: Path, config: dict[str, Any], last_step: int, windows: int) -> tuple[dict[str, np.ndarray], str]:
     try:
         plan = Plan.load(config["data"]["plan"])
     except (DataError, OSError) as error:
         return {}, f"the plan could not be read: {error}"
+    trained_on = read_json(run / "data.json")["plan_hash"] if (run / "data.json").is_file() else plan.hash
+    if plan.hash != trained_on:
+        return {}, f"{config['data']['plan']} now holds another plan than the one trained on ({trained_on[:12]})"
     trained_rows = min(last_step * config["batch_size"], len(plan))
     draws = np.asarray(plan.row_docs[: plan.row_starts[trained_rows]])
     source_ids = np.searchsorted(np.asarray(plan.manifest["offsets"]), draws, side="right") - 1

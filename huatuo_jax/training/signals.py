@@ -48,6 +48,8 @@ class StopSignals:
         if number == signal.SIGINT and self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        # Not print: a handler may interrupt one.
+        os.write(2, f"\n{self.received}: will save after this step and end; Ctrl-C now ends at once, without saving\n".encode())
         if jax.distributed.is_initialized():
             # The coordination service listens to SIGTERM alone, by a handler of its own.
             os.kill(os.getpid(), signal.SIGTERM)

@@ -65,15 +65,18 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
         check_init(config, facts)
     with alone_in(run), errors_said_once(), StopSignals() as signals, out_of_memory_explained(config):
         checkpoints.remove_leftovers()
+        console.print("compiling the step")
         compiled = train_step.lower().compile()
         state, meta = load_state(start, run, checkpoints, train_step, config, mesh, facts, console.print)
         step = meta.get("step", 0)
-        console.print(f"{start.case}: step {step} of {total_steps}")
+        how = {"fresh": "fresh, from random weights", "weights": f"from the weights of {config.init}"}
+        console.print(f"{how.get(start.case, start.case)}: step {step} of {total_steps}")
 
         # ------------------------------------------------------------ what is written
         is_writer = jax.process_index() == 0
         if is_writer:
             write_json(epath.Path(run) / "config.json", config_to_dict(config))
+            write_json(epath.Path(run) / "data.json", facts)
             copy_tokenizer(dataset.tokenizer_path, run)
         log = RunLog(run, step, total_steps, console, config.logging.tensorboard) if is_writer else None
         loop = Loop(
@@ -144,7 +147,8 @@ class Loop:
                 self.checkpoints.wait()
                 raise HuatuoError(
                     f"{self.skipped_in_a_row} updates in a row were not finite (limit: max_skipped = {self.config.max_skipped}); "
-                    f"the state after step {step} is saved. Lower optimizer.learning_rate, or look at the rows of these steps"
+                    f"the state after step {step} is saved. Look at the rows of these steps, or start another "
+                    "--run with a lower optimizer.learning_rate"
                 )
             if stop:
                 self.checkpoints.wait()

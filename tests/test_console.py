@@ -1,0 +1,85 @@
+"""Both programs: what a user's mistake looks like."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from data_tools.cli import main as huatuo_data
+from huatuo_jax.cli import main as huatuo
+from huatuo_jax.config_files import load_config
+from huatuo_jax.errors import ConfigError
+
+
+@pytest.fixture
+def dialogue_file(tmp_path):
+    path = tmp_path / "sft.jsonl"
+    path.write_text(json.dumps({"turns": ["q", "a"], "source": "sft"}) + "\n")
+    return path
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_line(dialogue_file, tmp_path, capsys):
+    assert huatuo_data(["import", str(dialogue_file), "--out", str(dialogue_file / "inside")]) == 1
+    error = capsys.readouterr().err
+    assert "Not a directory" in error and "Traceback" not in error
+
+
+def test_import_replaces_a_dataset_only_when_told_to(dialogue_file, tmp_path, capsys):
+    command = ["import", str(dialogue_file), "--out", str(tmp_path / "unified")]
+    assert huatuo_data(command) == 0
+    assert huatuo_data(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    dialogue_file.write_text(dialogue_file.read_text() * 2)
+    assert huatuo_data([*command, "--overwrite", "--json", str(tmp_path / "report.json")]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["records"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "sft.jsonl", "unified"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def config(:\n", "line 1: SyntaxError"),
+        ("import nothing_of_that_name\n", "line 1: ModuleNotFoundError"),
+        ("def config():\n    return 1 / 0\n", "line 2: ZeroDivisionError"),
+        (
+            "from huatuo_jax.config import SourceMix\n\n\ndef config():\n    return SourceMix(priority=0)\n",
+            "wrong.py: priority is 0",
+        ),
+    ],
+)
+def test_a_broken_config_names_file_line_and_reason(tmp_path, text, message):
+    (tmp_path / "wrong.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "wrong.py")
+
+
+def test_a_config_that_is_no_python_file_is_refused(repository, capsys):
+    assert huatuo(["train", str(repository / "README.md"), "--run", "x"]) == 2
+    assert "a config is a .py file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "code"),
+    [(huatuo, [], 2), (huatuo, ["--help"], 0), (huatuo, ["tain"], 2), (huatuo_data, ["tokenizer", "--help"], 0)],
+)
+def test_help_and_unknown_commands(program, words, code, capsys):
+    assert program(words) == code
+    out = capsys.readouterr()
+    assert ("tokenizer train" if words[:1] == ["tokenizer"] else "train") in out.out + out.err
+
+
+def test_reports_have_no_colour_when_piped_and_none_at_all_when_quiet(repository):
+    words = ["mix", "--mixture", "paper", "--windows", "3"]
+    run = lambda *more: (
+        subprocess.run(
+            [sys.executable, "-c", "import sys; from data_tools.cli import main; sys.exit(main())", *words, *more],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
+    shown = run()
+    assert "web_cn" in shown and "\x1b" not in shown
+    assert run("--quiet") == ""

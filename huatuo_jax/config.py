@@ -4,6 +4,7 @@ A config file is Python with a function `config() -> RunConfig` (see `configs/`)
 line by its dotted name (`--optimizer.learning-rate 5e-5`). The resolved config is saved beside every output it made.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -96,6 +97,9 @@ class SourceMix:
     epochs: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("priority", "epochs"):
+            value = getattr(self, name)
+            require(not isinstance(value, bool) and math.isfinite(value), f"{name} is {value}; it must be a finite number")
         require(self.priority > 0, f"priority is {self.priority}; it must be above 0 (leave a source out to not draw it)")
         require(self.epochs > 0, f"epochs is {self.epochs}; it must be above 0 (leave a source out to not draw it)")
 
@@ -140,7 +144,7 @@ class OptimizerConfig:
       warmup: fraction of N (or of the run) over which the rate rises from 0; the first update has rate 0.
       floor: final rate of "cosine" as a fraction of `learning_rate`.
       weight_decay: applied to every parameter, as the original does.
-      state_dtype: of Adam's first moment; the second stays fp32 unless both are bfloat16 by `second_moment_dtype`.
+      state_dtype: in which Adam's first moment is stored; second_moment_dtype: its second.
     """
 
     learning_rate: float = 1e-4
@@ -159,6 +163,10 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate is {self.learning_rate}; it must be above 0")
         require(0 <= self.warmup < 1, f"optimizer.warmup is {self.warmup}; it is a fraction in [0, 1)")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        require(self.epsilon > 0, f"optimizer.epsilon is {self.epsilon}; it must be above 0")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0")
         require(0 <= self.floor <= 1, f"optimizer.floor is {self.floor}; it is a fraction in [0, 1]")
         require(self.clip_norm > 0, f"optimizer.clip_norm is {self.clip_norm}; it must be above 0")
         require(self.schedule_epochs > 0, f"optimizer.schedule_epochs is {self.schedule_epochs}; it must be above 0")
@@ -228,6 +236,8 @@ class LoggingConfig:
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"logging.every is {self.every}; it must be at least 1")
+        require(self.eval_every >= 0, f"logging.eval_every is {self.eval_every}; it must be at least 0 (0 = only at the end)")
+        require(self.eval_rows >= 1, f"logging.eval_rows is {self.eval_rows}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -283,6 +293,11 @@ class RunConfig:
         require(
             self.loss == "global" or self.batch_size % self.rows_per_mean == 0,
             f"batch_size ({self.batch_size}) is not a multiple of rows_per_mean ({self.rows_per_mean})",
+        )
+        require(
+            self.data.sequence_length % self.compute.loss_chunks == 0,
+            f"data.sequence_length ({self.data.sequence_length}) is not a multiple of compute.loss_chunks "
+            f"({self.compute.loss_chunks}); change one of them",
         )
         require(
             self.data.sequence_length <= self.model.max_length,

@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,13 @@ from huatuo_jax import __version__
 from huatuo_jax.errors import EXIT_FAILED, EXIT_USAGE, HuatuoError
 
 err_console = Console(stderr=True, highlight=False)
+
+
+def local_path(text: str) -> Path:
+    """An argument that must be a local path: refuses `gs://…`, which would silently become a folder of that name."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text}: this command works on local (or mounted) paths; copy it here first")
+    return Path(text)
 
 
 def make_console(quiet: bool = False) -> Console:

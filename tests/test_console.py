@@ -83,3 +83,10 @@ def test_reports_have_no_colour_when_piped_and_none_at_all_when_quiet(repository
     shown = run()
     assert "web_cn" in shown and "\x1b" not in shown
     assert run("--quiet") == ""
+
+
+def test_a_bucket_is_not_mistaken_for_a_folder(dialogue_file, capsys):
+    with pytest.raises(SystemExit) as exit:
+        huatuo_data(["import", str(dialogue_file), "--out", "gs://bucket/unified"])
+    assert exit.value.code == 2
+    assert "local" in capsys.readouterr().err

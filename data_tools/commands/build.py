@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from pathlib import Path
+
+from huatuo_jax.console import local_path
 
 HELP = """Tokenise unified datasets into a token dataset.
 
@@ -16,11 +17,11 @@ huatuo-data build data/unified --tokenizer baichuan2.model --out data/tokens --h
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("unified", nargs="+", type=Path, metavar="UNIFIED_DIR", help="unified dataset(s), from `import`")
+    parser.add_argument("unified", nargs="+", type=local_path, metavar="UNIFIED_DIR", help="unified dataset(s), from `import`")
     parser.add_argument(
-        "--tokenizer", required=True, type=Path, metavar="T", help="SentencePiece .model, tokenizer.json or folder"
+        "--tokenizer", required=True, type=local_path, metavar="T", help="SentencePiece .model, tokenizer.json or folder"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="TOKENS", help="folder of the token dataset")
+    parser.add_argument("--out", required=True, type=local_path, metavar="TOKENS", help="folder of the token dataset")
     parser.add_argument("--template", default="huatuo", help="dialogue format (default huatuo)")
     parser.add_argument(
         "--holdout", type=int, default=0, metavar="N", help="hold N records of every source out for evaluation (default 0)"

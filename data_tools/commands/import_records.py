@@ -2,8 +2,9 @@
 
 import argparse
 import shutil
-from pathlib import Path
 from typing import Any
+
+from huatuo_jax.console import local_path
 
 HELP = """Import dialogues and passages of any known layout into one unified dataset.
 
@@ -18,8 +19,8 @@ huatuo-data import HuatuoGPT2_Pretraining.json.gz books.jsonl.xz --out data/unif
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the new dataset")
+    parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
+    parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the new dataset")
     parser.add_argument("--source", metavar="NAME", help="source of all records, whatever they say themselves")
     parser.add_argument(
         "--format",

@@ -1,7 +1,8 @@
 """`huatuo-data unify`: passages in, instruction pairs (JSONL, ready for `import`) out."""
 
 import argparse
-from pathlib import Path
+
+from huatuo_jax.console import local_path
 
 HELP = """Turn passages into question-and-answer pairs, ready for `huatuo-data import`.
 
@@ -17,10 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     from data_tools.commands.import_records import add_max_rejected
 
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILES", help="JSON or JSONL with `text`, plain or .gz .xz .zst")
+    parser.add_argument(
+        "files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL with `text`, plain or .gz .xz .zst"
+    )
     method = parser.add_mutually_exclusive_group(required=True)
     method.add_argument("--template", action="store_true", help="make questions from titles, without a language model")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="file of pairs")
+    parser.add_argument("--out", required=True, type=local_path, metavar="FILE.jsonl", help="file of pairs")
     parser.add_argument("--source", metavar="NAME", help="source of all pairs, whatever the rows say themselves")
     add_max_rejected(parser)
 

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 data=runs/quickstart/data
 
-step() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+step() { printf '\n$ %s\n' "$*"; "$@"; }
 
 step huatuo-data plan $data/tokens --config configs/quickstart_random.py --out $data/plan_random
 step huatuo train configs/quickstart_random.py --run runs/quickstart_random

@@ -6,7 +6,7 @@ run=runs/quickstart
 data=$run/data
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} # the figures in the README are a CPU's
 
-step() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+step() { printf '\n$ %s\n' "$*"; "$@"; }
 
 step huatuo-data unify --template examples/quickstart/corpus/*.jsonl --out $data/pairs.jsonl
 step huatuo-data import $data/pairs.jsonl examples/quickstart/sft.jsonl --out $data/unified --overwrite

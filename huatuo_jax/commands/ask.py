@@ -1,8 +1,9 @@
 """`huatuo ask`: questions to a trained run, answered greedily."""
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from huatuo_jax.console import local_path
 
 HELP = """Ask a trained model: the config's questions, your own, or its training data (--recall)
 
@@ -17,7 +18,7 @@ huatuo ask runs/quickstart "感冒了可以喝酒吗？"   # one question of you
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory of `huatuo train`")
+    parser.add_argument("run", metavar="RUN", type=local_path, help="run directory of `huatuo train`")
     parser.add_argument("question", nargs="*", help="questions of your own; default: the config's")
     parser.add_argument("--recall", metavar="N", type=int, default=0, help="also ask N training records of every source")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, default=256, help="longest answer in tokens (default: 256)")

@@ -1,7 +1,8 @@
 """`huatuo report`: a run as pictures and one HTML page."""
 
 import argparse
-from pathlib import Path
+
+from huatuo_jax.console import local_path
 
 HELP = """Draw a run: PNGs and one self-contained HTML page
 
@@ -13,7 +14,7 @@ EXAMPLE = "huatuo report runs/quickstart   # then open runs/quickstart/report.ht
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory of `huatuo train`")
+    parser.add_argument("run", metavar="RUN", type=local_path, help="run directory of `huatuo train`")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,6 @@ PRODUCT = "product"
 """Name under which a rematerialisation policy finds the results of `project`."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def matmul(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any = None) -> jax.Array:
     """`einsum(spec, x, weights)`, with both operands in x's dtype and fp32 accumulation.
 
@@ -25,6 +24,14 @@ def matmul(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any = None) -
       weights: fp32 parameters (cast to the compute dtype here; their gradient stays fp32) or activations.
       out_dtype: of the result; None = the compute dtype.
     """
+    if x.dtype == jnp.float32:
+        # All three are one dtype, and jax's own gradient orders the operands so that CPUs take the fast product.
+        return jnp.einsum(spec, x, weights.astype(x.dtype)).astype(x.dtype if out_dtype is None else out_dtype)
+    return _mixed(spec, x, weights, out_dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _mixed(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any) -> jax.Array:
     product = jnp.einsum(spec, x, weights.astype(x.dtype), preferred_element_type=jnp.float32)
     return product.astype(x.dtype if out_dtype is None else out_dtype)
 
@@ -38,7 +45,7 @@ def project(spec: str, x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _forward(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return matmul(spec, x, weights, out_dtype), (x, weights)
+    return _mixed(spec, x, weights, out_dtype), (x, weights)
 
 
 def _backward(spec: str, out_dtype: Any, residuals: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -52,4 +59,4 @@ def _backward(spec: str, out_dtype: Any, residuals: tuple[jax.Array, jax.Array],
     return grad_x.astype(x.dtype), grad_weights.astype(weights.dtype)
 
 
-matmul.defvjp(_forward, _backward)
+_mixed.defvjp(_forward, _backward)

@@ -60,7 +60,7 @@ def _summary(history: History) -> str:
     first, last = history.steps[0], history.steps[-1]
     rows = {
         "steps": f"{last['step']:,}",
-        "loss": f"{first['loss']:.3f} → {last['loss']:.3f}",
+        "loss": f"{_number(first['loss'])} → {_number(last['loss'])}",
         "tokens": f"{last['tokens']:,} ({last['target_tokens']:,} targets)",
         "tokens per second": f"{last['tokens_per_second']:,.0f}",
         "skipped updates": f"{last.get('skipped', 0):,}",
@@ -68,6 +68,11 @@ def _summary(history: History) -> str:
     if history.evaluations:
         rows["held-out loss"] = f"{history.evaluations[-1]['eval_loss']:.3f}"
     return "<table>" + "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows.items()) + "</table>"
+
+
+def _number(value: float | None) -> str:
+    """Three digits; a dash where no update was made."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _answers(history: History) -> str:

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from huatuo_jax.config import RunConfig, require
+from huatuo_jax.config import RunConfig
 from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.models.decoder import Decoder, init_decoder, split_decoder
 from huatuo_jax.sharding import abstract_params, batch_sharding, check_batch, param_shardings, with_shardings
@@ -193,11 +193,7 @@ def split_rows(x: Array, parts: int) -> Array:
 
 def _token_loss_function(config: RunConfig, mesh: Mesh, needs_segments: bool) -> Callable[[Any, Batch], tuple[Array, Array]]:
     """(params, rows) → (cross-entropy, largest logit) of every token."""
-    compute, length = config.compute, config.data.sequence_length
-    require(
-        length % compute.loss_chunks == 0,
-        f"data.sequence_length ({length}) is not a multiple of compute.loss_chunks ({compute.loss_chunks}); change one of them",
-    )
+    compute = config.compute
     attention = resolve_attention(compute.attention, config.model, mesh.devices.flat[0].platform, needs_segments)
     graphdef = split_decoder(config.model)
 

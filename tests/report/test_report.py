@@ -65,3 +65,12 @@ def test_a_folder_that_is_no_run_is_refused_by_name(tmp_path, missing, capsys):
     )
     assert code == 1
     assert missing in capsys.readouterr().err
+
+
+def test_a_line_cut_by_a_kill_and_an_interval_without_updates_are_drawn_around(tmp_path):
+    run = a_run(tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    lines[0] = json.dumps(json.loads(lines[0]) | {"loss": None})
+    (run / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 41, "lo']))
+    page = Path(write_report(run)["report"]).read_text(encoding="utf-8")
+    assert "– → 0.125" in page

@@ -180,7 +180,7 @@ def test_too_many_updates_in_a_row_that_are_not_finite_stop_the_run_with_a_check
     hot = OptimizerConfig(learning_rate=1e38, schedule="constant", warmup=0.0)
     with pytest.raises(HuatuoError, match=r"3 updates in a row were not finite \(limit: max_skipped = 3\)"):
         run_quietly(dataclasses.replace(tiny_config, optimizer=hot, max_skipped=3), tmp_path / "run")
-    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) >= 1
+    assert [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal()]
 
 
 def test_a_full_disk_ends_the_run_and_the_older_checkpoint_continues_it(

@@ -5,7 +5,6 @@ training: every token a target, no prefix).
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from huatuo_jax.errors import RecordError
 
@@ -48,15 +47,3 @@ def check_record(record: Record) -> Record:
     if len(record.turns) % 2:
         raise RecordError(f"dialogue has an odd number of turns ({len(record.turns)}): it must end with an answer")
     return record
-
-
-def record_to_dict(record: Record) -> dict[str, Any]:
-    """The JSON form of a record: only the fields that it uses."""
-    out: dict[str, Any] = {"id": record.id, "source": record.source}
-    if record.text:
-        out["text"] = record.text
-    else:
-        out["turns"] = list(record.turns)
-        if record.system:
-            out["system"] = record.system
-    return out

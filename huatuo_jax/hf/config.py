@@ -1,0 +1,260 @@
+"""config.json ↔ `ModelConfig`: a folder (or its parsed config.json) in, our config out; and the other way.
+
+    config = read_config(folder)                              # refuses what it does not understand, by name
+    values = write_config(config, "llama", "bfloat16", eos_token_id=2)      # to be written as config.json
+
+RoPE is read in both spellings, `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5), and written
+in both, and so is the dtype.
+
+The four released Baichuans share one `model_type`. What tells them apart: `positions` and `head`, as `write_config` writes them;
+else hidden size 4096 or `max_position_embeddings` = RoPE, 5120 = ALiBi; `z_loss_weight` or a vocabulary of 125,696 = NormHead,
+64,000 = linear. What stays open, or speaks for both, is asked for and never guessed.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.files import PathLike
+from huatuo_jax.hf.config_fields import check_fields
+from huatuo_jax.hf.names import Layout, check_layout
+from huatuo_jax.hf.rope import read_rope, written_rope
+
+Positions = Literal["rope", "alibi"]
+Head = Literal["linear", "norm"]
+
+FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "baichuan": ("baichuan", ("BaichuanForCausalLM", "BaiChuanForCausalLM")),
+    "llama": ("llama", ("LlamaForCausalLM",)),
+    "Yi": ("llama", ("YiForCausalLM",)),
+    "qwen2": ("qwen2", ("Qwen2ForCausalLM",)),
+    "qwen3": ("qwen3", ("Qwen3ForCausalLM",)),
+}
+"""`model_type` → our family, and the architectures that it may name."""
+
+SHAPE = {
+    "vocab_size": "vocab_size",
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "ffn_size": "intermediate_size",
+}
+"""Our name → theirs, of what every config.json must say."""
+
+
+def read_config_file(folder: PathLike) -> dict[str, Any]:
+    """The parsed config.json of a folder.
+
+    Raises:
+      ConfigError: there is none. DataError: it is not a JSON object.
+    """
+    path = Path(folder) / "config.json"
+    require(path.is_file(), f"{folder} has no config.json; give the folder of a Hugging Face model")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}); fetch it again") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds a {type(values).__name__}, not an object; fetch it again")
+    return values
+
+
+def read_config(
+    source: PathLike | Mapping[str, Any],
+    *,
+    name: str = "",
+    positions: Positions | None = None,
+    head: Head | None = None,
+    ignore: Collection[str] = (),
+) -> ModelConfig:
+    """The architecture that a config.json describes.
+
+    Args:
+      source: a folder, or the parsed config.json.
+      name: of the model; default: the folder's.
+      positions, head: the answer where a Baichuan's config.json leaves them open; one that contradicts it is refused.
+      ignore: unknown fields that do not change the model.
+
+    Raises:
+      ConfigError: not a model of ours, something that the decoder does not compute, an open question, a missing field.
+      DataError: config.json is not JSON.
+    """
+    if isinstance(source, Mapping):
+        values, where, name = source, "config.json", name or "imported"
+    else:
+        values, where = read_config_file(source), str(Path(source) / "config.json")
+        name = name or Path(source).resolve().name
+    family = _family(values, where)
+    check_fields(values, where, ignore)
+    missing = [theirs for theirs in SHAPE.values() if not isinstance(values.get(theirs), int)]
+    require(not missing, f"{where} lacks {', '.join(missing)} (whole numbers); complete it")
+    shape: dict[str, int] = {ours: values[theirs] for ours, theirs in SHAPE.items()}
+    theta, scaling = read_rope(values, where)
+    return ModelConfig(
+        name=name,
+        family=cast(Any, family),
+        **shape,
+        num_kv_heads=_num_kv_heads(values, family, where),
+        head_dim=_head_dim(values, family, where),
+        positions=_positions(values, family, where, positions),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        head=_head(values, family, where, head),
+        tied_embeddings=bool(values.get("tie_word_embeddings") or False),
+        qkv_bias=family == "qwen2",
+        qk_norm=family == "qwen3",
+        norm_eps=values.get("rms_norm_eps", 1e-6),
+        max_length=_max_length(values, where),
+        z_loss_weight=values.get("z_loss_weight") or 0.0,
+        initializer_range=values.get("initializer_range", 0.02),
+    )
+
+
+def _family(values: Mapping[str, Any], where: str) -> str:
+    kind = values.get("model_type")
+    known = ", ".join(FAMILIES)
+    require(kind in FAMILIES, f"{where} has model_type {kind!r}; huatuo-jax reads {known}")
+    family, architectures = FAMILIES[cast(str, kind)]
+    for architecture in values.get("architectures") or ():
+        require(
+            architecture in architectures,
+            f"{where} has architecture {architecture!r}; of model_type {kind} huatuo-jax reads {', '.join(architectures)}",
+        )
+    return family
+
+
+def _num_kv_heads(values: Mapping[str, Any], family: str, where: str) -> int:
+    found = values.get("num_key_value_heads")
+    require(
+        found is not None or family in ("llama", "baichuan"),
+        f"{where} lacks num_key_value_heads, whose default differs between releases of transformers; add it",
+    )
+    return values["num_attention_heads"] if found is None else found
+
+
+def _head_dim(values: Mapping[str, Any], family: str, where: str) -> int:
+    found = values.get("head_dim")
+    if found is not None:
+        return found
+    require(family != "qwen3", f"{where} lacks head_dim, which Qwen3 does not derive from the hidden size; add it")
+    size, heads = values["hidden_size"], values["num_attention_heads"]
+    require(size % heads == 0, f"{where}: hidden_size {size} is not a multiple of num_attention_heads {heads}; mend one of them")
+    return size // heads
+
+
+def _max_length(values: Mapping[str, Any], where: str) -> int:
+    found = values.get("max_position_embeddings") or values.get("model_max_length")
+    require(bool(found), f"{where} has neither max_position_embeddings nor model_max_length; add the longest trained sequence")
+    return cast(int, found)
+
+
+def _positions(values: Mapping[str, Any], family: str, where: str, answer: Positions | None) -> Positions:
+    evidence: dict[str, str] = {}
+    if family != "baichuan":
+        evidence["rope"] = f"model_type {values['model_type']}"
+    elif "positions" not in values:
+        if values.get("max_position_embeddings") is not None:
+            evidence["rope"] = "max_position_embeddings"
+        if values["hidden_size"] == 4096:
+            evidence["rope"] = "hidden_size 4096, a 7B,"
+        if values["hidden_size"] == 5120:
+            evidence["alibi"] = "hidden_size 5120, a 13B,"
+    return _decide("positions", ("rope", "alibi"), values, evidence, answer, where)
+
+
+def _head(values: Mapping[str, Any], family: str, where: str, answer: Head | None) -> Head:
+    evidence: dict[str, str] = {}
+    if family != "baichuan":
+        evidence["linear"] = f"model_type {values['model_type']}"
+    elif "head" not in values:
+        if values["vocab_size"] == 64_000:
+            evidence["linear"] = "vocab_size 64,000, a Baichuan 1,"
+        if values["vocab_size"] == 125_696:
+            evidence["norm"] = "vocab_size 125,696, a Baichuan 2,"
+        if values.get("z_loss_weight") is not None:
+            evidence["norm"] = "z_loss_weight"
+    return _decide("head", ("linear", "norm"), values, evidence, answer, where)
+
+
+def _decide(
+    what: str, choices: tuple[str, str], values: Mapping[str, Any], evidence: dict[str, str], answer: str | None, where: str
+) -> Any:
+    """The one value that the file speaks for; the user's answer where it speaks for none or for both."""
+    if not evidence and what in values:
+        require(values[what] in choices, f"{where} has {what} {values[what]!r}; it is {' or '.join(choices)}")
+        evidence[values[what]] = f"its field {what!r}"
+    if len(evidence) == 1:
+        found, why = next(iter(evidence.items()))
+        require(
+            answer in (None, found),
+            f"--{what} {answer} contradicts {where}, where {why} means {found}; leave the flag out, or add "
+            f'"{what}": "{answer}" to the file if the model really is so',
+        )
+        return found
+    if answer is not None:
+        return answer
+    says = " and ".join(f"{why} means {value}" for value, why in evidence.items()) or "nothing in it decides"
+    raise ConfigError(f"{where} leaves open which {what} the model has ({says}); pass --{what} {' or '.join(choices)}")
+
+
+def write_config(
+    config: ModelConfig,
+    layout: Layout,
+    dtype: Literal["float32", "bfloat16", "float16"],
+    *,
+    bos_token_id: int | None = None,
+    eos_token_id: int | list[int] | None = None,
+    pad_token_id: int | None = None,
+    auto_map: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The values of config.json for this model in this layout, the same to transformers 4 and 5.
+
+    With layout "llama" a NormHead is taken to be baked into lm_head.weight. `auto_map` names the folder's own modelling file.
+
+    Raises:
+      ConfigError: the layout has no place for what the model has, or is only read ("yi").
+    """
+    require(layout != "yi", "layout 'yi' (ln1, ln2) is only read; write 'llama', which is the same model")
+    check_layout(config, layout)
+    kinds: dict[str, tuple[str, str]] = {
+        "llama": ("llama", "LlamaForCausalLM"),
+        "baichuan": ("baichuan", "BaichuanForCausalLM"),
+        "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+        "qwen3": ("qwen3", "Qwen3ForCausalLM"),
+    }
+    model_type, architecture = kinds[layout]
+    values: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        **{theirs: getattr(config, ours) for ours, theirs in SHAPE.items()},
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "initializer_range": config.initializer_range,
+        "tie_word_embeddings": config.tied_embeddings,
+        "bos_token_id": bos_token_id,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": pad_token_id,
+        "torch_dtype": dtype,
+        "dtype": dtype,
+        "use_cache": True,
+    }
+    if auto_map:
+        values["auto_map"] = dict(auto_map)
+    if config.positions == "rope":
+        values |= {"max_position_embeddings": config.max_length, **written_rope(config)}
+    if layout == "baichuan":
+        values |= {"model_max_length": config.max_length, "positions": config.positions, "head": config.head}
+        if config.head == "norm":
+            values["z_loss_weight"] = config.z_loss_weight
+        return values
+    values |= {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim, "attention_dropout": 0.0}
+    if layout in ("llama", "qwen3"):
+        values["attention_bias"] = False
+    if layout == "llama":
+        values["mlp_bias"] = False
+    else:
+        values |= {"use_sliding_window": False, "sliding_window": None, "max_window_layers": config.num_layers}
+    return values

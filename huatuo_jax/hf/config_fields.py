@@ -1,0 +1,94 @@
+"""The fields of a config.json, sorted by what we do with them: its values in, or a refusal that names every field at fault.
+
+Nothing that could change the function of the model passes unseen: a field is read, or has the one value that we compute, or is on
+the list of fields without effect on the function, or is refused.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from huatuo_jax.errors import ConfigError
+
+READ = frozenset(
+    {
+        *("model_type", "architectures", "vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads"),
+        *("num_key_value_heads", "head_dim", "intermediate_size", "rms_norm_eps", "initializer_range", "tie_word_embeddings"),
+        *("max_position_embeddings", "model_max_length", "rope_theta", "rope_scaling", "rope_parameters"),
+        *("positions", "head", "z_loss_weight"),
+    }
+)
+"""What `huatuo_jax.hf.config` reads."""
+
+FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "hidden_act": (("silu", "swish"), "the feed-forward here is SwiGLU, with silu"),
+    "attention_bias": ((False,), "it puts a bias on q, k, v and the output projection; here only Qwen2 has q, k and v biases"),
+    "mlp_bias": ((False,), "the feed-forward here has no biases"),
+    "partial_rotary_factor": ((1,), "RoPE here turns whole heads"),
+    "use_mrope": ((False,), "multimodal RoPE"),
+    "use_sliding_window": ((False,), "attention here sees the whole sequence"),
+    "quantization_config": ((), "the weights are quantised; give the folder in float32, bfloat16 or float16"),
+    "num_experts": ((), "a mixture of experts"),
+    "num_local_experts": ((), "a mixture of experts"),
+    "n_routed_experts": ((), "a mixture of experts"),
+    "moe_intermediate_size": ((), "a mixture of experts"),
+}
+"""Field → the values that we compute (absent and null are the same), and why no other."""
+
+WITHOUT_EFFECT = frozenset(
+    {
+        # Bookkeeping of the files and of transformers.
+        *("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "auto_map", "tokenizer_class"),
+        *("_from_model_config", "_commit_hash", "_attn_implementation", "attn_implementation", "_attn_implementation_autoset"),
+        *("id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params", "generation_config"),
+        *("is_decoder", "is_encoder_decoder", "add_cross_attention", "cross_attention_hidden_size", "tie_encoder_decoder"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "prefix"),
+        # How transformers computes and what it returns.
+        *("use_cache", "pretraining_tp", "gradient_checkpointing", "use_bfloat16", "torchscript", "chunk_size_feed_forward"),
+        *("output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate"),
+        *("pruned_heads", "tf_legacy_loss", "attention_dropout", "hidden_dropout", "max_window_layers"),
+        # Sampling, which older releases kept here.
+        *("max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty"),
+        *("length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_beams"),
+        *("num_beam_groups", "diversity_penalty", "num_return_sequences", "early_stopping", "remove_invalid_values"),
+        *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"),
+        "forced_eos_token_id",
+    }
+)
+"""Fields that do not change what the decoder computes. Dropout is among them: training here uses none."""
+
+
+def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] = ()) -> None:
+    """Refuses, all in one error, what the decoder does not compute and what nobody here knows.
+
+    Args:
+      values: the parsed config.json.
+      where: its path, for the error.
+      ignore: unknown fields that the user vouches for.
+
+    Raises:
+      ConfigError: names each field, its value and the reason.
+    """
+    unsupported, unknown = [], []
+    for name, value in values.items():
+        if value is None or name in READ or name in WITHOUT_EFFECT:
+            continue
+        if name in FIXED:
+            allowed, reason = FIXED[name]
+            if value not in allowed:
+                unsupported.append(f"{name} = {_short(value)}: {reason}")
+        elif name == "sliding_window":
+            if values.get("use_sliding_window") is not False:
+                unsupported.append(f"sliding_window = {value}: {FIXED['use_sliding_window'][1]}")
+        elif name == "layer_types":
+            others = sorted(set(value) - {"full_attention"})
+            if others:
+                unsupported.append(f"layer_types has {', '.join(others)}: all layers here are full_attention")
+        elif name not in ignore:
+            unknown.append(f"{name} = {_short(value)}: unknown; if it does not change the model, pass --ignore {name}")
+    if unsupported or unknown:
+        raise ConfigError(f"{where} asks for what huatuo-jax does not compute:\n  " + "\n  ".join([*unsupported, *unknown]))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

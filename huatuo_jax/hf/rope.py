@@ -1,0 +1,64 @@
+"""RoPE in a config.json: `rope_theta` + `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) in, our fields out;
+and the other way, in both spellings at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from huatuo_jax.config import ModelConfig, RopeScaling, require
+
+_LLAMA3 = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_length": "original_max_position_embeddings",
+}
+"""Our name → theirs."""
+
+
+def read_rope(values: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """Base and scaling, from whichever spelling is there.
+
+    Raises:
+      ConfigError: the spellings disagree, or the kind of RoPE is not one that we compute.
+    """
+    new, old = dict(values.get("rope_parameters") or {}), dict(values.get("rope_scaling") or {})
+    require(
+        not any(isinstance(value, Mapping) for value in new.values()),
+        f"{where} has rope_parameters for several kinds of layers; huatuo-jax computes one RoPE for all layers",
+    )
+    theta, theta_too = new.pop("rope_theta", None), values.get("rope_theta")
+    require(
+        theta is None or theta_too is None or theta == theta_too,
+        f"{where} says rope_theta {theta_too} and rope_parameters.rope_theta {theta}; remove the wrong one",
+    )
+    found = [_rope_scaling(spelling, where) for spelling in (new, old) if spelling]
+    require(len(set(found)) <= 1, f"{where}: rope_scaling {old} and rope_parameters {new} disagree; remove the wrong one")
+    theta = theta if theta is not None else theta_too
+    return float(10_000.0 if theta is None else theta), found[0] if found else None
+
+
+def _rope_scaling(spelling: dict[str, Any], where: str) -> RopeScaling | None:
+    kind = spelling.get("rope_type", spelling.get("type", "default"))
+    known = {"rope_type", "type", "rope_theta"}
+    if kind == "llama3":
+        missing = [theirs for theirs in _LLAMA3.values() if spelling.get(theirs) is None]
+        require(not missing, f"{where}: RoPE scaling llama3 lacks {', '.join(missing)}; complete it")
+        scaling = RopeScaling(**{ours: spelling[theirs] for ours, theirs in _LLAMA3.items()})
+        known |= set(_LLAMA3.values())
+    else:
+        require(kind == "default", f"{where} has RoPE scaling {kind!r}; huatuo-jax computes default and llama3")
+        scaling = None
+    if spelling.get("partial_rotary_factor") == 1:
+        known.add("partial_rotary_factor")
+    unknown = sorted(name for name in set(spelling) - known if spelling[name] is not None)
+    require(not unknown, f"{where}: unknown fields of RoPE scaling {kind}: {', '.join(unknown)}; remove them if they do nothing")
+    return scaling
+
+
+def written_rope(config: ModelConfig) -> dict[str, Any]:
+    """The fields of config.json, in both spellings."""
+    scaling: dict[str, Any] | None = None
+    if config.rope_scaling is not None:
+        scaling = {"rope_type": "llama3", **{theirs: getattr(config.rope_scaling, ours) for ours, theirs in _LLAMA3.items()}}
+    both = {"rope_theta": config.rope_theta, **(scaling or {"rope_type": "default"})}
+    return {"rope_theta": config.rope_theta, "rope_scaling": scaling, "rope_parameters": both}

@@ -8,18 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, Sharding
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import PathLike, is_local
 from huatuo_jax.fingerprint import describe, fingerprints, named_leaves
-from huatuo_jax.sharding import abstract_params, param_shardings, with_shardings
+from huatuo_jax.sharding import abstract_params, shardings_of, with_shardings
 
 SCHEMA = 1
 
@@ -54,13 +55,14 @@ def read_meta(path: PathLike) -> dict[str, Any]:
 
 
 def restore_params(
-    path: PathLike, placement: Mesh | Sharding | None = None
+    path: PathLike, placement: Mesh | Sharding | None = None, dtype: Any = jnp.float32
 ) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     """The verified parameters of a run directory's newest checkpoint, or of one checkpoint, without the optimizer.
 
     Args:
       path: a run directory, or the folder of one step.
       placement: a mesh (sharded by the rules of `huatuo_jax.sharding`), one sharding for all arrays, or None = the first device.
+      dtype: of the parameters; what is stored in another one is verified as stored, then cast. None = as stored.
 
     Returns:
       The model's config, the parameters as nested dictionaries (the tree of `huatuo_jax.models.decoder`), and the facts.
@@ -72,12 +74,29 @@ def restore_params(
     meta = read_meta(folder)
     model = config_from_dict(ModelConfig, meta["config"]["model"])
     abstract = abstract_params(model)
-    if isinstance(placement, Mesh):
-        shardings = param_shardings(abstract, placement)
-    else:
-        single = placement or SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda _: single, abstract)
-    return model, read_item(folder, "params", with_shardings(abstract, shardings), meta), meta
+    stored = _as_stored(with_shardings(abstract, shardings_of(abstract, placement)), meta["fingerprints"]["params"])
+    params = read_item(folder, "params", stored, meta)
+    return model, params if dtype is None else jax.tree.map(lambda array: _cast(array, dtype), params), meta
+
+
+def _as_stored(abstract: Any, saved: Mapping[str, str]) -> Any:
+    """The tree with the dtypes that the fingerprints tell of; weights are stored in float32 or bfloat16."""
+
+    def stored(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        narrow = saved.get(name, "").startswith("bfloat16[")
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16 if narrow else leaf.dtype, sharding=leaf.sharding)
+
+    leaves = [stored(name, leaf) for name, leaf in named_leaves(abstract).items()]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def _cast(array: jax.Array, dtype: Any) -> jax.Array:
+    """The array in `dtype`; the original is deleted, so that a model never exists twice."""
+    if array.dtype == dtype:
+        return array
+    cast = jax.jit(lambda x: x.astype(dtype), out_shardings=array.sharding)(array).block_until_ready()
+    array.delete()
+    return cast
 
 
 def read_item(path: epath.Path, item: str, tree: Any, meta: Mapping[str, Any]) -> Any:
@@ -131,6 +150,19 @@ def agreed(path: epath.Path, work: Callable[[], Any]) -> Any:
     if failure is not None:
         raise failure
     return value
+
+
+def save_arguments(step: int, items: Mapping[str, Any], meta: Mapping[str, Any]) -> ocp.args.Composite:
+    """What Orbax writes as one checkpoint: trees of arrays by item, and `meta` with the fingerprint of every array."""
+    flat = {item: named_leaves(tree) for item, tree in items.items()}
+    facts = {
+        "schema": SCHEMA,
+        "step": step,
+        **meta,
+        "fingerprints": {item: fingerprints(arrays) for item, arrays in flat.items()},
+    }
+    arrays = {item: ocp.args.StandardSave(values) for item, values in flat.items()}
+    return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(facts))
 
 
 def handler() -> ocp.CompositeCheckpointHandler:

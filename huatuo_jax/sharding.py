@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from huatuo_jax.config import MeshConfig, ModelConfig
 from huatuo_jax.errors import ConfigError, DoesNotFitError
@@ -144,6 +144,15 @@ def param_shardings(abstract: Any, mesh: Mesh, rules: ShardingRules = DEFAULT_RU
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, abstract)
+
+
+def shardings_of(abstract: Any, placement: Mesh | Sharding | None) -> Any:
+    """A tree of shardings for `abstract_params(…)`: by the rules of this module on a mesh, one sharding for all arrays, or the
+    first device (None)."""
+    if isinstance(placement, Mesh):
+        return param_shardings(abstract, placement)
+    single = placement or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda _: single, abstract)
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:

@@ -26,20 +26,21 @@ def read_rope(values: Mapping[str, Any], where: str) -> tuple[float, RopeScaling
         not any(isinstance(value, Mapping) for value in new.values()),
         f"{where} has rope_parameters for several kinds of layers; huatuo-jax computes one RoPE for all layers",
     )
-    theta, theta_too = new.pop("rope_theta", None), values.get("rope_theta")
-    require(
-        theta is None or theta_too is None or theta == theta_too,
-        f"{where} says rope_theta {theta_too} and rope_parameters.rope_theta {theta}; remove the wrong one",
-    )
+    places = {
+        "rope_theta": values.get("rope_theta"),
+        "rope_parameters.rope_theta": new.pop("rope_theta", None),
+        "rope_scaling.rope_theta": old.pop("rope_theta", None),
+    }
+    bases = {name: base for name, base in places.items() if base is not None}
+    require(len(set(bases.values())) <= 1, f"{where} names several RoPE bases: {bases}; remove the wrong ones")
     found = [_rope_scaling(spelling, where) for spelling in (new, old) if spelling]
     require(len(set(found)) <= 1, f"{where}: rope_scaling {old} and rope_parameters {new} disagree; remove the wrong one")
-    theta = theta if theta is not None else theta_too
-    return float(10_000.0 if theta is None else theta), found[0] if found else None
+    return float(next(iter(bases.values()), 10_000.0)), found[0] if found else None
 
 
 def _rope_scaling(spelling: dict[str, Any], where: str) -> RopeScaling | None:
     kind = spelling.get("rope_type", spelling.get("type", "default"))
-    known = {"rope_type", "type", "rope_theta"}
+    known = {"rope_type", "type"}
     if kind == "llama3":
         missing = [theirs for theirs in _LLAMA3.values() if spelling.get(theirs) is None]
         require(not missing, f"{where}: RoPE scaling llama3 lacks {', '.join(missing)}; complete it")

@@ -12,10 +12,19 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from huatuo_jax.checkpoint import SCHEMA, absolute, agreed, complete_steps, handler, is_complete, read_item, read_meta, reason
+from huatuo_jax.checkpoint import (
+    absolute,
+    agreed,
+    complete_steps,
+    handler,
+    is_complete,
+    read_item,
+    read_meta,
+    reason,
+    save_arguments,
+)
 from huatuo_jax.errors import DataError, HuatuoError
 from huatuo_jax.files import PathLike, is_local
-from huatuo_jax.fingerprint import fingerprints, named_leaves
 
 TEMPORARY = ".orbax-checkpoint-tmp"
 
@@ -61,17 +70,9 @@ class Checkpoints:
           HuatuoError: this or the checkpoint before could not be written (a full disk); the older ones stay as they are.
         """
         self.wait()
-        items = {"params": named_leaves(params), "opt_state": named_leaves(opt_state)}
-        facts = {"schema": SCHEMA, "step": step, **meta, "fingerprints": {k: fingerprints(v) for k, v in items.items()}}
+        arguments = save_arguments(step, {"params": params, "opt_state": opt_state}, meta)
         with self._explained(step):
-            self._checkpointer.save(
-                self.directory / str(step),
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(items["params"]),
-                    opt_state=ocp.args.StandardSave(items["opt_state"]),
-                    meta=ocp.args.JsonSave(facts),
-                ),
-            )
+            self._checkpointer.save(self.directory / str(step), args=arguments)
         self._saving = step
 
     def tidy(self) -> None:

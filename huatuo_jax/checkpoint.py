@@ -20,7 +20,7 @@ from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import PathLike, is_local
 from huatuo_jax.fingerprint import describe, fingerprints, named_leaves
-from huatuo_jax.sharding import abstract_params, shardings_of, with_shardings
+from huatuo_jax.sharding import abstract_params, cast, shardings_of, with_shardings
 
 SCHEMA = 1
 
@@ -76,7 +76,7 @@ def restore_params(
     abstract = abstract_params(model)
     stored = _as_stored(with_shardings(abstract, shardings_of(abstract, placement)), meta["fingerprints"]["params"])
     params = read_item(folder, "params", stored, meta)
-    return model, params if dtype is None else jax.tree.map(lambda array: _cast(array, dtype), params), meta
+    return model, params if dtype is None else jax.tree.map(lambda array: cast(array, dtype), params), meta
 
 
 def _as_stored(abstract: Any, saved: Mapping[str, str]) -> Any:
@@ -88,15 +88,6 @@ def _as_stored(abstract: Any, saved: Mapping[str, str]) -> Any:
 
     leaves = [stored(name, leaf) for name, leaf in named_leaves(abstract).items()]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-
-
-def _cast(array: jax.Array, dtype: Any) -> jax.Array:
-    """The array in `dtype`; the original is deleted, so that a model never exists twice."""
-    if array.dtype == dtype:
-        return array
-    cast = jax.jit(lambda x: x.astype(dtype), out_shardings=array.sharding)(array).block_until_ready()
-    array.delete()
-    return cast
 
 
 def read_item(path: epath.Path, item: str, tree: Any, meta: Mapping[str, Any]) -> Any:
@@ -163,6 +154,12 @@ def save_arguments(step: int, items: Mapping[str, Any], meta: Mapping[str, Any])
     }
     arrays = {item: ocp.args.StandardSave(values) for item, values in flat.items()}
     return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(facts))
+
+
+def write_checkpoint(path: PathLike, step: int, items: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Writes one checkpoint and waits for it; a run, which must not wait, saves through `huatuo_jax.training.saving`."""
+    with ocp.Checkpointer(handler()) as checkpointer:
+        checkpointer.save(absolute(path), args=save_arguments(step, items, meta))
 
 
 def handler() -> ocp.CompositeCheckpointHandler:

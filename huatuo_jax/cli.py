@@ -8,6 +8,8 @@ COMMANDS = {
     "train": "train",
     "report": "report",
     "ask": "ask",
+    "convert from-hf": "convert_from_hf",
+    "convert to-hf": "convert_to_hf",
 }
 
 

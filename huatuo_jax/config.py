@@ -260,7 +260,8 @@ class RunConfig:
         `rows_per_mean` consecutive rows of the mean over their target tokens.
       steps: stop after so many steps; 0 = all whole batches of the plan.
       max_skipped: so many non-finite updates in a row stop the run with a checkpoint.
-      init: start from these weights: a run directory or checkpoint of ours ("" = random initialisation).
+      init: start from these weights: a run directory, checkpoint or base (`huatuo convert from-hf`) of ours, or a Hugging Face
+        folder as it is ("" = random initialisation).
       seed: of the random initialisation.
     """
 

@@ -160,6 +160,15 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
 
+def cast(array: jax.Array, dtype: Any) -> jax.Array:
+    """The array in `dtype`, placed as it was. The original is deleted, so that a model never exists twice."""
+    if array.dtype == dtype:
+        return array
+    wanted = jax.jit(lambda x: x.astype(dtype), out_shardings=array.sharding)(array).block_until_ready()
+    array.delete()
+    return wanted
+
+
 def init_params(
     config: ModelConfig,
     seed: int,

@@ -21,8 +21,9 @@ MAY_IMPORT = {
     "huatuo_jax.models": LEAVES | {"huatuo_jax.sharding"},
     "huatuo_jax.fingerprint": LEAVES,
     "huatuo_jax.checkpoint": LEAVES | {"huatuo_jax.fingerprint", "huatuo_jax.sharding"},
+    "huatuo_jax.hf": LEAVES | {f"huatuo_jax.{part}" for part in ("data", "models", "sharding", "fingerprint", "checkpoint")},
     "huatuo_jax.training": LEAVES
-    | {f"huatuo_jax.{part}" for part in ("data", "models", "sharding", "fingerprint", "checkpoint")},
+    | {f"huatuo_jax.{part}" for part in ("data", "models", "sharding", "fingerprint", "checkpoint", "hf")},
     "huatuo_jax.inference": LEAVES | {f"huatuo_jax.{part}" for part in ("data", "models", "sharding", "checkpoint")},
     "huatuo_jax.report": LEAVES | {"huatuo_jax.data"},
     "data_tools": LEAVES | {"huatuo_jax.data", "configs"},

@@ -32,20 +32,26 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.data.token_dataset import TokenDataset
     from huatuo_jax.errors import DataError
     from huatuo_jax.files import read_json, write_json
+    from huatuo_jax.hf.config import is_hf_folder
     from huatuo_jax.inference.ask import Asker
     from huatuo_jax.inference.recall import CHARACTERS, RECALL_TOKENS, exercises, recall, recall_per_source
 
     require(args.max_new_tokens >= 1, f"--max-new-tokens is {args.max_new_tokens}; it must be at least 1")
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")
-    if not (args.run / "config.json").is_file():
+    require(
+        not is_hf_folder(args.run), f"{args.run} is a Hugging Face folder; import it: huatuo convert from-hf {args.run} OUT"
+    )
+    is_run = (args.run / "config.json").is_file()
+    if not is_run and not (args.run / "checkpoints").is_dir():
         raise DataError(
             f"{args.run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {args.run}` makes one"
         )
-    config = config_from_dict(RunConfig, read_json(args.run / "config.json"))
-    questions = [Question(text) for text in args.question] or list(config.questions)
+    require(is_run or (args.question and not args.recall), f"{args.run} is a base, not a run: huatuo ask {args.run} 'QUESTION'")
+    config = config_from_dict(RunConfig, read_json(args.run / "config.json")) if is_run else None
+    questions = [Question(text) for text in args.question] or list(config.questions if config else ())
     require(
         bool(questions) or args.recall > 0,
-        f"{config.name} has no questions in its config; give one: huatuo ask {args.run} 'QUESTION'",
+        f"{args.run} has no questions in its config; give one: huatuo ask {args.run} 'QUESTION'",
     )
 
     console = make_console(args.quiet)
@@ -60,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     report: dict[str, Any] = {"answers": answers}
     if not args.question:
         write_json(args.run / "answers.json", answers)
-    if args.recall:
+    if args.recall and config is not None:
         work = exercises(TokenDataset.open(config.data.tokens), asker.tokenizer, args.recall)
         report["recall"] = {
             "characters": CHARACTERS,

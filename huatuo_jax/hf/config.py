@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import PathLike
+from huatuo_jax.files import PathLike, is_local
 from huatuo_jax.hf.config_fields import check_fields
 from huatuo_jax.hf.names import Layout, check_layout
 from huatuo_jax.hf.rope import read_rope, written_rope
@@ -69,6 +69,7 @@ def read_config(
     positions: Positions | None = None,
     head: Head | None = None,
     ignore: Collection[str] = (),
+    like: ModelConfig | None = None,
 ) -> ModelConfig:
     """The architecture that a config.json describes.
 
@@ -77,6 +78,7 @@ def read_config(
       name: of the model; default: the folder's.
       positions, head: the answer where a Baichuan's config.json leaves them open; one that contradicts it is refused.
       ignore: unknown fields that do not change the model.
+      like: the model that these weights are meant for; it answers what is still open.
 
     Raises:
       ConfigError: not a model of ours, something that the decoder does not compute, an open question, a missing field.
@@ -99,10 +101,10 @@ def read_config(
         **shape,
         num_kv_heads=_num_kv_heads(values, family, where),
         head_dim=_head_dim(values, family, where),
-        positions=_positions(values, family, where, positions),
+        positions=_positions(values, family, where, positions, like.positions if like else None),
         rope_theta=theta,
         rope_scaling=scaling,
-        head=_head(values, family, where, head),
+        head=_head(values, family, where, head, like.head if like else None),
         tied_embeddings=bool(values.get("tie_word_embeddings") or False),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
@@ -111,6 +113,13 @@ def read_config(
         z_loss_weight=values.get("z_loss_weight") or 0.0,
         initializer_range=values.get("initializer_range", 0.02),
     )
+
+
+def is_hf_folder(path: PathLike) -> bool:
+    """Whether a path is a Hugging Face folder: a config.json with a `model_type`, which a run directory's has not."""
+    if not is_local(path) or not (Path(path) / "config.json").is_file():
+        return False
+    return "model_type" in read_config_file(path)
 
 
 def _family(values: Mapping[str, Any], where: str) -> str:
@@ -151,7 +160,9 @@ def _max_length(values: Mapping[str, Any], where: str) -> int:
     return cast(int, found)
 
 
-def _positions(values: Mapping[str, Any], family: str, where: str, answer: Positions | None) -> Positions:
+def _positions(
+    values: Mapping[str, Any], family: str, where: str, answer: Positions | None, assumed: Positions | None
+) -> Positions:
     evidence: dict[str, str] = {}
     if family != "baichuan":
         evidence["rope"] = f"model_type {values['model_type']}"
@@ -162,10 +173,10 @@ def _positions(values: Mapping[str, Any], family: str, where: str, answer: Posit
             evidence["rope"] = "hidden_size 4096, a 7B,"
         if values["hidden_size"] == 5120:
             evidence["alibi"] = "hidden_size 5120, a 13B,"
-    return _decide("positions", ("rope", "alibi"), values, evidence, answer, where)
+    return _decide("positions", ("rope", "alibi"), values, evidence, where, answer, assumed)
 
 
-def _head(values: Mapping[str, Any], family: str, where: str, answer: Head | None) -> Head:
+def _head(values: Mapping[str, Any], family: str, where: str, answer: Head | None, assumed: Head | None) -> Head:
     evidence: dict[str, str] = {}
     if family != "baichuan":
         evidence["linear"] = f"model_type {values['model_type']}"
@@ -176,13 +187,19 @@ def _head(values: Mapping[str, Any], family: str, where: str, answer: Head | Non
             evidence["norm"] = "vocab_size 125,696, a Baichuan 2,"
         if values.get("z_loss_weight") is not None:
             evidence["norm"] = "z_loss_weight"
-    return _decide("head", ("linear", "norm"), values, evidence, answer, where)
+    return _decide("head", ("linear", "norm"), values, evidence, where, answer, assumed)
 
 
 def _decide(
-    what: str, choices: tuple[str, str], values: Mapping[str, Any], evidence: dict[str, str], answer: str | None, where: str
+    what: str,
+    choices: tuple[str, str],
+    values: Mapping[str, Any],
+    evidence: dict[str, str],
+    where: str,
+    answer: str | None,
+    assumed: str | None,
 ) -> Any:
-    """The one value that the file speaks for; the user's answer where it speaks for none or for both."""
+    """The one value that the file speaks for; where it speaks for none or for both, the user's answer, or what is assumed."""
     if not evidence and what in values:
         require(values[what] in choices, f"{where} has {what} {values[what]!r}; it is {' or '.join(choices)}")
         evidence[values[what]] = f"its field {what!r}"
@@ -194,8 +211,8 @@ def _decide(
             f'"{what}": "{answer}" to the file if the model really is so',
         )
         return found
-    if answer is not None:
-        return answer
+    if answer or assumed:
+        return answer or assumed
     says = " and ".join(f"{why} means {value}" for value, why in evidence.items()) or "nothing in it decides"
     raise ConfigError(f"{where} leaves open which {what} the model has ({says}); pass --{what} {' or '.join(choices)}")
 

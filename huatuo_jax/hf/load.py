@@ -9,6 +9,7 @@ bytes, turns its axes, and writes it into the stacked parameter in place.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from huatuo_jax.files import PathLike
 from huatuo_jax.fingerprint import named_leaves
 from huatuo_jax.hf.names import Layout, Row, native_layout, table, tensors
 from huatuo_jax.hf.tensor_files import TensorFiles, open_tensors
-from huatuo_jax.sharding import abstract_params, shardings_of, with_shardings
+from huatuo_jax.sharding import abstract_params, cast, shardings_of, with_shardings
 
 WITHOUT_USE = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 """Tables of RoPE that old folders hold beside the weights; they are computed here."""
@@ -53,6 +54,14 @@ class HFWeights:
         """The narrower of float32 and bfloat16 that holds all layers of a parameter exactly; float16 needs float32."""
         found = {self.files.tensors[name].dtype for name in self._names(row)}
         return np.dtype(jnp.bfloat16) if found == {np.dtype(jnp.bfloat16)} else np.dtype(np.float32)
+
+    def size(self, dtype: Any = None) -> int:
+        """Bytes of all parameters in `dtype`; None = each in `self.dtype`."""
+        layers = self.config.num_layers
+        return sum(
+            math.prod(row.shape) * (layers if row.per_layer else 1) * np.dtype(dtype or self.dtype(row)).itemsize
+            for row in self.rows
+        )
 
     def part(self, row: Row, layer: int = 0) -> np.ndarray:
         """One layer of a parameter in their order of axes, shaped `row.view`; a view of the mapped file."""
@@ -103,16 +112,15 @@ def load_params(
         leaf = leaves[row.ours]
         wanted = jnp.dtype(weights.dtype(row) if dtype is None else dtype)
         if row.per_layer:
-            array = jax.jit(lambda leaf=leaf, wanted=wanted: jnp.zeros(leaf.shape, wanted), out_shardings=leaf.sharding)()
+            array = _zeros(leaf.shape, wanted, leaf.sharding)()
             for layer in range(weights.config.num_layers):
                 part = _on_devices(weights.part(row, layer), row, leaf.sharding)
-                array = _writer(row.axes, leaf.sharding)(array, np.int32(layer), part).block_until_ready()
+                array = _write_layer(row.axes, leaf.sharding)(array, np.int32(layer), part).block_until_ready()
                 del part
                 advance()
         else:
-            part = _on_devices(weights.part(row), row, leaf.sharding)
-            array = _reader(row.axes, wanted, leaf.sharding)(part).block_until_ready()
-            del part
+            # Embedding, head and final norm: the order of axes is the same.
+            array = cast(_on_devices(weights.part(row), row, leaf.sharding), wanted)
             advance()
         loaded[row.ours] = array
     return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[name] for name in named_leaves(abstract)])
@@ -124,11 +132,13 @@ def count_parts(weights: HFWeights) -> int:
 
 
 def _on_devices(part: np.ndarray, row: Row, sharding: Sharding) -> jax.Array:
-    """A part of a mapped tensor, [view], each device with the slice that it needs of it."""
-    if part.dtype == np.float16:
-        part = part.astype(np.float32)  # not every accelerator computes with float16
+    """A part of a mapped tensor, [view], each device with the slice that it needs; the host holds one slice at a time."""
     theirs = _sharding_of_view(sharding, row)
-    return jax.make_array_from_callback(part.shape, theirs, lambda index: np.ascontiguousarray(part[index]))
+    slices = [
+        jax.device_put(np.ascontiguousarray(part[index]), device).block_until_ready()
+        for device, index in theirs.addressable_devices_indices_map(part.shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(part.shape, theirs, slices)
 
 
 def _sharding_of_view(sharding: Sharding, row: Row) -> Sharding:
@@ -141,18 +151,18 @@ def _sharding_of_view(sharding: Sharding, row: Row) -> Sharding:
 
 
 @functools.lru_cache(maxsize=64)
-def _writer(axes: tuple[int, ...], sharding: Sharding) -> Any:
+def _zeros(shape: tuple[int, ...], dtype: Any, sharding: Sharding) -> Any:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+
+
+@functools.lru_cache(maxsize=64)
+def _write_layer(axes: tuple[int, ...], sharding: Sharding) -> Any:
     """(stacked [L, …], layer, part [view]) → stacked, in place, with that layer set."""
 
     def write(stacked: jax.Array, layer: jax.Array, part: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(stacked, part.transpose(axes).astype(stacked.dtype), layer, 0)
 
     return jax.jit(write, donate_argnums=0, out_shardings=sharding)
-
-
-@functools.lru_cache(maxsize=64)
-def _reader(axes: tuple[int, ...], dtype: Any, sharding: Sharding) -> Any:
-    return jax.jit(lambda part: part.transpose(axes).astype(dtype), out_shardings=sharding)
 
 
 def _check(config: ModelConfig, layout: Layout, files: TensorFiles) -> None:

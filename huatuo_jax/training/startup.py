@@ -2,7 +2,7 @@
 
 1. fresh     no checkpoint and no `config.init`: random weights.
 2. resume    the directory holds a checkpoint of this very run: go on after its step.
-3. weights   no checkpoint yet, `config.init` names another run: its weights, a new optimizer.
+3. weights   no checkpoint yet, `config.init` names other weights (a run, a base, a Hugging Face folder): a new optimizer.
 4. finished  the newest checkpoint is of the last step: nothing to do.
 5. refused   the directory holds another run: raises, listing what differs.
 """
@@ -21,8 +21,14 @@ from huatuo_jax.config import RunConfig
 from huatuo_jax.config_files import config_to_dict, differences
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
 from huatuo_jax.files import PathLike
+from huatuo_jax.hf.base import tokenizer_fingerprints
+from huatuo_jax.hf.config import is_hf_folder, read_config
+from huatuo_jax.hf.load import load_params, open_weights
 from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.training.step import TrainState, TrainStep
+
+SAME_FUNCTION = ("name", "max_length", "initializer_range", "z_loss_weight")
+"""Fields of a model that may differ from those of the weights it starts from: they do not change what the weights compute."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +87,31 @@ def load_state(
 
 
 def load_weights(config: RunConfig, mesh: Mesh, facts: Mapping[str, Any]) -> Any:
-    """Case 3: the parameters of the run or checkpoint `config.init`, which must be the same architecture and tokenizer."""
+    """Case 3: the parameters of the run, checkpoint, base or Hugging Face folder `config.init`, in fp32."""
     check_init(config, facts)
+    if is_hf_folder(config.init):
+        return load_params(open_weights(config.init, config.model), mesh)
     return restore_params(config.init, mesh)[1]
 
 
 def check_init(config: RunConfig, facts: Mapping[str, Any]) -> None:
     """Raises ConfigError if the weights of `config.init` are of another model or tokenizer, DataError if there are none."""
-    folder = epath.Path(config.init)
-    if (folder / "checkpoints").exists():
-        folder = latest_checkpoint(folder)
-    meta = read_meta(folder)
-    ours, theirs = config_to_dict(config)["model"], dict(meta["config"]["model"])
-    lines = [f"model.{name}: {theirs.get(name)!r} there, {ours[name]!r} here" for name in ours if ours[name] != theirs.get(name)]
-    their_tokenizer = meta["tokenizer"]["fingerprint"]
-    if their_tokenizer != facts["tokenizer"]["fingerprint"]:
-        lines.append(f"tokenizer: {their_tokenizer[:12]}… there, {facts['tokenizer']['fingerprint'][:12]}… in the token dataset")
+    if is_hf_folder(config.init):
+        theirs = config_to_dict(read_config(config.init, like=config.model))
+        their_tokenizers = tokenizer_fingerprints(config.init)
+    else:
+        folder = epath.Path(config.init)
+        meta = read_meta(latest_checkpoint(folder) if (folder / "checkpoints").exists() else folder)
+        theirs, their_tokenizers = dict(meta["config"]["model"]), [meta["tokenizer"]["fingerprint"]]
+    ours = config_to_dict(config)["model"]
+    lines = [
+        f"model.{name}: {theirs.get(name)!r} there, {ours[name]!r} here"
+        for name in ours
+        if ours[name] != theirs.get(name) and name not in SAME_FUNCTION
+    ]
+    if facts["tokenizer"]["fingerprint"] not in their_tokenizers:
+        there = " or ".join(f"{fingerprint[:12]}…" for fingerprint in their_tokenizers)
+        lines.append(f"tokenizer: {there} there, {facts['tokenizer']['fingerprint'][:12]}… in the token dataset")
     if lines:
         raise ConfigError(f"the weights of init={config.init} do not fit this run:\n  " + "\n  ".join(lines))
 

@@ -1,0 +1,76 @@
+"""`huatuo convert from-hf`: a Hugging Face folder becomes a base to train from, ask or export."""
+
+import argparse
+
+from huatuo_jax.console import local_path
+
+HELP = """Import a Hugging Face model: Baichuan, Llama, Yi, Qwen2, Qwen3
+
+Reads config.json, the weights (safetensors; or pytorch_model.bin with the torch extra) and the tokenizer of DIR and writes OUT,
+a base that `huatuo train --init OUT`, `huatuo ask OUT "…"` and the exports read like a run. Weights go to the devices tensor by
+tensor. Whatever could change the model and is not understood is refused by name."""
+EXAMPLE = """
+huatuo convert from-hf Baichuan2-7B-Base bases/baichuan2-7b
+huatuo train configs/huatuo2_7b.py --run runs/7b --init bases/baichuan2-7b
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("folder", metavar="DIR", type=local_path, help="folder of a Hugging Face model")
+    parser.add_argument("out", metavar="OUT", type=local_path, help="base directory to write; must not exist")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="how weights are stored; auto (default) = bfloat16 where the folder has it, else float32: no number changes",
+    )
+    parser.add_argument("--tokenizer", metavar="PATH", type=local_path, help="tokenizer file or folder (default: DIR)")
+    parser.add_argument("--template", metavar="NAME", help="dialogue format for questions to the base (default: huatuo)")
+    parser.add_argument("--name", default="", help="of the model (default: name of DIR)")
+    parser.add_argument("--positions", choices=("rope", "alibi"), help="where the config.json of a Baichuan leaves it open")
+    parser.add_argument("--head", choices=("linear", "norm"), help="where the config.json of a Baichuan leaves it open")
+    parser.add_argument(
+        "--ignore", metavar="FIELD", action="append", default=[], help="an unknown field of config.json that does not matter"
+    )
+    parser.add_argument("--mesh.fsdp", dest="fsdp", metavar="N", type=int, default=-1, help="devices (default: all)")
+    parser.add_argument("--mesh.tensor", dest="tensor", metavar="N", type=int, default=1, help="of them for heads (default: 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    import time
+
+    import jax
+    import jax.numpy as jnp
+
+    from huatuo_jax.config import MeshConfig
+    from huatuo_jax.console import make_console, make_progress, write_report
+    from huatuo_jax.hf.base import check_target, choose_tokenizer, write_base
+    from huatuo_jax.hf.config import read_config
+    from huatuo_jax.hf.load import count_parts, load_params, open_weights
+    from huatuo_jax.sharding import make_mesh
+
+    began = time.time()
+    console = make_console(args.quiet)
+    dtype = None if args.dtype == "auto" else jnp.dtype(args.dtype)
+    config = read_config(args.folder, name=args.name, positions=args.positions, head=args.head, ignore=args.ignore)
+    weights = open_weights(args.folder, config)
+    base = choose_tokenizer(args.tokenizer or args.folder, config, args.template)
+    check_target(args.out, weights.size(dtype))
+    mesh = make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
+
+    with make_progress(console, "tensors") as progress:
+        task = progress.add_task(f"reading {args.folder.name}", total=count_parts(weights))
+        params = load_params(weights, mesh, dtype, lambda: progress.advance(task))
+    facts = write_base(args.out, weights, params, base)
+
+    stored = sorted({str(array.dtype) for array in jax.tree.leaves(params)})
+    console.print(
+        f"{args.out}: {config.name}, {config.family} with {config.positions} and a {config.head} head, "
+        f"{weights.size(dtype) / 1e9:.2f} GB in {' and '.join(stored)}"
+    )
+    if base.remark:
+        console.print(f"without a dialogue format, so `huatuo ask` will refuse it: {base.remark}", markup=False)
+    write_report(args.json, {"out": str(args.out), "seconds": time.time() - began, **facts})
+    return 0

@@ -1,0 +1,138 @@
+"""A Hugging Face folder in, a base directory out: its weights, tokenizer and small files, laid out as a run directory.
+
+    OUT/checkpoints/0/                      params and meta (no optimizer), read by everything that reads a run's checkpoint
+    OUT/tokenizer.model | tokenizer.json    what `load_tokenizer(OUT)` finds
+    OUT/hf/                                 config.json, generation_config.json, … of the folder, which an export uses again
+
+OUT appears when it is whole.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huatuo_jax.checkpoint import write_checkpoint
+from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.config_files import config_to_dict
+from huatuo_jax.data.templates import get_template
+from huatuo_jax.data.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
+from huatuo_jax.errors import ConfigError, DoesNotFitError
+from huatuo_jax.files import PathLike, sha256_file
+from huatuo_jax.hf.load import HFWeights
+
+KEPT = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "README.md"),
+)
+"""Small files of a folder that an export may need again. Its Python files are not among them: no remote code is carried along."""
+
+DEFAULT_TEMPLATE = "huatuo"
+
+
+@dataclass(frozen=True)
+class BaseTokenizer:
+    """The tokenizer that belongs to a base model.
+
+    Attributes:
+      template: name of the dialogue format to ask the base in; None where the default does not work with this tokenizer.
+      remark: why it does not, "" otherwise.
+    """
+
+    tokenizer: Tokenizer
+    template: str | None
+    remark: str = ""
+
+
+def choose_tokenizer(path: PathLike, config: ModelConfig, template: str | None) -> BaseTokenizer:
+    """Loads the tokenizer of a folder (or a file) and checks it against the model and the dialogue format.
+
+    Raises:
+      ConfigError: there is none; it has more tokens than the model; it cannot carry the `template` that was asked for.
+    """
+    tokenizer = load_tokenizer(path)
+    require(
+        tokenizer.vocab_size <= config.vocab_size,
+        f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens and the model's vocabulary {config.vocab_size}: they "
+        "do not belong together; give the model's own tokenizer with --tokenizer",
+    )
+    try:
+        get_template(template or DEFAULT_TEMPLATE).check(tokenizer)
+    except ConfigError as error:
+        if template is not None:
+            raise
+        return BaseTokenizer(tokenizer, None, str(error))
+    return BaseTokenizer(tokenizer, template or DEFAULT_TEMPLATE)
+
+
+def tokenizer_fingerprints(folder: PathLike) -> list[str]:
+    """SHA-256 of every tokenizer file of a Hugging Face folder. Raises ConfigError if there is none."""
+    root = Path(folder)
+    files = [root / "tokenizer.json", *sorted(root.glob("*.model"))]
+    found = [sha256_file(file) for file in files if file.is_file()]
+    require(
+        bool(found),
+        f"{folder} holds no tokenizer, so nothing says that the token dataset was made with the model's own; put tokenizer.model "
+        "or tokenizer.json there, or import it with `huatuo convert from-hf --tokenizer`",
+    )
+    return found
+
+
+def check_target(out: PathLike, size: int) -> None:
+    """Raises ConfigError if something is at `out`, DoesNotFitError if `size` bytes will not fit on its disk."""
+    target = Path(out).absolute()
+    require(not target.exists(), f"{out} exists; choose another directory, or remove it")
+    there = next(folder for folder in target.parents if folder.exists())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise DoesNotFitError(f"{out} needs {size / 1e9:.1f} GB and {there} has {free / 1e9:.1f} GB free; make room")
+
+
+def write_base(out: PathLike, weights: HFWeights, params: Any, base: BaseTokenizer) -> dict[str, Any]:
+    """Writes the base directory; call `check_target` before the weights are loaded.
+
+    Returns:
+      The facts of its checkpoint, as `huatuo_jax.checkpoint.read_meta(OUT/checkpoints/0)` gives them, without the fingerprints.
+    """
+    source, tokenizer = weights.files.folder, base.tokenizer
+    with _directory_aside(Path(out)) as aside:
+        name = copy_tokenizer(tokenizer.path, aside)
+        kept = [source / name for name in KEPT if (source / name).is_file()]
+        (aside / "hf").mkdir()
+        for file in kept:
+            shutil.copyfile(file, aside / "hf" / file.name)
+        facts = {
+            "config": {"model": config_to_dict(weights.config)},
+            "tokenizer": {"path": name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+            "template": base.template,
+            # A base is no run: it has no plan and nothing to go on with.
+            "plan_hash": "",
+            "total_steps": 0,
+            "origin": {
+                "folder": str(source.resolve()),
+                "layout": weights.layout,
+                "config_json": sha256_file(source / "config.json"),
+                "dtypes": sorted({info.dtype_name for info in weights.files.tensors.values()}),
+            },
+            "time": time.time(),
+        }
+        write_checkpoint(aside / "checkpoints" / "0", 0, {"params": params}, facts)
+    return facts
+
+
+@contextlib.contextmanager
+def _directory_aside(target: Path) -> Iterator[Path]:
+    """A directory beside `target` that becomes it on success and is removed on any error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    aside.mkdir()
+    try:
+        yield aside
+        aside.rename(target)
+    finally:
+        if aside.exists():
+            shutil.rmtree(aside)

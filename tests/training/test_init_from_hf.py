@@ -1,0 +1,94 @@
+"""A run that starts from other weights: from an imported base, and straight from a Hugging Face folder."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from huatuo_jax import cli
+from huatuo_jax.checkpoint import restore_params
+from huatuo_jax.config import RunConfig
+from huatuo_jax.console import make_console
+from huatuo_jax.errors import ConfigError
+from huatuo_jax.fingerprint import named_leaves
+from huatuo_jax.hf.config import write_config
+from huatuo_jax.hf.names import tensors, their_tensor
+from huatuo_jax.sharding import make_mesh
+from huatuo_jax.training.preflight import open_inputs
+from huatuo_jax.training.startup import load_weights
+from huatuo_jax.training.trainer import train
+
+save_file = pytest.importorskip("safetensors.numpy").save_file
+
+
+@pytest.fixture(scope="module")
+def hf_folder(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run's weights as a Llama folder with its tokenizer."""
+    folder = tmp_path_factory.mktemp("hf") / "llama"
+    folder.mkdir()
+    config, params, _ = restore_params(finished_run)
+    arrays = {name: np.asarray(array) for name, array in named_leaves(params).items()}
+    of = lambda row: arrays[row.ours] if row.layer is None else arrays[row.ours][row.layer]
+    save_file({name: their_tensor(rows, of) for name, rows in tensors(config, "llama").items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(write_config(config, "llama", "float32")))
+    shutil.copyfile(finished_run / "tokenizer.model", folder / "tokenizer.model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(hf_folder: Path) -> Path:
+    """The same, imported."""
+    out = hf_folder.parent / "base"
+    assert cli.main(["convert", "from-hf", str(hf_folder), str(out), "--quiet"]) == 0
+    return out
+
+
+def weights_for(config: RunConfig, init: Path) -> dict[str, jax.Array]:
+    config = dataclasses.replace(config, init=str(init))
+    return load_weights(config, make_mesh(config.mesh), open_inputs(config, make_console(quiet=True)).facts)
+
+
+@pytest.mark.parametrize("kind", ["base", "hf_folder"])
+def test_a_run_starts_from_the_very_weights(tiny_config, finished_run, kind, request) -> None:
+    loaded = weights_for(tiny_config, request.getfixturevalue(kind))
+    trained = restore_params(finished_run, make_mesh(tiny_config.mesh))[1]
+    assert jax.tree.map(lambda a: a.sharding, loaded) == jax.tree.map(lambda a: a.sharding, trained)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), loaded, trained)
+
+
+@pytest.mark.parametrize("kind", ["base", "hf_folder"])
+def test_training_goes_on_from_a_trained_model(tiny_config, finished_run, compile_once, tmp_path, kind, request) -> None:
+    config = dataclasses.replace(tiny_config, init=str(request.getfixturevalue(kind)), steps=3)
+    report = train(config, tmp_path / "run", make_console(quiet=True))
+    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    first = next(line["loss"] for line in lines if "loss" in line)
+    assert report["case"] == "weights" and report["loss"] < first
+
+
+def test_names_and_limits_may_differ_but_not_what_is_computed(tiny_config, hf_folder) -> None:
+    model = dataclasses.replace(tiny_config.model, name="another", max_length=128, initializer_range=0.01)
+    weights_for(dataclasses.replace(tiny_config, model=model), hf_folder)
+    model = dataclasses.replace(tiny_config.model, norm_eps=1e-3, rope_theta=5e5)
+    with pytest.raises(ConfigError, match=r"(?s)model.rope_theta: 10000.0 there, 500000.0 here.*model.norm_eps: 1e-05 there"):
+        weights_for(dataclasses.replace(tiny_config, model=model), hf_folder)
+
+
+def test_a_folder_with_another_tokenizer_is_refused(tiny_config, hf_folder, tmp_path) -> None:
+    folder = shutil.copytree(hf_folder, tmp_path / "llama")
+    with open(folder / "tokenizer.model", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ConfigError, match=r"tokenizer: \w+… there, \w+… in the token dataset"):
+        weights_for(tiny_config, folder)
+    (folder / "tokenizer.model").unlink()
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        weights_for(tiny_config, folder)
+
+
+def test_a_base_is_no_run_to_go_on_with(tiny_config, base, tmp_path) -> None:
+    run = shutil.copytree(base, tmp_path / "run")
+    with pytest.raises(ConfigError, match="holds another run"):
+        train(tiny_config, run, make_console(quiet=True))

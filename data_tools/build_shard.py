@@ -29,7 +29,7 @@ from huatuo_jax.data.token_codec import encode_flat
 from huatuo_jax.data.tokenizer import Tokenizer
 from huatuo_jax.files import write_bytes, written_aside
 
-BATCH_RECORDS = 2048
+BATCH_RECORDS = 1024
 BATCH_BYTES = 4 << 20
 STATISTICS = ("lengths", "target_counts", "first_targets")
 

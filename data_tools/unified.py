@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.text_codec import decode_record_text, encode_record_text
+from data_tools.text_codec import decode_record_texts, encode_record_text
 from data_tools.tfds_folder import TEXT, TEXTS, write_tfds_metadata
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.shards import Shards, open_writer, shard_name
@@ -26,6 +26,8 @@ SCHEMA = 1
 DATASET = "huatuo_unified"
 SPLIT = "train"
 SHARD_RECORDS = 20_000
+RECORDS_PER_CHUNK = 32
+REMEDY = "import the files again (`huatuo-data import`)"
 FEATURES = {"id": TEXT, "source": TEXT, "system": TEXT, "text": TEXT, "turns": TEXTS}
 
 
@@ -69,7 +71,7 @@ class UnifiedWriter:
         """
         content = encode_record_text(record)
         if self._writer is None:
-            self._writer = open_writer(self._aside / str(len(self._counts)))
+            self._writer = open_writer(self._aside / str(len(self._counts)), RECORDS_PER_CHUNK)
             self._counts.append(0)
         self._writer.write(content)
         self._sizes.append(len(content))
@@ -150,18 +152,17 @@ class UnifiedDataset:
 
     def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
-        remedy = "import the files again (`huatuo-data import`)"
         if not (self.folder / "manifest.json").exists():
-            raise DataError(f"{self.folder} holds no finished unified dataset (no manifest.json); {remedy}")
+            raise DataError(f"{self.folder} holds no finished unified dataset (no manifest.json); {REMEDY}")
         self.manifest: dict[str, Any] = read_json(self.folder / "manifest.json")
         if self.manifest.get("schema") != SCHEMA or "shards" not in self.manifest:
-            raise DataError(f"{self.folder}/manifest.json is not one of a unified dataset of schema {SCHEMA}; {remedy}")
+            raise DataError(f"{self.folder}/manifest.json is not one of a unified dataset of schema {SCHEMA}; {REMEDY}")
         shards = self.manifest["shards"]
         self._shards = Shards(
             [self.folder / s["file"] for s in shards],
             [s["records"] for s in shards],
             [s["bytes"] for s in shards],
-            remedy,
+            REMEDY,
             readahead=1 << 16,
         )
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])
@@ -173,8 +174,16 @@ class UnifiedDataset:
         return len(self._shards)
 
     def read(self, indices: np.ndarray) -> list[Record]:
-        """The records at `indices` (int64 [n])."""
-        return [decode_record_text(content) for content in self._shards.read(indices)]
+        """The records at `indices` (int64 [n]).
+
+        Raises:
+          DataError: if an index is out of range or a file is damaged.
+        """
+        contents = self._shards.read(indices)
+        try:
+            return decode_record_texts(contents)
+        except ValueError as error:
+            raise DataError(f"{self.folder}: records {indices[0]} … {indices[-1]} are damaged ({error}); {REMEDY}") from error
 
     def __iter__(self) -> Iterator[Record]:
         for start in range(0, len(self), 1000):

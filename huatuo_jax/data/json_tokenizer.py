@@ -69,8 +69,10 @@ class JsonTokenizer(Tokenizer):
             raise DataError(f"{self.path} has no token {id}; its ids are below {self.vocab_size}")
         return piece
 
-    def texts_of_vocabulary(self) -> list[str]:  # noqa: D102
-        return ["" if "�" in text else text for text in self._full.decode_batch([[i] for i in range(self.vocab_size)])]
+    def texts_of_vocabulary(self, characters: Iterable[str]) -> list[str]:  # noqa: D102
+        wanted = frozenset(characters)
+        texts = self._full.decode_batch([[i] for i in range(self.vocab_size)])
+        return [text for text in texts if not wanted.isdisjoint(text) and "�" not in text]
 
 
 def _end_and_begin(tokenizer: Any, path: str) -> tuple[int, int | None]:

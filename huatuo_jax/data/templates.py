@@ -70,8 +70,7 @@ class Template:
         for literal in self.literals:
             if literal.strip() in tokenizer.symbols:
                 raise self._refusal(tokenizer, f"the format writes {literal.strip()!r} as plain text, but it is a token here")
-        seam = frozenset("".join(self.prefixes))
-        texts = [text for text in tokenizer.texts_of_vocabulary() if not seam.isdisjoint(text)] if seam else []
+        texts = tokenizer.texts_of_vocabulary("".join(self.prefixes)) if self.prefixes else []
         for prefix in self.prefixes:
             if reason := prefix_fault(prefix, tokenizer, texts, self.follows_text):
                 raise self._refusal(tokenizer, f"{prefix!r} {reason}")

@@ -4,9 +4,11 @@ Both kinds keep two encoders over the same vocabulary: the *full* one knows ever
 *plain* one never forms a chat symbol and reads users' text. Text without such symbols encodes the same with either.
 """
 
+import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -119,53 +121,59 @@ class Tokenizer(ABC):
         """The vocabulary's entry with this id."""
 
     @abstractmethod
-    def texts_of_vocabulary(self) -> list[str]:
-        """What each id reads as, in the middle of a text; "" where it is not text of its own (control tokens, lone bytes)."""
+    def texts_of_vocabulary(self, characters: Iterable[str]) -> list[str]:
+        """What ids read as, in the middle of a text: those with one of `characters`, without control tokens and lone bytes."""
 
 
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece `.model` file (BPE or unigram).
 
-    In the plain encoder markers are control pieces under another name: as unreachable from text as `</s>`.
+    In the plain encoder markers are control pieces under another name: as unreachable from text as `</s>`. The full encoder is
+    loaded when the first marker comes along; where a format has none, as in the HuatuoGPT-II one, it never is.
     """
 
     def __init__(self, path: str) -> None:
-        import sentencepiece
         from google.protobuf.message import DecodeError
         from sentencepiece import sentencepiece_model_pb2
 
         schema: Any = sentencepiece_model_pb2
         super().__init__(path)
-        content = epath.Path(path).read_bytes()
+        self._content = epath.Path(path).read_bytes()
         model = schema.ModelProto()
         try:
-            model.ParseFromString(content)
-            self._full = sentencepiece.SentencePieceProcessor(model_proto=content)
+            model.ParseFromString(self._content)
+            markers = self._rename_markers(model, schema.ModelProto.SentencePiece)
+            self._plain = self._after_symbol = _processor(model.SerializeToString())
         except (DecodeError, RuntimeError) as error:
             raise DataError(f"{path} is not a SentencePiece model ({error}); give a .model file or a tokenizer.json") from error
         if model.trainer_spec.model_type == schema.TrainerSpec.WORD:
             raise ConfigError(f"{path} is a word-level model, where users' text can spell </s>; use a bpe or unigram model")
-        if self._full.eos_id() < 0:
+        if self._plain.eos_id() < 0:
             raise ConfigError(f"{path} has no end token; train it with an eos id")
-        self.vocab_size = self._full.vocab_size()
-        self.eos_id = self._full.eos_id()
-        self.bos_id = self._full.bos_id() if self._full.bos_id() >= 0 else None
-        kinds = schema.ModelProto.SentencePiece
-        types = np.array([piece.type for piece in model.pieces])
-        self._is_text = np.isin(types, (kinds.CONTROL, kinds.UNKNOWN, kinds.BYTE), invert=True).tolist()
-        defined = [(i, model.pieces[i]) for i in np.flatnonzero(types == kinds.USER_DEFINED).tolist()]
-        markers = [(i, piece) for i, piece in defined if not is_harmless(piece.piece)]
-        self.symbols = frozenset(piece.piece for _, piece in markers)
-        self._plain = self._after_symbol = self._full
-        if markers:
-            for i, piece in markers:
-                piece.type = kinds.CONTROL
-                piece.piece = f"<plain {i}>"
-            self._plain = self._after_symbol = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-            self.dummy_prefix = model.normalizer_spec.add_dummy_prefix
-            if self.dummy_prefix:
-                model.normalizer_spec.add_dummy_prefix = False
-                self._after_symbol = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+        self.vocab_size = self._plain.vocab_size()
+        self.eos_id = self._plain.eos_id()
+        self.bos_id = self._plain.bos_id() if self._plain.bos_id() >= 0 else None
+        self._markers = markers
+        self._plain_names = {marker: _plain_name(i) for i, marker in markers.items()}
+        self.symbols = frozenset(markers.values())
+        self.dummy_prefix = bool(markers) and model.normalizer_spec.add_dummy_prefix
+        if self.dummy_prefix:
+            model.normalizer_spec.add_dummy_prefix = False
+            self._after_symbol = _processor(model.SerializeToString())
+
+    @staticmethod
+    def _rename_markers(model: Any, kinds: Any) -> dict[int, str]:
+        """Makes the plain model of `model`; returns the markers by id."""
+        defined = [(i, piece) for i, piece in enumerate(model.pieces) if piece.type == kinds.USER_DEFINED]
+        markers = {i: piece.piece for i, piece in defined if not is_harmless(piece.piece)}
+        for i in markers:
+            model.pieces[i].type = kinds.CONTROL
+            model.pieces[i].piece = _plain_name(i)
+        return markers
+
+    @cached_property
+    def _full(self) -> Any:
+        return _processor(self._content) if self._markers else self._plain
 
     def _encode_full(self, text: str) -> list[int]:
         return self._full.encode(text)
@@ -180,18 +188,36 @@ class SentencePieceTokenizer(Tokenizer):
         return self._after_symbol.encode(text, return_type="numpy")
 
     def decode(self, ids: Iterable[int]) -> str:  # noqa: D102
-        return self._full.decode([int(i) for i in ids]) or ""
+        numbers = [int(i) for i in ids]
+        decoder = self._plain if self._markers.keys().isdisjoint(numbers) else self._full
+        return decoder.decode(numbers) or ""
 
     def token_to_id(self, piece: str) -> int | None:  # noqa: D102
-        found = self._full.piece_to_id(piece)
-        return found if self._full.id_to_piece(found) == piece else None
+        found = self._plain.piece_to_id(self._plain_names.get(piece, piece))
+        return found if self.id_to_piece(found) == piece else None
 
     def id_to_piece(self, id: int) -> str:  # noqa: D102
-        return self._full.id_to_piece(int(id))
+        return self._markers.get(int(id)) or self._plain.id_to_piece(int(id))
 
-    def texts_of_vocabulary(self) -> list[str]:  # noqa: D102
-        pieces = self._full.id_to_piece(list(range(self.vocab_size)))
-        return [piece.replace("▁", " ") if text else "" for piece, text in zip(pieces, self._is_text, strict=True)]
+    def texts_of_vocabulary(self, characters: Iterable[str]) -> list[str]:  # noqa: D102
+        wanted = re.compile(f"[{''.join(map(re.escape, {c if c != ' ' else '▁' for c in characters}))}]").search
+        pieces = self._plain.id_to_piece(list(range(self.vocab_size)))
+        for i, marker in self._markers.items():
+            pieces[i] = marker
+        ids = [i for i, piece in enumerate(pieces) if wanted(piece)]
+        silent = zip(self._plain.is_control(ids), self._plain.is_unknown(ids), self._plain.is_byte(ids), strict=True)
+        found = zip(ids, map(any, silent), strict=True)
+        return [pieces[i].replace("▁", " ") for i, is_silent in found if i in self._markers or not is_silent]
+
+
+def _plain_name(marker_id: int) -> str:
+    return f"<plain {marker_id}>"
+
+
+def _processor(model: bytes) -> Any:
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
 def load_tokenizer(path: PathLike) -> Tokenizer:

@@ -1,5 +1,6 @@
 """Unified datasets in, token dataset out: shards in parallel processes, resumable, the manifest last."""
 
+import functools
 import json
 import multiprocessing
 import shutil
@@ -76,7 +77,6 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     out = request.out
     datasets = [UnifiedDataset(folder) for folder in request.unified]
     tokenizer, template = load_tokenizer(request.tokenizer), get_template(request.template)
-    template.check(tokenizer)
     settings = {
         "schema": SCHEMA,
         "unified": [dataset.manifest["content"] for dataset in datasets],
@@ -87,18 +87,28 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     }
     _check_settings(out, settings)
     if (out / "manifest.json").exists():
+        template.check(tokenizer)
         manifest = read_json(out / "manifest.json")
         return {"sources": manifest["sources"], "new_records": 0, "seconds": 0.0, "nothing_to_do": True}
     tasks = plan_shards(datasets, request.holdout)
+    resumed = (out / "build.json").exists()
     write_json(out / "build.json", settings)
     open_tasks = [task for task in tasks if read_marker(task, out) is None]
     new_records = sum(len(task.records) for task in open_tasks)
     worker = WorkerSettings(tuple(str(folder) for folder in request.unified), template.name, request.max_len, str(out))
     open_tasks.sort(key=lambda task: -task.size)
-    if request.workers > 1 and len(open_tasks) > 1:
-        _run_in_workers(open_tasks, (worker, tokenizer), request.workers, on_start, on_done)
-    elif open_tasks:
-        _run_here(open_tasks, ShardBuilder(worker, tokenizer), on_start, on_done)
+    try:
+        if request.workers > 1 and len(open_tasks) > 1:
+            # A template is checked against the whole vocabulary: while the workers begin, that costs no time.
+            check = functools.partial(template.check, tokenizer)
+            _run_in_workers(open_tasks, (worker, tokenizer), request.workers, check, on_start, on_done)
+        else:
+            template.check(tokenizer)
+            _run_here(open_tasks, ShardBuilder(worker, tokenizer), on_start, on_done)
+    except ConfigError:
+        if not resumed:
+            _remove_build(tasks, out)
+        raise
     manifest = {
         "schema": SCHEMA,
         "tokenizer": {
@@ -127,6 +137,15 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     }
 
 
+def _remove_build(tasks: Sequence[ShardTask], out: Path) -> None:
+    """Leaves `out` as it was before a build that should not have begun."""
+    for source in {task.source for task in tasks}:
+        shutil.rmtree(out / source, ignore_errors=True)
+    (out / "build.json").unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     """Refuses to write into a folder that holds anything but a build of the same settings."""
     if not (out / "build.json").exists():
@@ -151,15 +170,21 @@ def _run_here(tasks: Sequence[ShardTask], builder: ShardBuilder, on_start: OnDon
 
 
 def _run_in_workers(
-    tasks: Sequence[ShardTask], shared: tuple[WorkerSettings, Tokenizer], workers: int, on_start: OnDone, on_done: OnDone
+    tasks: Sequence[ShardTask],
+    shared: tuple[WorkerSettings, Tokenizer],
+    workers: int,
+    check: Callable[[], None],
+    on_start: OnDone,
+    on_done: OnDone,
 ) -> None:
-    """Builds the shards in parallel processes."""
+    """Builds the shards in parallel processes, unless `check`, called while they begin, raises."""
     workers = min(workers, len(tasks))
     context = multiprocessing.get_context("fork" if _has_one_thread() else "spawn")
     progress, stop = context.Value("q", 0), context.Event()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(*shared, progress, stop))
     try:
         waiting = {pool.submit(build_in_worker, task) for task in tasks}
+        check()
         on_start(sum(len(task.records) for task in tasks))
         while waiting:
             finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)

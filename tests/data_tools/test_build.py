@@ -104,6 +104,15 @@ def test_a_holdout_that_leaves_nothing_is_refused(tmp_path, tokenizer, capsys):
     assert not (tmp_path / "tokens").exists()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tokenizer_that_cannot_carry_the_template_leaves_nothing(tmp_path, shared_data, small_shards, workers):
+    unified = write_unified(tmp_path / "unified", dialogues(100))
+    llama = shared_data / "tokenizers" / "llama2.model"
+    with pytest.raises(ConfigError, match="template chatml does not work with"):
+        build(BuildRequest((unified,), llama, tmp_path / "tokens", template="chatml", workers=workers))
+    assert not (tmp_path / "tokens").exists()
+
+
 def test_shards_are_bounded_and_hold_every_record_once(tmp_path, small_shards):
     records = [Record(str(i), "books", text="长" * (1000 if i < 10 else 10)) for i in range(105)]
     tasks = plan_shards([UnifiedDataset(write_unified(tmp_path / "unified", records))], 0)

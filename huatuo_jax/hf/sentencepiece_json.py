@@ -26,10 +26,17 @@ NEVER = -1e6
 """Score of control and byte pieces in a unigram vocabulary, where `tokenizers` would read them in a text."""
 
 SAMPLE = (
-    "感冒了可以喝酒吗？", "<问>：头痛怎么办\n<答>：多休息。\n<问>：谢谢", "Aspirin 100mg, p<0.05; β-受体阻滞剂", "a  b   c\t d\r\n e",
-    " leading and trailing ", "１２３４５６７ ℃ ㎎ ﬁ Å é é", "𠮷野家 👩‍⚕️🩺 🇨🇳", "………………——————。。。。。。,,,,,,aaaaaaaaaaa", "</s><s><unk><0x41>▁▁", "",
-)  # fmt: skip
-
+    "感冒了可以喝酒吗？",
+    "<问>：头痛怎么办\n<答>：多休息。\n<问>：谢谢",
+    "Aspirin 100mg, p<0.05; β-受体阻滞剂",
+    "a  b   c\t d\r\n e",
+    " leading and trailing ",
+    "１２３４５６７ ℃ ㎎ ﬁ Å é e\u0301",
+    "𠮷野家 👩‍⚕️🩺 🇨🇳",
+    "………………——————。。。。。。,,,,,,aaaaaaaaaaa",
+    "</s><s><unk><0x41>▁▁",
+    "",
+)
 
 Pair = tuple[str, str]
 
@@ -49,7 +56,7 @@ def convert(path: PathLike) -> dict[str, Any]:
         body = {
             "type": "BPE",
             "dropout": None,
-            "unk_token": model.pieces[trainer.unk_id].piece if trainer.unk_id >= 0 else None,
+            "unk_token": model.pieces[trainer.unk_id].piece,
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": True,
@@ -79,6 +86,17 @@ def convert(path: PathLike) -> dict[str, Any]:
     }
 
 
+def unknown_piece(content: dict[str, Any]) -> str:
+    """The piece that stands for characters outside the vocabulary, of a tokenizer.json that `convert` made."""
+    model = content["model"]
+    return model["unk_token"] if model["type"] == "BPE" else model["vocab"][model["unk_id"]][0]
+
+
+def has_dummy_prefix(content: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json that `convert` made puts a "▁" in front of every text."""
+    return any(step["type"] == "Prepend" for step in content["normalizer"]["normalizers"])
+
+
 def verify(path: PathLike, content: dict[str, Any], seed: int = 0) -> int:
     """Compares both tokenizers on every piece, runs of marks, random strings of pieces and a few hard texts; how many.
 
@@ -99,8 +117,9 @@ def verify(path: PathLike, content: dict[str, Any], seed: int = 0) -> int:
     found = theirs.encode_batch_fast(texts, add_special_tokens=False)
     for text, encoding, ids in zip(texts, found, ours.encode(texts), strict=True):
         if encoding.ids != ids:
+            found_ids, wanted = encoding.ids[:12], ids[:12]
             raise DataError(
-                f"{path} cannot be written as an exact tokenizer.json: {text[:60]!r} would be {encoding.ids[:12]}, not {ids[:12]}; "
+                f"{path} cannot be written as an exact tokenizer.json: {text[:60]!r} would be {found_ids}, not {wanted}; "
                 "train with a bpe model (`huatuo-data tokenizer train`), whose rules both libraries share"
             )
     return len(texts)

@@ -1,0 +1,133 @@
+"""A run's tokenizer and dialogue format in, the tokenizer files of a Hugging Face folder out, which no remote code is needed for.
+
+From a SentencePiece model: `tokenizer.model` as it is, and `tokenizer.json` that gives the same ids (`sentencepiece_json`). From
+a `tokenizer.json`: a copy of it and of what stands beside it. Either way `tokenizer_config.json` with the chat template, and
+`special_tokens_map.json`.
+
+`tokenizer_class` is PreTrainedTokenizerFast, which both transformers read as it stands; LlamaTokenizer would be rebuilt from its
+vocabulary by transformers 5. `split_special_tokens` is on wherever the format writes no control token: then `</s>` in a user's
+text stays plain characters, as in SentencePiece. The llama2 format writes `<s>` and `</s>`, so there a text can spell them.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huatuo_jax.config import require
+from huatuo_jax.data.templates import get_template
+from huatuo_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from huatuo_jax.errors import DataError
+from huatuo_jax.files import read_json, write_bytes, write_json
+from huatuo_jax.hf.chat_template import END_OF_TURN, chat_template
+from huatuo_jax.hf.names import Layout
+from huatuo_jax.hf.sentencepiece_json import convert, has_dummy_prefix, unknown_piece, verify
+
+WRITES_CONTROL_TOKENS = ("llama2",)
+"""Formats whose text holds `<s>` or `</s>`; the marks of the others are user-defined symbols of a SentencePiece model."""
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids that config.json and generation_config.json name; `eos` ends an answer, the first one a text."""
+
+    bos: int | None
+    eos: tuple[int, ...]
+    pad: int
+
+    @property
+    def eos_token_id(self) -> int | list[int]:
+        """As the two files write it."""
+        return self.eos[0] if len(self.eos) == 1 else list(self.eos)
+
+
+def check_reader(tokenizer: Tokenizer, layout: Layout) -> None:
+    """Refuses what transformers would not read as it stands: for model_type qwen2 it rebuilds the tokenizer as Qwen's own.
+
+    Raises:
+      ConfigError: a Qwen2 model with a tokenizer that is not byte-level.
+    """
+    byte_level = not isinstance(tokenizer, SentencePieceTokenizer) and '"ByteLevel"' in Path(tokenizer.path).read_text("utf-8")
+    require(
+        layout != "qwen2" or byte_level,
+        f"transformers 5 takes every tokenizer of a Qwen2 model for Qwen's own, so {tokenizer.path} would give other ids there; "
+        "train with the tokenizer.json of the base model",
+    )
+
+
+def export_tokenizer(tokenizer: Tokenizer, template: str | None, folder: Path, max_length: int) -> SpecialIds:
+    """Writes the tokenizer files into `folder`; the vocabulary's size is never changed.
+
+    Args:
+      tokenizer: that the run was trained with.
+      template: its dialogue format; None = a base model without one, so there is no chat template.
+      max_length: longest sequence of the model (`model_max_length`).
+
+    Raises:
+      DataError: `tokenizer.json` cannot be exactly the SentencePiece model.
+      ConfigError: the tokenizer cannot carry the format.
+    """
+    if template is not None:
+        get_template(template).check(tokenizer)
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        config = _from_sentencepiece(tokenizer, template, folder)
+    else:
+        config = _from_json(tokenizer, template, folder)
+    config |= {"model_max_length": max_length, "clean_up_tokenization_spaces": False}
+    write_json(folder / "tokenizer_config.json", config)
+    named = {name: _content(config[name]) for name in ("bos_token", "eos_token", "unk_token", "pad_token") if config.get(name)}
+    write_json(folder / "special_tokens_map.json", named)
+    return _special_ids(tokenizer, template, named)
+
+
+def _from_sentencepiece(tokenizer: SentencePieceTokenizer, template: str | None, folder: Path) -> dict[str, Any]:
+    content = convert(tokenizer.path)
+    verify(tokenizer.path, content)
+    write_bytes(folder / "tokenizer.model", Path(tokenizer.path).read_bytes())
+    write_bytes(folder / "tokenizer.json", json.dumps(content, ensure_ascii=False).encode("utf-8"))
+    named: dict[str, Any] = {"eos_token": tokenizer.id_to_piece(tokenizer.eos_id)}
+    if tokenizer.bos_id is not None:
+        named["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)
+    # The unknown token pads: byte fallback never yields it, while EOS is learned and must not be taken for padding.
+    named["unk_token"] = named["pad_token"] = unknown_piece(content)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **named,
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "split_special_tokens": template not in WRITES_CONTROL_TOKENS,
+        **_chat_template(template, has_dummy_prefix(content)),
+    }
+
+
+def _from_json(tokenizer: Tokenizer, template: str | None, folder: Path) -> dict[str, Any]:
+    source = Path(tokenizer.path)
+    write_bytes(folder / "tokenizer.json", source.read_bytes())
+    beside = source.parent / "tokenizer_config.json"
+    config = read_json(beside) if beside.exists() else {}
+    require(isinstance(config, dict), f"{beside} holds no object; mend or remove it")
+    config.pop("auto_map", None)
+    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    config["eos_token"] = config.get("eos_token") or tokenizer.id_to_piece(tokenizer.eos_id)
+    if not config.get("bos_token") and tokenizer.bos_id is not None:
+        config["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)
+    config["pad_token"] = config.get("pad_token") or _content(config["eos_token"])
+    return {**config, **_chat_template(template)}
+
+
+def _chat_template(template: str | None, dummy_prefix: bool = False) -> dict[str, str]:
+    return {} if template is None else {"chat_template": chat_template(template, dummy_prefix)}
+
+
+def _content(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _special_ids(tokenizer: Tokenizer, template: str | None, named: dict[str, str]) -> SpecialIds:
+    pad = tokenizer.token_to_id(named["pad_token"])
+    if pad is None:
+        raise DataError(f"{tokenizer.path} has no token {named['pad_token']!r}, which the files beside it name as the pad token")
+    ends = [tokenizer.eos_id]
+    if template is not None and template in END_OF_TURN:
+        ends.append(get_template(template).token_id(END_OF_TURN[template], tokenizer))
+    return SpecialIds(tokenizer.bos_id, tuple(dict.fromkeys(ends)), pad)

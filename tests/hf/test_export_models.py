@@ -1,0 +1,127 @@
+"""Exported folders opened by transformers 5: the logits and greedy answers are ours."""
+
+import jax
+import numpy as np
+import pytest
+from export_checkpoint import BAICHUAN, LLAMA_LIKE, logits_of, random_model, tiny_tokenizer, write_run
+from huatuo_jax.inference.greedy import greedy
+
+from huatuo_jax.hf.save import ExportRequest, export
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+RELATIVE = 1e-4
+
+ANSWERED = ("tiny-baichuan2-7b", "tiny-baichuan2-13b", "tiny-yi")
+"""Presets whose greedy answers are compared too: NormHead, ALiBi, grouped kv heads."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def exported(tmp_path, name, tokenizer, format="auto", dtype="auto", **changes):
+    """(model, params, folder) of a random model."""
+    model, params = random_model(name, tokenizer, **changes)
+    run = write_run(tmp_path / "run", model, params, tokenizer)
+    export(run, tmp_path / "hf", ExportRequest(format=format, dtype=dtype))
+    return model, params, tmp_path / "hf"
+
+
+def opened(folder, **options):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
+
+
+def assert_same_logits(model, params, theirs):
+    tokens = np.random.default_rng(0).integers(3, model.vocab_size, (2, 50)).astype(np.int32)
+    ours = logits_of(model, params, tokens)
+    with torch.no_grad():
+        found = theirs(torch.from_numpy(tokens).long()).logits.float().numpy()
+    error = np.abs(found - ours).max() / np.abs(ours).max()
+    print(f"{model.name}: relative logit error {error:.1e}")
+    assert error < RELATIVE
+
+
+def assert_same_answers(model, params, theirs):
+    """Rows of unequal length, padded on the left; 24 new tokens by both."""
+    draw = np.random.default_rng(1)
+    prompts = [draw.integers(3, model.vocab_size, length).tolist() for length in (9, 4, 13)]
+    ours = greedy(model, params, prompts, 24, eos_id=2)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    with torch.no_grad():
+        out = theirs.generate(
+            ids, attention_mask=mask, do_sample=False, repetition_penalty=1.0, max_new_tokens=24, eos_token_id=2, pad_token_id=2
+        )
+    assert [row[: row.index(2)] if 2 in row else row for row in out[:, width:].tolist()] == ours
+
+
+@pytest.mark.parametrize("name", LLAMA_LIKE)
+def test_plain_automodel_gives_our_logits_and_answers(name, tokenizer, tmp_path):
+    model, params, folder = exported(tmp_path, name, tokenizer)
+    theirs = opened(folder)
+    assert type(theirs).__module__.startswith("transformers.models.")
+    assert_same_logits(model, params, theirs)
+    if name in ANSWERED:
+        assert_same_answers(model, params, theirs)
+
+
+@pytest.mark.parametrize("name", BAICHUAN)
+def test_a_native_baichuan_gives_our_logits_and_answers(name, tokenizer, tmp_path):
+    model, params, folder = exported(tmp_path, name, tokenizer, format="native")
+    theirs = opened(folder, trust_remote_code=True)
+    assert theirs.lm_head.weight.shape == (model.vocab_size, model.hidden_size)
+    assert_same_logits(model, params, theirs)
+    if name in ANSWERED:
+        assert_same_answers(model, params, theirs)
+
+
+def test_alibi_with_heads_that_are_no_power_of_two(tokenizer, tmp_path):
+    changes = {"num_heads": 6, "num_kv_heads": 6, "hidden_size": 60, "head_dim": 10}
+    model, params, folder = exported(tmp_path, "tiny-baichuan2-13b", tokenizer, **changes)
+    assert_same_logits(model, params, opened(folder, trust_remote_code=True))
+
+
+@pytest.mark.parametrize("weight", [0.0, 2e-4])
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("format", ["native", "llama"])
+def test_a_norm_head_of_raw_or_normalised_rows(format, normalised, weight, tokenizer, tmp_path):
+    model, params = random_model("tiny-baichuan2-7b", tokenizer, z_loss_weight=weight)
+    if normalised:
+        params["head"] = params["head"] / np.linalg.norm(params["head"], axis=-1, keepdims=True)
+    export(write_run(tmp_path / "run", model, params, tokenizer), tmp_path / "hf", ExportRequest(format=format))
+    assert_same_logits(model, params, opened(tmp_path / "hf", trust_remote_code=format == "native"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["tiny-baichuan2-7b", "tiny-baichuan2-13b"])
+def test_a_narrow_export_is_ours_with_rounded_weights(name, dtype, tokenizer, tmp_path):
+    model, params, folder = exported(tmp_path, name, tokenizer, format="native", dtype=dtype)
+    rounded = jax.tree.map(lambda p: p.astype(dtype).astype("float32"), params)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=True).eval()
+    assert theirs.dtype == getattr(torch, dtype)
+    assert_same_logits(model, rounded, theirs.float())
+
+
+def test_the_native_loss_is_cross_entropy_of_shifted_labels(tokenizer, tmp_path):
+    model, params, folder = exported(tmp_path, "tiny-baichuan2-13b", tokenizer)
+    tokens = np.random.default_rng(2).integers(3, model.vocab_size, (1, 20)).astype(np.int32)
+    logits = logits_of(model, params, tokens)[0, :-1]
+    expected = np.mean(np.log(np.exp(logits).sum(-1)) - logits[np.arange(19), tokens[0, 1:]])
+    labels = torch.from_numpy(tokens).long()
+    loss = opened(folder, trust_remote_code=True)(labels, labels=labels).loss
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-5)
+
+
+def test_a_second_pass_with_the_cache_equals_one_whole_pass(tokenizer, tmp_path):
+    _, _, folder = exported(tmp_path, "tiny-baichuan2-13b", tokenizer)
+    theirs = opened(folder, trust_remote_code=True)
+    ids = torch.randint(3, 300, (1, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = theirs(ids).logits
+        first = theirs(ids[:, :18], use_cache=True)
+        second = theirs(ids[:, 18:], past_key_values=first.past_key_values).logits
+    torch.testing.assert_close(torch.cat([first.logits, second], dim=1), whole, rtol=1e-4, atol=1e-4)

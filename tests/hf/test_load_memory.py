@@ -1,0 +1,43 @@
+"""A folder of 1.2 GB: loading it needs less than two of its tensors beyond the mapped file and the parameters themselves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from huatuo_jax.hf.config import write_config
+from huatuo_jax.hf.names import tensors
+from huatuo_jax.models.presets import preset
+
+save_file = pytest.importorskip("safetensors.numpy").save_file
+
+CONFIG = preset("baichuan2-7b", num_layers=8, hidden_size=1536, num_heads=12, num_kv_heads=12, ffn_size=4096)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gigabyte")
+    row = np.random.default_rng(0).normal(0, 0.02, CONFIG.vocab_size * CONFIG.hidden_size).astype(jnp.bfloat16)
+    shapes = {name: rows[0].their_shape for name, rows in tensors(CONFIG, "baichuan").items()}
+    save_file({name: row[: int(np.prod(shape))].reshape(shape) for name, shape in shapes.items()}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(write_config(CONFIG, "baichuan", "bfloat16")))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux's /proc")
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_memory_above_file_and_parameters_is_under_two_tensors(folder: Path, dtype: str, devices: int) -> None:
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(Path(__file__).with_name("load_memory.py")), str(folder), dtype]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(dtype, devices, {name: round(value / 1e6, 1) if value > 1e4 else round(value, 2) for name, value in found.items()})
+    assert found["target"] >= 1.2e9
+    assert found["above"] < 2 * found["largest"]

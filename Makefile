@@ -45,7 +45,7 @@ format: $(VENV)/.dev  ## lets ruff rewrite
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev  ## every benchmark against its rival; prints the tables of benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks.run_all
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m benchmarks.run_all
 
 clean:  ## removes the environment and caches, never runs/
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -34,7 +34,7 @@ def config() -> RunConfig:
             sequence_length=512,
         ),
         optimizer=OptimizerConfig(learning_rate=2e-3, beta2=0.98, warmup=0.03),
-        compute=ComputeConfig(dtype="float32", remat="none", loss_chunks=1),
+        compute=ComputeConfig(dtype="float32", remat="none", loss_chunks=1, unroll=4),
         checkpoint=CheckpointConfig(every=200),
         logging=LoggingConfig(every=5, eval_every=100),
         batch_size=4,

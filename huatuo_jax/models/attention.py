@@ -14,6 +14,7 @@ import numpy as np
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import ConfigError
+from huatuo_jax.models.attention_blocked import blocked_attention
 from huatuo_jax.models.attention_splash import splash_attention
 from huatuo_jax.models.matmul import matmul
 
@@ -89,6 +90,10 @@ def _splash(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility:
     return splash_attention(q_BSNH, k_BTKH, v_BTKH, visibility.query_segments)
 
 
+def _blocked(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
+    return blocked_attention(q_BSNH, k_BTKH, v_BTKH, visibility.query_segments, visibility.slopes)
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to compute attention and what it can do: `cache` = queries may be fewer than keys, as in decoding."""
@@ -105,6 +110,7 @@ _EVERYWHERE = frozenset({"cpu", "gpu", "tpu"})
 
 BACKENDS: dict[str, Backend] = {
     "splash": Backend(_splash, frozenset({"tpu"}), segments=True, alibi=False, gqa=True, cache=False),
+    "blocked": Backend(_blocked, _EVERYWHERE, segments=True, alibi=True, gqa=True, cache=False),
     "einsum": Backend(einsum_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True, cache=True),
     "dot_product": Backend(dot_product_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True, cache=True),
 }

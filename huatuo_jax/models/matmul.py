@@ -1,7 +1,8 @@
 """Two arrays in, one contraction out: operands in the compute dtype, sums in fp32, forward and backward.
 
 A plain einsum cannot say that for its gradient: asking for fp32 results makes the backward pass multiply fp32 by bf16, which GPUs
-run as fp32, and not asking for them is three times slower for bf16 on CPUs and rounds weight gradients to bf16.
+run as fp32, and not asking for them is three times slower for bf16 on CPUs and rounds weight gradients to bf16. It also puts the
+incoming gradient first in the weights' gradient, which CPUs then transpose instead of the smaller activations.
 """
 
 from functools import partial
@@ -25,7 +26,7 @@ def matmul(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any = None) -
       out_dtype: of the result; None = the compute dtype.
     """
     if x.dtype == jnp.float32:
-        # All three are one dtype, and jax's own gradient orders the operands so that CPUs take the fast product.
+        # All three are one dtype, and for batched products (attention's) jax's own gradient suits CPUs better.
         return jnp.einsum(spec, x, weights.astype(x.dtype)).astype(x.dtype if out_dtype is None else out_dtype)
     return _mixed(spec, x, weights, out_dtype)
 
@@ -41,7 +42,7 @@ def project(spec: str, x: jax.Array, weights: jax.Array) -> jax.Array:
 
     The mark is needed because policies that look for matrix products do not see those inside a custom gradient.
     """
-    return checkpoint_name(matmul(spec, x, weights), PRODUCT)
+    return checkpoint_name(_mixed(spec, x, weights, None), PRODUCT)
 
 
 def _forward(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

@@ -206,6 +206,7 @@ def _token_loss_function(config: RunConfig, mesh: Mesh, needs_segments: bool) ->
             dtype=jnp.dtype(compute.dtype),
             attention=attention,
             remat=compute.remat,
+            unroll=min(compute.unroll, config.model.num_layers),
         )
         return token_losses(
             hidden,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.models import attention
+from huatuo_jax.models import attention, attention_blocked
 from huatuo_jax.models.attention import BACKENDS, Backend, Visibility, attend, resolve_attention
 from huatuo_jax.models.attention_splash import splash_attention
 from huatuo_jax.models.positions import alibi_slopes
@@ -51,9 +51,22 @@ def test_backends_match_plain_attention_within_segments(kv_heads, alibi):
     slopes = jnp.asarray(alibi_slopes(3)) if alibi else None
     expected = out_and_gradients(lambda q, k, v: plain(q, k, v, SEGMENTS, slopes), q, k, v, cotangent)
     visibility = Visibility(jnp.asarray(SEGMENTS), jnp.asarray(SEGMENTS), slopes)
-    for name in ("einsum", "dot_product"):
+    for name in ("einsum", "dot_product", "blocked"):
         ours = out_and_gradients(lambda q, k, v, name=name: attend(name, q, k, v, visibility), q, k, v, cotangent)
         assert_all_close(ours, expected)
+
+
+@pytest.mark.parametrize(("length", "blocks"), [(300, 3), (1030, 8)])
+def test_blocked_matches_einsum_over_several_blocks(length, blocks):
+    assert len(attention_blocked.query_blocks(length)) == blocks
+    q, k, v, cotangent = random_inputs(2, 1, length)
+    segments = jnp.sort(jax.random.randint(jax.random.key(1), (2, length), 1, 5), axis=1)
+    visibility = Visibility(segments, segments, jnp.asarray(alibi_slopes(2)))
+    ours, expected = (
+        out_and_gradients(lambda q, k, v, name=name: attend(name, q, k, v, visibility), q, k, v, cotangent)
+        for name in ("blocked", "einsum")
+    )
+    assert_all_close(ours, expected)
 
 
 @pytest.mark.parametrize("kv_heads", [2, 1])
@@ -86,12 +99,12 @@ def test_alibi_bias_is_exact_at_long_distance():
 
 def test_auto_takes_splash_on_tpu_where_the_model_has_rope():
     assert resolve_attention("auto", preset("yi-34b"), "tpu") == "splash"
-    assert resolve_attention("auto", preset("baichuan2-13b"), "tpu") == "einsum"
+    assert resolve_attention("auto", preset("baichuan2-13b"), "tpu") == "blocked"
     assert resolve_attention("auto", preset("yi-34b"), "tpu", needs_cache=True) == "einsum"
 
 
 def test_what_a_backend_cannot_do_is_refused_with_the_ones_that_can():
-    with pytest.raises(ConfigError, match=r"'splash' cannot do: alibi .*backends that can: einsum, dot_product"):
+    with pytest.raises(ConfigError, match=r"'splash' cannot do: alibi .*backends that can: blocked, einsum, dot_product"):
         resolve_attention("splash", preset("baichuan2-13b"), "tpu")
     with pytest.raises(ConfigError, match="cannot do: platform cpu"):
         resolve_attention("splash", preset("baichuan2-7b"), "cpu")

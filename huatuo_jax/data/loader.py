@@ -7,8 +7,8 @@ them to the devices, so that the training step does not wait.
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -16,12 +16,16 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from huatuo_jax.config import require
-from huatuo_jax.errors import DoesNotFitError
+from huatuo_jax.errors import ConfigError
 
 BATCHES_ON_DEVICE = 2
 """Batches that wait on the devices: one would do if reading never stuttered."""
 
+ROWS_AT_ONCE = 16
+"""Rows that a thread reads together, where they can be: each call of the ArrayRecord reader costs as much as tens of records."""
+
 Index = tuple[slice, ...]
+Row = dict[str, np.ndarray]
 
 
 class Rows(Protocol):
@@ -29,7 +33,15 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+    def __getitem__(self, index: int) -> Row: ...
+
+
+@runtime_checkable
+class ReadTogether(Protocol):
+    """Rows that are cheaper to read together."""
+
+    def read_rows(self, indices: Sequence[int]) -> Sequence[Row]:
+        """The rows at `indices`, in that order."""
 
 
 def make_loader(
@@ -57,8 +69,7 @@ def make_loader(
       as a context manager, to stop its threads early.
 
     Raises:
-      ConfigError: steps that the rows do not have.
-      DoesNotFitError: the batch does not divide among the devices.
+      ConfigError: steps that the rows do not have; a batch that does not divide among the devices.
     """
     total = len(rows) // batch_size
     require(
@@ -76,7 +87,7 @@ def make_loader(
         return Loader(iter(()))
     length = len(rows[start_step * batch_size]["tokens"])
     mine = rows_of_devices(indices_of_devices(sharding, batch_size, length), batch_size)
-    return Loader(_batches(_RowsOfProcess(rows, batch_size, mine, steps), sharding, (batch_size, length), threads, prefetch))
+    return Loader(_batches(_BlocksOfProcess(rows, batch_size, mine, steps), sharding, (batch_size, length), threads, prefetch))
 
 
 def indices_of_devices(sharding: NamedSharding, batch_size: int, length: int) -> Mapping[jax.Device, Index]:
@@ -84,7 +95,7 @@ def indices_of_devices(sharding: NamedSharding, batch_size: int, length: int) ->
     try:
         sharding.shard_shape((batch_size, length))
     except ValueError as error:
-        raise DoesNotFitError(
+        raise ConfigError(
             f"a batch of {batch_size} rows of {length} tokens does not divide among the devices of {sharding.spec} on mesh "
             f"{dict(sharding.mesh.shape)}; make the batch size a multiple of the devices that share rows"
         ) from error
@@ -100,29 +111,37 @@ def rows_of_devices(indices: Mapping[Any, Index], batch_size: int) -> np.ndarray
     return np.flatnonzero(held)
 
 
-class _RowsOfProcess:
-    """This process's rows of all batches, one after the other: what Grain's threads read by index."""
+class _BlocksOfProcess:
+    """This process's rows of all batches, some at a time: what Grain's threads read by index, [rows, sequence_length] each."""
 
     def __init__(self, rows: Rows, batch_size: int, mine: np.ndarray, steps: range):
-        self.rows, self.batch_size, self.mine, self.steps = rows, batch_size, mine, steps
+        self.rows, self.batch_size, self.steps = rows, batch_size, steps
+        self.blocks = np.array_split(mine, -(-len(mine) // ROWS_AT_ONCE))
 
     def __len__(self) -> int:
-        return len(self.steps) * len(self.mine)
+        return len(self.steps) * len(self.blocks)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        step, k = divmod(index, len(self.mine))
-        return self.rows[self.steps[step] * self.batch_size + int(self.mine[k])]
+    def __getitem__(self, index: int) -> Row:
+        step, k = divmod(index, len(self.blocks))
+        indices = (self.steps[step] * self.batch_size + self.blocks[k]).tolist()
+        rows = self.rows.read_rows(indices) if isinstance(self.rows, ReadTogether) else [self.rows[i] for i in indices]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _batches(
-    source: _RowsOfProcess, sharding: NamedSharding, shape: tuple[int, int], threads: int, prefetch: int
+    source: _BlocksOfProcess, sharding: NamedSharding, shape: tuple[int, int], threads: int, prefetch: int
 ) -> Iterator[dict[str, jax.Array]]:
-    mine = source.mine
+    mine = np.concatenate(source.blocks)
     place = np.full(shape[0], -1)
     place[mine] = np.arange(len(mine))
-    ahead = max(prefetch * len(mine), threads)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-    dataset: Iterable[dict[str, np.ndarray]] = grain.MapDataset.source(source).to_iter_dataset(options).batch(len(mine))
+    blocks = len(source.blocks)
+    ahead = prefetch * blocks
+    options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
+    dataset: Iterable[Row] = (
+        grain.MapDataset.source(source)
+        .to_iter_dataset(options)
+        .batch(blocks, batch_fn=lambda read: {name: np.concatenate([block[name] for block in read]) for name in read[0]})
+    )
     for batch in dataset:
         yield {name: _to_devices(array, place, sharding, shape) for name, array in batch.items()}
 

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from huatuo_jax.data.loader import indices_of_devices, make_loader, rows_of_devices
-from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError
+from huatuo_jax.errors import ConfigError, DataError
 
 LENGTH = 6
 
@@ -95,7 +95,7 @@ def test_processes_that_hold_the_same_rows_both_read_them():
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_reading():
-    with pytest.raises(DoesNotFitError, match="a batch of 6 rows"):
+    with pytest.raises(ConfigError, match="a batch of 6 rows"):
         make_loader(CountedRows(), 6, sharding(1, 8, 1))
 
 

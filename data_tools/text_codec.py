@@ -1,8 +1,7 @@
 """Text records ⇄ bytes: a `Record` becomes one serialised `tf.train.Example` of byte lists, and back, without tensorflow.
 
 The message class is declared here in a pool of its own (the same wire format that TensorFlow Datasets reads), because importing
-tensorflow_datasets for it would cost every worker process most of a second. Reading does without messages: it walks through
-many records in step, because a build spends more on a message's Python objects than on all of its arithmetic.
+tensorflow_datasets for it would cost every worker process most of a second. Reading does without messages (see `wire`).
 """
 
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from huatuo_jax.data.record import Record
+from huatuo_jax.data.wire import Walker
 
 FIELDS = ("id", "source", "system", "text", "turns")
 """In the order in which they are written: protobuf sorts the keys of a map in its deterministic form."""
@@ -71,81 +71,42 @@ def decode_record_texts(contents: Sequence[bytes]) -> list[Record]:
     Raises:
       ValueError: if the bytes are not such records.
     """
-    data = b"".join(contents)
-    walker = _Walker(data)
-    sizes = np.fromiter(map(len, contents), np.int64, len(contents))
-    ends = np.cumsum(sizes)
+    walker = Walker(contents)
     try:
-        at, stop = walker.enter(ends - sizes)
-        walker.expect(stop == ends, "its length")
+        at, stop = walker.enter(walker.starts)
+        walker.expect(stop == walker.ends, "the length")
         columns: dict[str, list[str]] = {}
         for name in FIELDS[:-1]:
-            begin, end, at = walker.field(at, name)
-            columns[name] = walker.one(begin, end)
-        begin, end, at = walker.field(at, FIELDS[-1])
-        turns = walker.many(begin, end)
-        walker.expect(at == ends, "its end")
-    except IndexError as error:
-        raise ValueError("not a text record: it is cut off") from error
+            begin, end, at = walker.feature(at, name.encode())
+            columns[name] = _one(walker, begin, end)
+        begin, end, at = walker.feature(at, FIELDS[-1].encode())
+        turns = _many(walker, begin, end)
+        walker.expect(at == walker.ends, "the end")
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"not a text record: {error}") from error
     return list(map(Record, columns["id"], columns["source"], map(tuple, turns), columns["system"], columns["text"]))
 
 
-class _Walker:
-    """Reads the same field of many records at a time; every position is an int64 [records] of offsets into `data`."""
+def _one(walker: Walker, at: np.ndarray, end: np.ndarray) -> list[str]:
+    """The text in each record's list of one value."""
+    begin, stop = walker.enter(at)
+    walker.expect(stop == end, "the one value")
+    return _texts(walker, begin, stop) if np.any(begin < stop) else [""] * len(at)
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self._raw = np.frombuffer(data, np.uint8)
 
-    def enter(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First and last offset of the length-delimited field that begins at `at`."""
-        at = at + 1
-        size, shift = np.zeros(len(at), np.int64), 0
-        more = np.arange(len(at))
-        while len(more):
-            byte = self._raw[at[more]].astype(np.int64)
-            size[more] |= (byte & 0x7F) << shift
-            at[more] += 1
-            more = more[byte >= 0x80]
-            shift += 7
-        return at, at + size
+def _many(walker: Walker, at: np.ndarray, end: np.ndarray) -> list[list[str]]:
+    """The texts in each record's list of values."""
+    found: list[list[str]] = [[] for _ in range(len(at))]
+    left = np.flatnonzero(at < end)
+    while len(left):
+        begin, stop = walker.enter(at[left])
+        walker.expect(stop <= end[left], "a value")
+        for record, text in zip(left.tolist(), _texts(walker, begin, stop), strict=True):
+            found[record].append(text)
+        at[left] = stop
+        left = left[stop < end[left]]
+    return found
 
-    def field(self, at: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the map entry at `at`, which must be called `name`: begin and end of its values, and the entry's end."""
-        entry, entry_end = self.enter(at)
-        key, key_end = self.enter(entry)
-        self.expect(key_end - key == len(name), name)
-        for place, letter in enumerate(name.encode()):
-            self.expect(self._raw[key + place] == letter, name)
-        feature, _ = self.enter(key_end)
-        begin, end = self.enter(feature)
-        self.expect(end == entry_end, name)
-        return begin, end, entry_end
 
-    def one(self, at: np.ndarray, end: np.ndarray) -> list[str]:
-        """The text in each list of one value."""
-        begin, stop = self.enter(at)
-        self.expect(stop == end, "one value")
-        return self._texts(begin, stop) if np.any(begin < stop) else [""] * len(at)
-
-    def many(self, at: np.ndarray, end: np.ndarray) -> list[list[str]]:
-        """The texts in each list of values."""
-        found: list[list[str]] = [[] for _ in range(len(at))]
-        left = np.flatnonzero(at < end)
-        while len(left):
-            begin, stop = self.enter(at[left])
-            self.expect(stop <= end[left], "several values")
-            for record, text in zip(left.tolist(), self._texts(begin, stop), strict=True):
-                found[record].append(text)
-            at[left] = stop
-            left = left[stop < end[left]]
-        return found
-
-    def _texts(self, begin: np.ndarray, stop: np.ndarray) -> list[str]:
-        return [self.data[a:b].decode() for a, b in zip(begin.tolist(), stop.tolist(), strict=True)]
-
-    @staticmethod
-    def expect(as_it_should: np.ndarray, what: str) -> None:
-        """Raises ValueError if any record is not as `encode_record_text` writes it."""
-        if not np.all(as_it_should):
-            raise ValueError(f"not a text record ({what}), number {np.flatnonzero(~as_it_should)[0]} of those read together")
+def _texts(walker: Walker, begin: np.ndarray, stop: np.ndarray) -> list[str]:
+    return [walker.data[a:b].decode() for a, b in zip(begin.tolist(), stop.tolist(), strict=True)]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from huatuo_jax.data.wire import Walker
+
 NAMES = (b"targets", b"tokens")
 WIDE = 1 << 21
 """Numbers from here on, and negative ones, need more than three varint bytes; among token ids they are rare."""
@@ -21,6 +23,8 @@ IGNORED = -100
 _IGNORED_VARINT = b"\x9c" + b"\xff" * 8 + b"\x01"
 _MARK, _MARK_WORD = b"\x80\x80\x00", np.uint32(0x008080)
 """Zero in three bytes: no number is written so, which makes it a safe stand-in for the ten bytes of IGNORED."""
+_BITS = np.array([0, 0x7F, 0x7FFF, 0x7FFFFF, 0x7FFFFFFF], "<u4")
+"""What belongs to a varint of 0 to 3 bytes in a little-endian word, and of 4 or more."""
 _SHORT = [bytes((value,)) for value in range(0x80)]
 
 Span = tuple[int, int]
@@ -62,11 +66,9 @@ def decode_examples(examples: Sequence[bytes]) -> list[tuple[np.ndarray, np.ndar
     Raises:
       ValueError: if the bytes are not such examples.
     """
-    parts: list[bytes] = []
     try:
-        for example in examples:
-            spans = _payloads(example)
-            parts += [example[start:end] for start, end in (spans[b"tokens"], spans[b"targets"])]
+        data, spans = _payloads(examples)
+        parts = [data[start:end].replace(_IGNORED_VARINT, _MARK) for start, end in spans]
         values, ends = _decode_varints(b"".join(parts), np.cumsum([len(part) for part in parts]))
     except (IndexError, KeyError, ValueError) as error:
         raise ValueError(f"not a token record: {error!r}") from error
@@ -74,10 +76,26 @@ def decode_examples(examples: Sequence[bytes]) -> list[tuple[np.ndarray, np.ndar
     return list(zip(arrays[::2], arrays[1::2], strict=True))
 
 
-def _payloads(data: bytes) -> dict[bytes, Span]:
-    """Where the packed varints of each feature lie in one example."""
+def _payloads(examples: Sequence[bytes]) -> tuple[bytes, list[Span]]:
+    """The examples end to end, and where in them the packed varints lie: tokens, then targets of each example."""
+    walker = Walker(examples)
+    try:
+        at, end = walker.enter(walker.starts)
+        targets, targets_end, at = walker.feature(at, NAMES[0])
+        tokens, tokens_end, at = walker.feature(at, NAMES[1])
+        walker.expect((at == end) & (end == walker.ends), "the end")
+        spans = [walker.enter(tokens), walker.enter(targets)]
+        walker.expect((spans[0][1] == tokens_end) & (spans[1][1] == targets_end), "a list")
+    except (IndexError, ValueError):  # TensorFlow Datasets writes the two in any order, and empty lists in another way.
+        found = [_payload(walker.data, *bounds) for bounds in zip(walker.starts.tolist(), walker.ends.tolist(), strict=True)]
+        return walker.data, [spans[name] for spans in found for name in (b"tokens", b"targets")]
+    return walker.data, list(map(tuple, np.stack([np.stack(span, 1) for span in spans], 1).reshape(-1, 2).tolist()))
+
+
+def _payload(data: bytes, start: int, end: int) -> dict[bytes, Span]:
+    """Where the packed varints of each feature lie in the example between two offsets."""
     found = {}
-    for features in _fields(data, 0, len(data)):
+    for features in _fields(data, start, end):
         for entry in _fields(data, *features):
             key, feature = _fields(data, *entry)
             spans = [span for numbers in _fields(data, *feature) for span in _fields(data, *numbers)]
@@ -177,20 +195,20 @@ def _encode_wide(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _decode_varints(data: bytes, boundaries: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """int32 [n] of the varints in `data`, and how many of them lie before each of the byte `boundaries`."""
-    raw = np.frombuffer(data, np.uint8)
-    last = np.flatnonzero(raw < 0x80)
+    raw = np.frombuffer(data + bytes(INT32_BYTES), np.uint8)
+    last = np.flatnonzero(raw[: len(data)] < 0x80)
     ends = np.searchsorted(last, boundaries)
     reached = np.concatenate([[0], last + 1])[ends]
     if not np.array_equal(reached, boundaries):
         raise ValueError("a number is cut off")
-    first = np.empty_like(last)
-    first[:1] = 0
-    first[1:] = last[:-1] + 1
-    values = (raw[first] & 0x7F).astype(np.uint32)
-    left = np.flatnonzero(last > first)
-    for k in range(1, INT32_BYTES):
-        values[left] |= (raw[first[left] + k] & 0x7F).astype(np.uint32) << np.uint32(7 * k)
-        left = left[last[left] > first[left] + k]
-        if not len(left):
-            break
-    return values.view(np.int32), ends.tolist()
+    sizes = np.diff(last, prepend=-1)
+    first = last - sizes + 1
+    words = np.ndarray(len(raw) - 3, "<u4", raw, strides=(1,))[first] & _BITS.take(sizes, mode="clip")
+    values = words & 0x7F
+    for byte in (1, 2, 3):
+        values |= (words >> np.uint32(byte)) & np.uint32(0x7F << 7 * byte)
+    wide = np.flatnonzero(sizes >= INT32_BYTES)
+    values[wide] |= (raw[first[wide] + 4] & 0x7F).astype(np.uint32) << np.uint32(28)
+    out = values.view(np.int32)
+    out[words == _MARK_WORD] = IGNORED
+    return out, ends.tolist()

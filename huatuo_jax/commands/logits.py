@@ -1,0 +1,60 @@
+"""`huatuo logits`: token ids in, logits out, for checks by other programs."""
+
+import argparse
+
+from huatuo_jax.console import local_path
+
+HELP = """Write the logits of given token ids, for checks by other programs
+
+FILE.json holds a list of lists of token ids, each a row of its own. FILE.npy gets the fp32 logits of all rows, concatenated:
+[total tokens, vocabulary]; np.load(FILE.npy, mmap_mode="r") reads it."""
+EXAMPLE = """
+echo '[[5, 92655, 93140], [1, 2]]' > tokens.json
+huatuo logits --model runs/quickstart --tokens tokens.json --out logits.npy
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("--model", metavar="DIR", required=True, type=local_path, help="run, base, checkpoint or HF directory")
+    parser.add_argument("--tokens", metavar="FILE.json", required=True, type=local_path, help="a list of lists of token ids")
+    parser.add_argument("--out", metavar="FILE.npy", required=True, type=local_path, help="file to write")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default: float32)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    import json
+
+    import jax.numpy as jnp
+    import numpy as np
+
+    from huatuo_jax.console import make_console, make_progress, write_report
+    from huatuo_jax.errors import DataError
+    from huatuo_jax.files import read_json, written_aside
+    from huatuo_jax.hf.forward import check_rows, load_any, row_logits
+
+    try:
+        rows = read_json(args.tokens)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{args.tokens} is not JSON ({error}); write a list of lists of token ids") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{args.tokens} holds {type(rows).__name__}; write a list of lists of token ids")
+    config, params = load_any(args.model, dtype=jnp.dtype(args.dtype))
+    check_rows(config, rows)
+    console = make_console(args.quiet)
+    shape = (sum(map(len, rows)), config.vocab_size)
+    with written_aside(args.out) as aside, make_progress(console, "rows") as progress:
+        out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+        start = 0
+        for logits in progress.track(
+            row_logits(config, params, rows, jnp.dtype(args.dtype)), total=len(rows), description="logits"
+        ):
+            out[start : start + len(logits)] = logits
+            start += len(logits)
+        out.flush()
+    console.print(f"{args.out}: fp32 logits {list(shape)} of {config.name}")
+    write_report(args.json, {"model": str(args.model), "rows": len(rows), "tokens": shape[0], "vocabulary": shape[1]})
+    return 0

@@ -1,0 +1,81 @@
+"""A directory and lists of token ids in, logits out: our checkpoints and Hugging Face folders alike, row by row.
+
+The plain forward pass of training, without cache or engine: what other programs' logits are held against.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from huatuo_jax.checkpoint import restore_params
+from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.files import PathLike
+from huatuo_jax.hf.config import read_config
+from huatuo_jax.hf.load import load_params, open_weights
+from huatuo_jax.models.attention import resolve_attention
+from huatuo_jax.models.decoder import split_decoder
+
+ROW_BUCKET = 64
+"""Rows are padded to a multiple of it, so that few lengths are compiled."""
+
+
+def load_any(path: PathLike, placement: Mesh | None = None, dtype: Any = jnp.float32) -> tuple[ModelConfig, dict[str, Any]]:
+    """The model and parameters of a run or base directory, one of its checkpoints, or a Hugging Face folder.
+
+    Raises:
+      ConfigError: nothing of that kind is there.
+      DataError: it is torn, altered or incomplete.
+    """
+    folder = Path(path)
+    if (folder / "checkpoints").exists() or folder.parent.name == "checkpoints":
+        return restore_params(path, placement, dtype)[:2]
+    config = read_config(folder)
+    return config, load_params(open_weights(folder, config), placement, dtype)
+
+
+def check_rows(config: ModelConfig, rows: Sequence[Sequence[int]]) -> None:
+    """Raises ConfigError unless every row is a list of at least one id of the vocabulary and fits the context."""
+    require(len(rows) > 0, "there are no rows of tokens; give at least one")
+    for index, row in enumerate(rows):
+        whole = isinstance(row, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in row)
+        require(whole and len(row) > 0, f"row {index} is not a list of token ids with at least one of them")
+        require(
+            min(row) >= 0 and max(row) < config.vocab_size,
+            f"row {index} has a token id outside 0…{config.vocab_size - 1}, the vocabulary of {config.name}",
+        )
+        require(
+            len(row) <= config.max_length,
+            f"row {index} has {len(row)} tokens, above the context of {config.name}, {config.max_length}; cut it",
+        )
+
+
+def row_logits(config: ModelConfig, params: Any, rows: Sequence[Sequence[int]], dtype: Any = jnp.float32) -> Iterator[np.ndarray]:
+    """fp32 logits [tokens, vocabulary] of each row alone.
+
+    Args:
+      rows: token ids; checked as `check_rows` does.
+      dtype: of activations and matrix products.
+    """
+    check_rows(config, rows)
+    attention = resolve_attention("auto", config, jax.default_backend())
+    forward = _compiled(split_decoder(config), jnp.dtype(dtype), attention)
+    for row in rows:
+        length = -(-len(row) // ROW_BUCKET) * ROW_BUCKET
+        tokens, segments = np.zeros((2, 1, length), np.int32)
+        tokens[0, : len(row)], segments[0, : len(row)] = row, 1
+        yield np.asarray(forward(params, tokens, segments))[0, : len(row)]
+
+
+def _compiled(graphdef: nnx.GraphDef[Any], dtype: Any, attention: str) -> Any:
+    def forward(params: Any, tokens: jax.Array, segments: jax.Array) -> jax.Array:
+        decoder = nnx.merge(graphdef, params)
+        positions = jnp.arange(tokens.shape[1])[None]
+        return decoder.logits(decoder(tokens, positions, segments, dtype=dtype, attention=attention))
+
+    return jax.jit(forward)

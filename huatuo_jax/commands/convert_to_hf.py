@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="name on the card (default: DIR's)")
     parser.add_argument("--base-model", default="", metavar="ID", help="what it was adapted from, for the card")
     parser.add_argument("--max-shard-size", type=byte_size, default="5GB", metavar="SIZE", help="of a file (default: 5GB)")
+    parser.add_argument(
+        "--inexact-tokenizer", action="store_true", help="export even where tokenizer.json gives some texts other ids"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an exported folder")
 
 
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         base_model=args.base_model,
         max_shard_size=args.max_shard_size,
         overwrite=args.overwrite,
+        inexact_tokenizer=args.inexact_tokenizer,
     )
     with make_progress(console, "MB") as progress:
         task = progress.add_task("weights", total=None)

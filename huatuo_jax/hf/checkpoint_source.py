@@ -6,17 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from huatuo_jax.checkpoint import absolute, agreed, latest_checkpoint, read_meta
+from huatuo_jax.checkpoint import absolute, latest_checkpoint, read_array, read_meta
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.files import PathLike
-from huatuo_jax.fingerprint import describe, fingerprints, named_leaves
+from huatuo_jax.fingerprint import describe, named_leaves
 from huatuo_jax.sharding import abstract_params
 
 
@@ -82,19 +81,7 @@ class CheckpointSource:
         saved = self.meta["fingerprints"]["params"][name]
         if saved.split(":")[0] != describe(leaf):
             raise DataError(f"{self.folder} holds {name} as {saved.split(':')[0]}; its model has {describe(leaf)}")
-        tree = {name: leaf}
-        arguments = ocp.args.PyTreeRestore(
-            item=tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True
-        )
-
-        def restore() -> jax.Array:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                return checkpointer.restore(self.folder / "params", args=arguments)[name]
-
-        array = agreed(self.folder, restore)
-        if fingerprints({name: array})[name] != saved:
-            raise DataError(f"the checkpoint {self.folder} is altered: the fingerprint of params {name} is not the saved one")
-        return array
+        return read_array(self.folder, "params", name, leaf, self.meta)
 
 
 def _host() -> jax.Device:

@@ -47,6 +47,7 @@ class ExportRequest:
       format, dtype: see `choose_layout` and `choose_dtype`.
       license: identifier on the card, or "other". name: of the model, on the card. base_model: what it was adapted from.
       max_shard_size: bytes. overwrite: an export that is there is replaced.
+      inexact_tokenizer: also where `tokenizer.json` cannot give every text the same ids as the SentencePiece model.
     """
 
     format: str = "auto"
@@ -56,6 +57,7 @@ class ExportRequest:
     base_model: str = ""
     max_shard_size: int = 5_000_000_000
     overwrite: bool = False
+    inexact_tokenizer: bool = False
 
 
 def choose_layout(model: ModelConfig, format: str) -> Layout:
@@ -114,7 +116,7 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        ids = export_tokenizer(tokenizer, source.meta["template"], aside, source.model.max_length)
+        ids = export_tokenizer(tokenizer, source.meta["template"], aside, source.model.max_length, request.inexact_tokenizer)
         _write_configs(source.model, layout, dtype, ids, aside)
         written = write_weights(source, layout, dtype, aside, request.max_shard_size, advance)
         facts = CardFacts(source, layout, dtype, request.license, request.name or folder.name, request.base_model)

@@ -8,7 +8,9 @@ The two libraries agree id for id because the file says only what SentencePiece 
 - control pieces (`<s>`, `</s>`) are special added tokens. SentencePiece never reads them in a text; `tokenizers` does, unless
   `encode_special_tokens` is set, which transformers does for `"split_special_tokens": true` in tokenizer_config.json.
 
-What cannot be the same is refused (`convert`), and what was made is compared with the original before anyone uses it (`verify`).
+What has no equal at all is refused (`convert`), and what was made is compared with the original (`differences`). Known to differ:
+unigram models (ties between equally good ways to cut a text, and `</s>` in a text where a character of it is no piece), and
+models with both a dummy prefix and user-defined symbols (the prefix is put behind each symbol).
 """
 
 import base64
@@ -17,7 +19,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huatuo_jax.errors import DataError
 from huatuo_jax.files import PathLike
@@ -39,6 +41,14 @@ SAMPLE = (
 )
 
 Pair = tuple[str, str]
+
+
+class Difference(NamedTuple):
+    """A text with the ids of tokenizer.json and of the SentencePiece model."""
+
+    text: str
+    theirs: list[int]
+    ours: list[int]
 
 
 def convert(path: PathLike) -> dict[str, Any]:
@@ -97,12 +107,8 @@ def has_dummy_prefix(content: dict[str, Any]) -> bool:
     return any(step["type"] == "Prepend" for step in content["normalizer"]["normalizers"])
 
 
-def verify(path: PathLike, content: dict[str, Any], seed: int = 0) -> int:
-    """Compares both tokenizers on every piece, runs of marks, random strings of pieces and a few hard texts; how many.
-
-    Raises:
-      DataError: a text encodes differently; it is shown.
-    """
+def differences(path: PathLike, content: dict[str, Any], seed: int = 0) -> list[Difference]:
+    """Texts that the two encode differently, of every piece, runs of marks, random strings of pieces and a few hard texts."""
     import sentencepiece
     import tokenizers
 
@@ -115,14 +121,20 @@ def verify(path: PathLike, content: dict[str, Any], seed: int = 0) -> int:
     runs = [character * n for character in pieces if len(character) == 1 and not character.isalnum() for n in (2, 3, 5, 17, 47)]
     texts = [*SAMPLE, *pieces, *runs, *("".join(draw.choices(pieces, k=12)) for _ in range(5_000))]
     found = theirs.encode_batch_fast(texts, add_special_tokens=False)
-    for text, encoding, ids in zip(texts, found, ours.encode(texts), strict=True):
-        if encoding.ids != ids:
-            found_ids, wanted = encoding.ids[:12], ids[:12]
-            raise DataError(
-                f"{path} cannot be written as an exact tokenizer.json: {text[:60]!r} would be {found_ids}, not {wanted}; "
-                "train with a bpe model (`huatuo-data tokenizer train`), whose rules both libraries share"
-            )
-    return len(texts)
+    pairs = zip(texts, found, ours.encode(texts), strict=True)
+    return [Difference(text, encoding.ids, ids) for text, encoding, ids in pairs if encoding.ids != ids]
+
+
+def verify(path: PathLike, content: dict[str, Any]) -> None:
+    """Raises DataError, which shows a text, if `differences` finds one."""
+    found = differences(path, content)
+    if found:
+        text, theirs, ours = found[0].text[:60], found[0].theirs[:12], found[0].ours[:12]
+        raise DataError(
+            f"{path} cannot be written as an exact tokenizer.json: of some thousand texts {len(found)} get other ids, such as "
+            f"{text!r}: {theirs}, not {ours}. Export it all the same with --inexact-tokenizer; bpe models without dummy prefix "
+            "(`huatuo-data tokenizer train`) are always exact"
+        )
 
 
 def _read(path: PathLike) -> tuple[Any, Any]:
@@ -144,8 +156,6 @@ def _refusal(model: Any, kinds: Any) -> str:
         return "it treats spaces in a way that `tokenizers` does not know"
     if count[kinds.UNUSED]:
         return f"it has {count[kinds.UNUSED]} unused pieces, which SentencePiece takes apart again"
-    if count[kinds.USER_DEFINED] and (rules.add_dummy_prefix or rules.remove_extra_whitespaces):
-        return "it has user-defined symbols, and a dummy prefix or removal of spaces, which `tokenizers` does beside each symbol"
     if trainer.model_type == trainer.BPE:
         normal = [piece for piece in model.pieces if piece.type == kinds.NORMAL]
         # A character that is a symbol of the user's never reaches the merges, so pieces that hold one are never made.

@@ -1,15 +1,18 @@
 """Checkpoints to export: a random model of any preset, stored as a run stores it, beside a tokenizer that fits."""
 
+import functools
 import os
 from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
 from data_tools.tokenizer_training import train_tokenizer
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_to_dict
-from huatuo_jax.data.tokenizer import SentencePieceTokenizer, copy_tokenizer
+from huatuo_jax.data.tokenizer import copy_tokenizer, load_tokenizer
+from huatuo_jax.models.decoder import split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import abstract_params
 from huatuo_jax.training.saving import Checkpoints
@@ -33,7 +36,7 @@ def tiny_tokenizer(folder: Path) -> Path:
 
 def random_model(name: str, tokenizer: Path, **changes) -> tuple[ModelConfig, dict]:
     """A preset with the tokenizer's vocabulary, and parameters large enough that its logits differ."""
-    size = SentencePieceTokenizer(str(tokenizer)).vocab_size
+    size = load_tokenizer(tokenizer).vocab_size
     model = preset(name, **{"vocab_size": size, **changes})
     draw = np.random.default_rng(0)
     scales = ("attention_norm", "ffn_norm", "final_norm", "query_norm", "key_norm")
@@ -52,7 +55,7 @@ def write_run(
         "config": {"model": config_to_dict(model)},
         "tokenizer": {
             "path": copy_tokenizer(tokenizer, folder),
-            "fingerprint": SentencePieceTokenizer(str(tokenizer)).fingerprint,
+            "fingerprint": load_tokenizer(tokenizer).fingerprint,
         },
         "template": template,
         **meta,
@@ -66,10 +69,47 @@ def write_run(
 
 def logits_of(model: ModelConfig, params, tokens: np.ndarray) -> np.ndarray:
     """Ours in fp32, [B, S, V], of int [B, S]."""
-    from flax import nnx
+    return np.asarray(_logits(split_decoder(model), params, tokens))
 
-    from huatuo_jax.models.decoder import split_decoder
 
-    decoder = nnx.merge(split_decoder(model), params)
-    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    return np.asarray(decoder.logits(decoder(tokens, positions, np.ones_like(tokens))))
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef, params, tokens):
+    decoder = nnx.merge(graphdef, params)
+    positions = jax.numpy.broadcast_to(jax.numpy.arange(tokens.shape[1]), tokens.shape)
+    return decoder.logits(decoder(tokens, positions, jax.numpy.ones_like(tokens)))
+
+
+def greedy_of(model: ModelConfig, params, prompts: list[list[int]], new_tokens: int, eos_id: int) -> list[list[int]]:
+    """The most likely continuations, up to and without EOS, by whole passes without a cache."""
+    width = max(map(len, prompts)) + new_tokens
+    rows, lengths, answers = np.zeros((len(prompts), width), np.int32), [len(p) for p in prompts], [[] for _ in prompts]
+    for row, prompt in enumerate(prompts):
+        rows[row, : len(prompt)] = prompt
+    open_rows = set(range(len(prompts)))
+    for _ in range(new_tokens):
+        logits = logits_of(model, params, rows)
+        for row in sorted(open_rows):
+            token = int(logits[row, lengths[row] - 1].argmax())
+            if token == eos_id:
+                open_rows.discard(row)
+                continue
+            rows[row, lengths[row]] = token
+            lengths[row] += 1
+            answers[row].append(token)
+    return answers
+
+
+def byte_level_tokenizer(folder: Path) -> Path:
+    """A small tokenizer.json of Qwen's kind: byte-level BPE with ChatML's marks."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>", "tokenizer_class": "Qwen2Tokenizer"}')
+    return folder / "tokenizer.json"

@@ -3,9 +3,19 @@
 import jax
 import numpy as np
 import pytest
-from export_checkpoint import BAICHUAN, LLAMA_LIKE, logits_of, random_model, tiny_tokenizer, write_run
-from huatuo_jax.inference.greedy import greedy
+from export_checkpoint import (
+    BAICHUAN,
+    LLAMA_LIKE,
+    TEXTS,
+    byte_level_tokenizer,
+    greedy_of,
+    logits_of,
+    random_model,
+    tiny_tokenizer,
+    write_run,
+)
 
+from huatuo_jax.data.tokenizer import load_tokenizer
 from huatuo_jax.hf.save import ExportRequest, export
 
 torch = pytest.importorskip("torch")
@@ -48,7 +58,7 @@ def assert_same_answers(model, params, theirs):
     """Rows of unequal length, padded on the left; 24 new tokens by both."""
     draw = np.random.default_rng(1)
     prompts = [draw.integers(3, model.vocab_size, length).tolist() for length in (9, 4, 13)]
-    ours = greedy(model, params, prompts, 24, eos_id=2)
+    ours = greedy_of(model, params, prompts, 24, eos_id=2)
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
@@ -69,6 +79,15 @@ def test_plain_automodel_gives_our_logits_and_answers(name, tokenizer, tmp_path)
         assert_same_answers(model, params, theirs)
 
 
+def test_qwen2_with_a_byte_level_tokenizer(tmp_path):
+    tokenizer = byte_level_tokenizer(tmp_path)
+    model, params = random_model("tiny-qwen2", tokenizer)
+    export(write_run(tmp_path / "run", model, params, tokenizer, "chatml"), tmp_path / "hf", ExportRequest())
+    assert_same_logits(model, params, opened(tmp_path / "hf"))
+    ours, theirs = load_tokenizer(tokenizer), transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert all(theirs(text)["input_ids"] == ours.encode(text) for text in TEXTS)
+
+
 @pytest.mark.parametrize("name", BAICHUAN)
 def test_a_native_baichuan_gives_our_logits_and_answers(name, tokenizer, tmp_path):
     model, params, folder = exported(tmp_path, name, tokenizer, format="native")
@@ -85,8 +104,7 @@ def test_alibi_with_heads_that_are_no_power_of_two(tokenizer, tmp_path):
     assert_same_logits(model, params, opened(folder, trust_remote_code=True))
 
 
-@pytest.mark.parametrize("weight", [0.0, 2e-4])
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalised, weight", [(False, 0.0), (True, 2e-4)])
 @pytest.mark.parametrize("format", ["native", "llama"])
 def test_a_norm_head_of_raw_or_normalised_rows(format, normalised, weight, tokenizer, tmp_path):
     model, params = random_model("tiny-baichuan2-7b", tokenizer, z_loss_weight=weight)
@@ -96,8 +114,7 @@ def test_a_norm_head_of_raw_or_normalised_rows(format, normalised, weight, token
     assert_same_logits(model, params, opened(tmp_path / "hf", trust_remote_code=format == "native"))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["tiny-baichuan2-7b", "tiny-baichuan2-13b"])
+@pytest.mark.parametrize("name, dtype", [("tiny-baichuan2-7b", "bfloat16"), ("tiny-baichuan2-13b", "float16")])
 def test_a_narrow_export_is_ours_with_rounded_weights(name, dtype, tokenizer, tmp_path):
     model, params, folder = exported(tmp_path, name, tokenizer, format="native", dtype=dtype)
     rounded = jax.tree.map(lambda p: p.astype(dtype).astype("float32"), params)

@@ -8,8 +8,12 @@ COMMANDS = {
     "train": "train",
     "report": "report",
     "ask": "ask",
+    "generate": "generate",
+    "chat": "chat",
     "convert from-hf": "convert_from_hf",
     "convert to-hf": "convert_to_hf",
+    "convert compare": "convert_compare",
+    "logits": "logits",
 }
 
 

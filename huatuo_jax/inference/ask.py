@@ -1,17 +1,14 @@
-"""A run directory and conversations in, greedy answers out: with the run's newest weights, tokenizer and dialogue format."""
+"""A run directory in, greedy answers out: the newest checkpoint with the run's own tokenizer and dialogue format."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from huatuo_jax.checkpoint import restore_params
 from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import load_tokenizer
-from huatuo_jax.errors import DataError
-from huatuo_jax.inference.greedy import greedy
+from huatuo_jax.inference.loading import open_model
+from huatuo_jax.inference.request import Request
 
 ROWS_AT_ONCE = 64
-"""Prompts of one batch: bounds the cache's memory."""
+"""Prompts decoded side by side: bounds the cache's memory."""
 
 
 class Asker:
@@ -24,17 +21,10 @@ class Asker:
 
     def __init__(self, run: Path, max_new_tokens: int = 256) -> None:
         """Restores the weights; `DataError` if the run has no whole checkpoint or its tokenizer is gone or altered."""
-        self.model, self.params, meta = restore_params(run)
-        self.step = meta["step"]
+        model = open_model(run)
+        self.tokenizer, self.template, self.step = model.tokenizer, model.template, model.step
         self.max_new_tokens = max_new_tokens
-        trained_with = meta["tokenizer"]
-        self.tokenizer = load_tokenizer(run / trained_with["path"])
-        if self.tokenizer.fingerprint != trained_with["fingerprint"]:
-            raise DataError(
-                f"{self.tokenizer.path} is not the tokenizer that {run} was trained with (its SHA-256 differs); "
-                "put the old file back"
-            )
-        self.template = get_template(meta["template"])
+        self._engine = model.engine(ROWS_AT_ONCE)
 
     def answer(self, conversations: Sequence[Sequence[str]]) -> list[str]:
         """The next assistant turn of each conversation (user, assistant, …, user)."""
@@ -43,9 +33,4 @@ class Asker:
     def complete(self, prompts: Sequence[list[int]], max_new_tokens: int = 0) -> list[str]:
         """The greedy continuation of each prompt of token ids, as text."""
         most = max_new_tokens or self.max_new_tokens
-        answers: list[str] = []
-        for start in range(0, len(prompts), ROWS_AT_ONCE):
-            batch = prompts[start : start + ROWS_AT_ONCE]
-            continued = greedy(self.model, self.params, batch, most, self.tokenizer.eos_id)
-            answers += [self.tokenizer.decode(ids).strip() for ids in continued]
-        return answers
+        return [answer.text.strip() for answer in self._engine.answers([Request(prompt, most) for prompt in prompts])]

@@ -81,8 +81,8 @@ def keep_top_k(logits_BV: jax.Array, k_B: jax.Array) -> jax.Array:
 def keep_top_p(logits_BV: jax.Array, p_B: jax.Array) -> jax.Array:
     """Keeps the likeliest tokens up to the one with which their probability exceeds p, at least one. p = 1 keeps all.
 
-    As in transformers, tokens are taken out from the least likely on while their sum is at most 1 − p. Of equal tokens, the higher
-    ids go first (there, an unstable sort decides which; as many stay).
+    As in transformers, tokens are taken out from the least likely on while their sum is at most 1 − p. Of equal tokens, the
+    higher ids go first (there, an unstable sort decides which; as many stay).
     """
     order_BV, chance_BV = _ordered(logits_BV), jax.nn.softmax(logits_BV, axis=1)
     spare_B1 = 1 - p_B[:, None]

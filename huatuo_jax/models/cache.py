@@ -1,6 +1,7 @@
-"""Keys and values of the tokens so far: a static-size cache for decoding, as one pytree.
+"""Keys and values of the tokens so far: a static-size cache for decoding, and the attention that reads it.
 
-All rows write the same slots, so prompts of unequal length are padded on the left; padding and unwritten slots have segment 0.
+The token at position p of a row lies in slot p, so rows of unequal length stand side by side without padding, and a query at
+position p sees the slots up to p. Slots beyond may hold anything finite: they are written before a query can see them.
 """
 
 from dataclasses import dataclass
@@ -8,8 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from huatuo_jax.config import ModelConfig
+from huatuo_jax.models.attention import MASKED
+from huatuo_jax.models.matmul import matmul
+from huatuo_jax.sharding import activation_spec, constrain
+
+CACHE_AXES = (None, "batch", "kv_heads", None, None)
 
 
 @jax.tree_util.register_dataclass
@@ -18,28 +25,63 @@ class KVCache:
     """Cache of `T` slots for `B` rows.
 
     Attributes:
-      keys, values: [layers, B, T, kv heads, head_dim], in the compute dtype; keys are already rotated.
-      segment_ids: int32 [B, T]; 0 = padding or not yet written.
-      length: int32 scalar, slots written.
+      keys, values: [layers, B, kv heads, T, head_dim], in the compute dtype; keys are already rotated. Heads stand before slots,
+        so that both products of attention read the cache as it lies.
     """
 
     keys: jax.Array
     values: jax.Array
-    segment_ids: jax.Array
-    length: jax.Array
 
     @classmethod
-    def empty(cls, config: ModelConfig, batch_size: int, slots: int, dtype: Any = jnp.bfloat16) -> "KVCache":
-        """A cache with nothing written; `slots` = longest prompt + new tokens."""
-        shape = (config.num_layers, batch_size, slots, config.num_kv_heads, config.head_dim)
-        return cls(
-            keys=jnp.zeros(shape, dtype),
-            values=jnp.zeros(shape, dtype),
-            segment_ids=jnp.zeros((batch_size, slots), jnp.int32),
-            length=jnp.zeros((), jnp.int32),
-        )
+    def empty(
+        cls, config: ModelConfig, num_rows: int, slots: int, dtype: Any = jnp.bfloat16, mesh: Mesh | None = None
+    ) -> "KVCache":
+        """A cache with nothing written; on a mesh, rows over (data, fsdp) and kv heads over tensor."""
+        shape = (config.num_layers, num_rows, config.num_kv_heads, slots, config.head_dim)
+        sharding = None if mesh is None else NamedSharding(mesh, activation_spec(mesh, *CACHE_AXES))
+        return cls(keys=jnp.zeros(shape, dtype, device=sharding), values=jnp.zeros(shape, dtype, device=sharding))
+
+    def repeat_first(self, num_rows: int) -> "KVCache":
+        """A cache of `num_rows` copies of the first row."""
+        return jax.tree.map(lambda x: jnp.repeat(x[:, :1], num_rows, axis=1), self)
 
 
-def write_slots(slots_BT: jax.Array, new_BS: jax.Array, start: jax.Array) -> jax.Array:
-    """`slots` with `new` written along axis 1 from `start` on; further axes are whole."""
-    return jax.lax.dynamic_update_slice_in_dim(slots_BT, new_BS.astype(slots_BT.dtype), start, axis=1)
+def write(cache_LBKTH: jax.Array, new_BSKH: jax.Array, layer: jax.Array, rows_B: jax.Array, slots_BS: jax.Array) -> jax.Array:
+    """The cache with new keys or values of one layer at each row's own slots; a slot or row beyond the cache is dropped."""
+    at = cache_LBKTH.at[layer, rows_B[:, None], :, slots_BS]
+    return constrain(at.set(new_BSKH.astype(cache_LBKTH.dtype), mode="drop"), *CACHE_AXES)
+
+
+def read(cache_LBKTH: jax.Array, layer: jax.Array, rows_B: jax.Array | None, visible: int) -> jax.Array:
+    """The first `visible` slots of one layer, [B, K, visible, H]; `rows_B` = which rows, None = all in order."""
+    _, rows, kv_heads, slots, size = cache_LBKTH.shape
+    window = (1, rows, kv_heads, min(visible, slots), size)
+    window_BKTH = jax.lax.dynamic_slice(cache_LBKTH, (layer, 0, 0, 0, 0), window)[0]
+    return window_BKTH if rows_B is None else jnp.take(window_BKTH, rows_B, axis=0, mode="clip")
+
+
+def attend_cached(
+    q_BSNH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, positions_BS: jax.Array, slopes: jax.Array | None
+) -> jax.Array:
+    """Attention of queries at their positions to the cached slots up to there; scores and softmax in fp32.
+
+    Args:
+      q_BSNH: queries; head n reads kv head n // (N / K).
+      k_BKTH: keys of slots 0…T − 1.
+      v_BKTH: values.
+      positions_BS: int32 [B, S].
+      slopes: ALiBi's, fp32 [N], or None; the bias slope·(slot − position) is added in fp32.
+    """
+    batch, queries, heads, size = q_BSNH.shape
+    kv_heads, slots = k_BKTH.shape[1:3]
+    grouped = q_BSNH.reshape(batch, queries, kv_heads, heads // kv_heads, size)
+    scores_BKGST = matmul("BSKGH,BKTH->BKGST", grouped, k_BKTH, jnp.float32) * size**-0.5
+    distance_BST = jnp.arange(slots) - positions_BS[..., None]
+    if slopes is not None:
+        bias_BKGST = slopes.reshape(kv_heads, -1, 1, 1) * distance_BST[:, None, None].astype(jnp.float32)
+        scores_BKGST += bias_BKGST
+    scores_BKGST = jnp.where(distance_BST[:, None, None] <= 0, scores_BKGST, MASKED)
+    # XLA's CPU backend has no bf16 product of this layout.
+    narrow = jnp.float32 if jax.default_backend() == "cpu" else q_BSNH.dtype
+    weights_BKGST = jax.nn.softmax(scores_BKGST, axis=-1).astype(narrow)
+    return matmul("BKGST,BKTH->BSKGH", weights_BKGST, v_BKTH, q_BSNH.dtype).reshape(q_BSNH.shape)

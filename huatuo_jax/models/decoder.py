@@ -16,7 +16,7 @@ Parameter tree (L layers are stacked and scanned; V vocabulary, D hidden, N head
     layers/ffn/gate, up [L, D, F]   down [L, F, D]
 """
 
-from typing import Any, overload
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from flax import nnx
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.attention import Visibility, attend
 from huatuo_jax.models.block import Block, ParamFactory, rms_norm
-from huatuo_jax.models.cache import KVCache, write_slots
+from huatuo_jax.models.cache import KVCache, attend_cached, read, write
 from huatuo_jax.models.matmul import PRODUCT, matmul
 from huatuo_jax.models.positions import alibi_slopes, rope_tables
 from huatuo_jax.sharding import constrain
@@ -54,32 +54,6 @@ class Decoder(nnx.Module):
         if not config.tied_embeddings:
             self.head = make.weight(vocab=config.vocab_size, embed=config.hidden_size)
 
-    @overload
-    def __call__(
-        self,
-        tokens_BS: jax.Array,
-        positions_BS: jax.Array,
-        segment_ids_BS: jax.Array,
-        *,
-        dtype: Any = ...,
-        attention: str = ...,
-        remat: str = ...,
-        cache: None = ...,
-    ) -> jax.Array: ...
-
-    @overload
-    def __call__(
-        self,
-        tokens_BS: jax.Array,
-        positions_BS: jax.Array,
-        segment_ids_BS: jax.Array,
-        *,
-        dtype: Any = ...,
-        attention: str = ...,
-        remat: str = ...,
-        cache: KVCache,
-    ) -> tuple[jax.Array, KVCache]: ...
-
     def __call__(
         self,
         tokens_BS: jax.Array,
@@ -89,8 +63,8 @@ class Decoder(nnx.Module):
         dtype: Any = jnp.float32,
         attention: str = "einsum",
         remat: str = "none",
-        cache: KVCache | None = None,
-    ) -> jax.Array | tuple[jax.Array, KVCache]:
+        unroll: int = 1,
+    ) -> jax.Array:
         """Hidden states after the final norm, [B, S, D] in `dtype`.
 
         Args:
@@ -100,18 +74,59 @@ class Decoder(nnx.Module):
           dtype: of activations and matrix products. Norm statistics, angles, softmax and sums stay fp32.
           attention: a backend's name, from `resolve_attention`.
           remat: what the backward pass recomputes: "none", "dots" (keeps matrix products) or "full" (keeps layer inputs).
-          cache: earlier keys and values; the tokens are appended to it, and (hidden, new cache) is returned.
+          unroll: layers that one iteration of the scan runs; the whole number of layers leaves no loop.
         """
-        rope = rope_tables(self.config, positions_BS) if self.config.positions == "rope" else None
-        slopes = jnp.asarray(alibi_slopes(self.config.num_heads)) if self.config.positions == "alibi" else None
+        rope, slopes = self._rope(positions_BS), self._slopes()
         x_BSD = self._embed(tokens_BS, dtype)
-        if cache is None:
-            visibility = Visibility(segment_ids_BS, segment_ids_BS, slopes)
-            return self._norm(self._run_layers(x_BSD, rope, visibility, attention, remat))
-        key_segments_BT = write_slots(cache.segment_ids, segment_ids_BS, cache.length)
-        visibility = Visibility(segment_ids_BS, key_segments_BT, slopes, cache.length)
-        x_BSD, cache = self._run_layers_cached(x_BSD, rope, visibility, attention, cache)
-        return self._norm(x_BSD), cache
+        visibility = Visibility(segment_ids_BS, segment_ids_BS, slopes)
+        return self._norm(self._run_layers(x_BSD, rope, visibility, attention, remat, unroll))
+
+    def extend(
+        self,
+        tokens_BS: jax.Array,
+        cache: KVCache,
+        starts_B: jax.Array,
+        *,
+        visible: int,
+        rows_B: jax.Array | None = None,
+        dtype: Any = jnp.float32,
+    ) -> tuple[jax.Array, KVCache]:
+        """Appends tokens to cached rows: their hidden states after the final norm, [B, S, D], and the cache with them in it.
+
+        Args:
+          tokens_BS: int32 [B, S], the next tokens of each row.
+          cache: of earlier tokens, in any number of rows.
+          starts_B: int32 [B], position of each row's first new token.
+          visible: slots that attention reads; at least every start + S that counts.
+          rows_B: int32 [B], the cache's row of each of ours; None = the cache has B rows, in this order. Tokens of a row or at a
+            position beyond the cache are not kept.
+          dtype: of activations and matrix products.
+        """
+        positions_BS = starts_B[:, None] + jnp.arange(tokens_BS.shape[1])
+        rope, slopes = self._rope(positions_BS), self._slopes()
+        written_B = jnp.arange(len(tokens_BS)) if rows_B is None else rows_B
+        graphdef, stacked = nnx.split(self.layers)
+
+        def layer(carry: Carry, xs: tuple[nnx.State, jax.Array]) -> tuple[Carry, None]:
+            x_BSD, keys, values = carry
+            state, index = xs
+            block = nnx.merge(graphdef, state)
+            q, k, v = block.queries_keys_values(x_BSD, rope)
+            keys = write(keys, k, index, written_B, positions_BS)
+            values = write(values, v, index, written_B, positions_BS)
+            k, v = (read(whole, index, rows_B, visible) for whole in (keys, values))
+            return (block.finish(x_BSD, attend_cached(q, k, v, positions_BS, slopes)), keys, values), None
+
+        # The cache is carried, not scanned over: so XLA updates it in place.
+        carry = (self._embed(tokens_BS, dtype), cache.keys, cache.values)
+        (x_BSD, keys, values), _ = jax.lax.scan(layer, carry, (stacked, jnp.arange(self.config.num_layers)))
+        return self._norm(x_BSD), KVCache(keys, values)
+
+    def _rope(self, positions_BS: jax.Array) -> Rope:
+        return rope_tables(self.config, positions_BS) if self.config.positions == "rope" else None
+
+    def _slopes(self) -> jax.Array | None:
+        return jnp.asarray(alibi_slopes(self.config.num_heads)) if self.config.positions == "alibi" else None
 
     def _embed(self, tokens_BS: jax.Array, dtype: Any) -> jax.Array:
         # Rows are looked up in the parameters' dtype, so that the gradient of a frequent token is summed in it too.
@@ -121,7 +136,9 @@ class Decoder(nnx.Module):
     def _norm(self, x_BSD: jax.Array) -> jax.Array:
         return rms_norm(x_BSD, self.final_norm[...], self.config.norm_eps)
 
-    def _run_layers(self, x_BSD: jax.Array, rope: Rope, visibility: Visibility, attention: str, remat: str) -> jax.Array:
+    def _run_layers(
+        self, x_BSD: jax.Array, rope: Rope, visibility: Visibility, attention: str, remat: str, unroll: int
+    ) -> jax.Array:
         graphdef, stacked = nnx.split(self.layers)
 
         def layer(x_BSD: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
@@ -132,28 +149,7 @@ class Decoder(nnx.Module):
         if remat != "none":
             # A scan already keeps the two passes apart; the barriers of prevent_cse would only cost.
             layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[remat], prevent_cse=False)
-        return jax.lax.scan(layer, x_BSD, stacked)[0]
-
-    def _run_layers_cached(
-        self, x_BSD: jax.Array, rope: Rope, visibility: Visibility, attention: str, cache: KVCache
-    ) -> tuple[jax.Array, KVCache]:
-        graphdef, stacked = nnx.split(self.layers)
-        # The cache is carried, not scanned over: so XLA updates it in place.
-        carry = (x_BSD, cache.keys, cache.values)
-
-        def layer(carry: Carry, xs: tuple[nnx.State, jax.Array]) -> tuple[Carry, None]:
-            x_BSD, keys_LBTKH, values_LBTKH = carry
-            state, index = xs
-            block = nnx.merge(graphdef, state)
-            q, k, v = block.queries_keys_values(x_BSD, rope)
-            start = (index, 0, cache.length, 0, 0)
-            keys_LBTKH = jax.lax.dynamic_update_slice(keys_LBTKH, k[None].astype(keys_LBTKH.dtype), start)
-            values_LBTKH = jax.lax.dynamic_update_slice(values_LBTKH, v[None].astype(values_LBTKH.dtype), start)
-            attended = attend(attention, q, keys_LBTKH[index], values_LBTKH[index], visibility)
-            return (block.finish(x_BSD, attended), keys_LBTKH, values_LBTKH), None
-
-        (x_BSD, keys, values), _ = jax.lax.scan(layer, carry, (stacked, jnp.arange(self.config.num_layers)))
-        return x_BSD, KVCache(keys, values, visibility.key_segments, cache.length + x_BSD.shape[1])
+        return jax.lax.scan(layer, x_BSD, stacked, unroll=unroll)[0]
 
     def output_weights(self) -> jax.Array:
         """The output matrix as used, fp32 [V, D]: head or tied embedding; a NormHead's rows are normalised, gradient included."""

@@ -30,7 +30,9 @@ LOGITS = [random_logits(0), random_logits(1, 0.1), random_logits(2, 40.0), tied_
 
 
 def by_transformers(processor, logits: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
-    return processor(torch.zeros((ROWS, 1), dtype=torch.long) if seen is None else torch.tensor(seen), torch.tensor(logits)).numpy()
+    return processor(
+        torch.zeros((ROWS, 1), dtype=torch.long) if seen is None else torch.tensor(seen), torch.tensor(logits)
+    ).numpy()
 
 
 def per_row(value, dtype=jnp.float32):
@@ -115,7 +117,14 @@ def test_draws_follow_the_probabilities():
 
 def test_each_row_has_its_own_settings():
     logits = random_logits(7)
-    mixed = [Sampling(), Sampling(1.0, seed=1), Sampling(1.0, top_k=1, seed=2), Sampling(2.0, top_p=1e-6), Sampling(1.0, seed=1), Sampling()]
+    mixed = [
+        Sampling(),
+        Sampling(1.0, seed=1),
+        Sampling(1.0, top_k=1, seed=2),
+        Sampling(2.0, top_p=1e-6),
+        Sampling(1.0, seed=1),
+        Sampling(),
+    ]
     logits[4] = logits[1]
     tokens = next_tokens(logits, np.zeros(logits.shape, bool), per_row(3, jnp.int32), rows_of(*mixed), sampled=True)
     likeliest = logits.argmax(axis=1)
@@ -124,7 +133,15 @@ def test_each_row_has_its_own_settings():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"repetition_penalty": 0.0}]
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"repetition_penalty": 0.0},
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -40,7 +40,7 @@ def test_a_packed_example_is_computed_as_if_alone(name):
     np.testing.assert_allclose(packed[0, 5:12], forward(params, *row(second, length=16))[0, :7], atol=2e-5)
 
 
-@pytest.mark.parametrize("attention", ["einsum", "dot_product"])
+@pytest.mark.parametrize("attention", ["einsum", "dot_product", "blocked"])
 def test_padding_leaves_values_and_gradients_finite(attention):
     graphdef, params = random_model("tiny-yi")
     inputs = row([3, 1, 4], length=16)
@@ -51,6 +51,13 @@ def test_padding_leaves_values_and_gradients_finite(attention):
 def test_a_token_beyond_the_vocabulary_shows():
     graphdef, params = random_model("tiny-yi")
     assert np.isnan(jax.jit(lambda params: nnx.merge(graphdef, params)(*row([256], length=1)))(params)).all()
+
+
+def test_unrolled_layers_are_the_same_layers():
+    graphdef, params = random_model("tiny-yi")
+    inputs = row([3, 1, 4], length=8)
+    looped, unrolled = (jax.jit(lambda p, n=n: nnx.merge(graphdef, p)(*inputs, unroll=n))(params) for n in (1, 2))
+    np.testing.assert_allclose(looped, unrolled, atol=1e-5)
 
 
 def test_remat_changes_what_is_recomputed_and_nothing_else():
@@ -102,19 +109,26 @@ def test_tied_embeddings_are_the_output_matrix():
 def test_pieces_through_the_cache_equal_the_whole_row(name):
     graphdef, params = random_model(name)
     inputs = row([3, 1, 4, 1, 5, 9, 2, 6], length=8)
+    other = np.array([[7, 7]], np.int32)
 
     @jax.jit
     def whole_and_pieces(params):
         model = nnx.merge(graphdef, params)
-        cache, pieces = KVCache.empty(model.config, 1, 8, jnp.float32), []
-        for part in (slice(0, 5), slice(5, 6), slice(6, 8)):
-            hidden, cache = model(*(x[:, part] for x in inputs), cache=cache)
+        cache, pieces = KVCache.empty(model.config, 2, 12, jnp.float32), []
+        rows = jnp.array([1])
+        # Row 0 belongs to somebody else, who is two tokens long.
+        _, cache = model.extend(other, cache, jnp.array([0]), visible=12, rows_B=jnp.array([0]))
+        for start, end in ((0, 5), (5, 7)):
+            tokens = inputs[0][:, start:end]
+            hidden, cache = model.extend(tokens, cache, jnp.array([start]), visible=8, rows_B=rows)
             pieces.append(hidden)
-        return model(*inputs), jnp.concatenate(pieces, axis=1), cache.length
+        both = jnp.concatenate([other[:, :1], inputs[0][:, 7:]])
+        hidden, cache = model.extend(both, cache, jnp.array([2, 7]), visible=8)
+        return model(*inputs), jnp.concatenate([*pieces, hidden[1:]], axis=1), model(*row([7, 7, 7], length=3)), hidden[:1]
 
-    whole, pieces, length = whole_and_pieces(params)
+    whole, pieces, other_whole, other_last = whole_and_pieces(params)
     np.testing.assert_allclose(pieces, whole, atol=2e-5)
-    assert length == 8
+    np.testing.assert_allclose(other_last[0, 0], other_whole[0, 2], atol=2e-5)
 
 
 def test_a_mesh_changes_only_rounding():

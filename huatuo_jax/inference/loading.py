@@ -1,0 +1,129 @@
+"""A directory in, a model ready to be asked out: a run, a base directory, one checkpoint, or a Hugging Face folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from huatuo_jax.checkpoint import latest_checkpoint, read_meta, restore_params
+from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.config_files import config_from_dict
+from huatuo_jax.data.templates import Template, get_template
+from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
+from huatuo_jax.errors import DataError
+from huatuo_jax.inference.engine import Engine
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model directory whose weights are not read yet: prompts can be checked before minutes are spent on loading.
+
+    Attributes:
+      path: a run or base directory, the folder of one step, or a Hugging Face folder.
+      config: the architecture.
+      tokenizer: that the model was trained with.
+      template: its dialogue format.
+      step: of the checkpoint; 0 for a Hugging Face folder.
+    """
+
+    path: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    template: Template
+    step: int
+
+    @property
+    def source(self) -> str:
+        """Path and step: for people, and for the settings of an output."""
+        return f"{self.path}, step {self.step}"
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the tokenizer's end token, and what the format puts behind an answer."""
+        pieces = self.template.render(("", ""), "")
+        after = [self.template.token_id(name, self.tokenizer) for piece in pieces if piece.learned for name in piece.after[:1]]
+        return tuple(dict.fromkeys([self.tokenizer.eos_id, *after]))
+
+    def params(self, mesh: Mesh | None = None, dtype: Any = jnp.float32) -> Any:
+        """The decoder's parameters in `dtype`, sharded over `mesh` (None = on the first device)."""
+        if not is_hf_folder(self.path):
+            return restore_params(self.path, mesh, dtype)[1]
+        from huatuo_jax.hf.load import load_params, open_weights
+
+        return load_params(open_weights(self.path, self.config), mesh, dtype)
+
+    def engine(self, num_rows: int, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Engine:
+        """An engine with these weights, tokenizer and end tokens."""
+        params = self.params(mesh, dtype)
+        return Engine(self.config, params, self.end_ids, tokenizer=self.tokenizer, num_rows=num_rows, dtype=dtype, mesh=mesh)
+
+
+def is_hf_folder(path: Path) -> bool:
+    """Whether a directory is a Hugging Face folder: it has a config.json that names a `model_type`, and no checkpoints."""
+    from huatuo_jax.hf.config import read_config_file
+
+    return (path / "config.json").is_file() and not (path / "checkpoints").exists() and "model_type" in read_config_file(path)
+
+
+def open_model(path: Path, template: str = "") -> Model:
+    """Everything of a model directory but its weights.
+
+    Args:
+      template: name of the dialogue format, where the directory does not say it or another one is wanted.
+
+    Raises:
+      ConfigError: no model is there, it does not say its dialogue format, or the tokenizer cannot carry it.
+      DataError: there is no whole checkpoint, or the tokenizer is gone or not the one that the model was trained with.
+    """
+    require(path.is_dir(), f"no directory {path}; give a run, a base directory or a Hugging Face folder")
+    if is_hf_folder(path):
+        from huatuo_jax.hf.config import read_config
+
+        config, tokenizer, step = read_config(path), load_tokenizer(path), 0
+        require(bool(template), f"{path} does not say its dialogue format; give it with --template")
+    else:
+        folder, meta = _folder_and_meta(path)
+        config = config_from_dict(ModelConfig, meta["config"]["model"])
+        tokenizer, step = _trained_tokenizer(folder, meta), meta["step"]
+        template = template or meta.get("template") or ""
+        require(bool(template), f"{path} names no dialogue format that works with its tokenizer; give one with --template")
+    found = get_template(template)
+    found.check(tokenizer)
+    require(
+        tokenizer.vocab_size <= config.vocab_size,
+        f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens and the model's vocabulary {config.vocab_size}: they "
+        "do not belong together",
+    )
+    return Model(path, config, tokenizer, found, step)
+
+
+def load_model(
+    path: Path, mesh: Mesh | None = None, dtype: Any = jnp.float32, template: str = ""
+) -> tuple[ModelConfig, Any, Tokenizer, Template]:
+    """`open_model` and its weights at once: config, parameters, tokenizer, dialogue format."""
+    model = open_model(path, template)
+    return model.config, model.params(mesh, dtype), model.tokenizer, model.template
+
+
+def _folder_and_meta(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The run directory of `path`, which may be one of its checkpoints, and the checkpoint's facts."""
+    if (path / "checkpoints").exists():
+        return path, read_meta(latest_checkpoint(path))
+    require(
+        path.parent.name == "checkpoints",
+        f"{path} is neither a run or base directory (it has no checkpoints) nor a Hugging Face folder (no config.json with a "
+        "model_type)",
+    )
+    return path.parent.parent, read_meta(path)
+
+
+def _trained_tokenizer(folder: Path, meta: dict[str, Any]) -> Tokenizer:
+    trained_with = meta["tokenizer"]
+    tokenizer = load_tokenizer(folder / trained_with["path"])
+    if tokenizer.fingerprint != trained_with["fingerprint"]:
+        raise DataError(
+            f"{tokenizer.path} is not the tokenizer that {folder} was trained with (its SHA-256 differs); put the old file back"
+        )
+    return tokenizer

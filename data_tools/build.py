@@ -211,7 +211,11 @@ def _has_one_thread() -> bool:
 
 
 def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
-    """Writes the arrays, the TFDS metadata and `rejected.jsonl`; returns the manifest's entry of each source."""
+    """Writes the arrays, the TFDS metadata and `rejected.jsonl`; returns the manifest's entry of each source.
+
+    A rejected record cannot be expressed, so it has no tokens to count: every token that a template gives for the records is in
+    `train.tokens`, `holdout.tokens` or `cut_tokens`.
+    """
     sources: dict[str, Any] = {}
     rejected: list[dict[str, str]] = []
     for source in dict.fromkeys(task.source for task in tasks):
@@ -236,7 +240,6 @@ def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
         rejected += refused
         entry |= {
             "rejected": len(refused),
-            "rejected_tokens": 0,
             "cut": sum(done["cut"] for _, done in own),
             "cut_tokens": sum(done["cut_tokens"] for _, done in own),
             "shards": [

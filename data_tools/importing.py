@@ -110,6 +110,7 @@ def import_files(
     layout: str = "auto",
     max_rejected: float = 0.01,
     on_read: Progress | None = None,
+    rejected_file: Path | None = None,
 ) -> dict[str, Any]:
     """Writes the records of `paths` to a new unified dataset in `out`.
 
@@ -118,16 +119,17 @@ def import_files(
       layout: "auto" or a name of `formats.FORMATS`.
       max_rejected: the largest share of rejected lines with which the import still succeeds.
       on_read: called with the number of bytes read from files each time.
+      rejected_file: where rejected lines are listed; None = `rejected.jsonl` in `out`.
 
     Returns:
       records, sources, rejected, duplicate_ids, duplicate_texts.
 
     Raises:
       ConfigError: if a file is missing or given twice, or `out` holds a dataset.
-      DataError: if there is nothing to import, a file is torn, or too much is rejected; `rejected.jsonl` is written before.
+      DataError: if there is nothing to import, a file is torn, or too much is rejected (the rejected lines are listed).
     """
     check_inputs(paths)
-    listed = out / "rejected.jsonl"
+    listed = rejected_file or out / "rejected.jsonl"
     with UnifiedWriter(out) as writer:
         with written_aside(listed) as aside, open(aside, "w", encoding="utf-8") as file:
             rejected = RejectedLog(file)

@@ -8,6 +8,7 @@ import numpy as np
 from configs.mixtures import MIXTURES
 from huatuo_jax.config import SourceMix, require
 from huatuo_jax.config_files import config_from_dict
+from huatuo_jax.console import PALETTE
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.priority import draw_order
 from huatuo_jax.errors import ConfigError
@@ -15,9 +16,6 @@ from huatuo_jax.files import PathLike, read_json, write_bytes, write_text
 
 Curve = dict[str, np.ndarray]
 """Source → float64 [windows]: its share of the draws in each window; shares of a window add up to 1."""
-
-_PALETTE = ("#0072B2", "#56B4E9", "#009E73", "#94C973", "#E69F00", "#F0C566", "#D55E00", "#CC79A7", "#5B4B8A", "#777777")
-"""Okabe and Ito's colours, told apart with any colour vision, each beside a lighter one for the other language."""
 
 
 def load_mixture(name: str | None, file: PathLike | None) -> dict[str, SourceMix]:
@@ -116,7 +114,7 @@ def plot(path: PathLike, curve: Curve, title: str) -> None:
     axes = figure.add_subplot()
     base = np.zeros(windows)
     for i, (source, shares) in enumerate(curve.items()):
-        color = _PALETTE[i % len(_PALETTE)]
+        color = PALETTE[i % len(PALETTE)]
         axes.stairs(base + shares, edges, baseline=base, fill=True, color=color, label=source, edgecolor="white", linewidth=0.4)
         base = base + shares
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="part of the run", ylabel="share of draws")

@@ -19,6 +19,10 @@ from huatuo_jax.errors import EXIT_FAILED, EXIT_USAGE, HuatuoError
 
 err_console = Console(stderr=True, highlight=False)
 
+PALETTE = ("#0072B2", "#56B4E9", "#009E73", "#94C973", "#E69F00", "#F0C566", "#D55E00", "#CC79A7", "#5B4B8A", "#777777")
+"""Colours of all pictures, in the order of a mixture's sources: Okabe and Ito's, which are told apart with any colour vision,
+each beside a lighter one for the other language."""
+
 
 def local_path(text: str) -> Path:
     """An argument that must be a local path: refuses `gs://…`, which would silently become a folder of that name."""

@@ -27,7 +27,7 @@ def write_tokens(
     """Writes the folder and returns it; one shard a source and split."""
     sources: dict[str, dict] = {}
     for source in train:
-        sources[source] = {"rejected": 0, "rejected_tokens": 0, "shards": []}
+        sources[source] = {"rejected": 0, "shards": []}
         for split, examples in (("train", train[source]), ("holdout", (holdout or {}).get(source, []))):
             _write_split(path / source, split, examples, sources[source])
     facts = tokenizer or {"path": "none", "fingerprint": "none", "vocab_size": 100, "eos_id": 2}

@@ -7,8 +7,9 @@ from huatuo_jax.errors import ConfigError
 
 HELP = """Show the tokens and targets of one dialogue.
 
-Prints one JSON line {"tokens": […], "targets": […]} and nothing else. Targets are not shifted; -100 = not learned. An odd last
-question and no turns at all are encoded too, although a dataset would refuse them."""
+Prints one JSON line {"tokens": […], "targets": […]} and nothing else; it is the command's result, so --quiet keeps it. Targets
+are not shifted; -100 = not learned. An odd last question and no turns at all are encoded too, although a dataset would refuse
+them."""
 
 EXAMPLE = """
 huatuo-data encode --tokenizer tokenizer.model --turns '["头疼怎么办？", "多休息。"]'

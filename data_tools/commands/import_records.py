@@ -71,21 +71,30 @@ def run(args: argparse.Namespace) -> int:
     console = make_console(args.quiet)
     replaces = args.overwrite and (args.out / "manifest.json").exists()
     out = args.out.with_name(f".{args.out.name}.new") if replaces else args.out
-    if replaces:
-        shutil.rmtree(out, ignore_errors=True)
+    # If the new dataset fails, the old one keeps its own list of rejected lines.
+    listed = args.out.with_name(f"{args.out.name}.rejected.jsonl") if replaces else args.out / "rejected.jsonl"
     with make_progress(console, "bytes") as progress:
         task = progress.add_task("import", total=sum(path.stat().st_size for path in args.files))
-        report = import_files(
-            args.files,
-            out,
-            args.source,
-            args.format,
-            args.max_rejected,
-            on_read=lambda count: progress.advance(task, count),
-        )
+        try:
+            if replaces:
+                shutil.rmtree(out, ignore_errors=True)
+            report = import_files(
+                args.files,
+                out,
+                args.source,
+                args.format,
+                args.max_rejected,
+                on_read=lambda count: progress.advance(task, count),
+                rejected_file=listed,
+            )
+        except BaseException:
+            if replaces:
+                shutil.rmtree(out, ignore_errors=True)
+            raise
     if replaces:
         old = args.out.rename(args.out.with_name(f".{args.out.name}.old"))
         out.rename(args.out)
+        listed.rename(args.out / "rejected.jsonl")
         shutil.rmtree(old)
     print_sources(console, str(args.out), report)
     if report["rejected"]:

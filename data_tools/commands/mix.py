@@ -1,7 +1,7 @@
 """`huatuo-data mix`: a mixture or a plan in, its mixing curve as table, CSV and plot out."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from huatuo_jax.config import SourceMix
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         title = f"Mixing curve of the mixture {args.mixture or args.mixture_file}, seed {args.seed}"
         counts, mixture = _sizes_and_mixture(args)
         curve = mixing.drawn_curve(counts, mixture, args.windows, args.seed)
+        expected = mixing.closed_form(counts, {source: mixture[source] for source in curve}, args.windows)
     console = make_console(args.quiet)
     table = Table("starts at", title=title)
     for source in curve:
@@ -58,14 +59,18 @@ def run(args: argparse.Namespace) -> int:
     for i, start in enumerate(starts):
         table.add_row(f"{start:.3f}", *(f"{shares[i]:.3f}" for shares in curve.values()))
     print_table(console, table)
+    report: dict[str, Any] = {"duration": starts.tolist(), "shares": {name: shares.tolist() for name, shares in curve.items()}}
+    if not args.plan:
+        difference = max(float(abs(shares - expected[source]).max()) for source, shares in curve.items())
+        console.print(f"largest difference from the closed form of large sources: {difference:.4f}")
+        report["difference_from_closed_form"] = difference
     if args.csv:
         mixing.write_csv(args.csv, curve)
         console.print(f"curve in {args.csv}")
     if args.plot:
         mixing.plot(args.plot, curve, title)
         console.print(f"plot in {args.plot}")
-    columns = {source: shares.tolist() for source, shares in curve.items()}
-    write_report(args.json, {"duration": starts.tolist(), "shares": columns})
+    write_report(args.json, report)
     return 0
 
 

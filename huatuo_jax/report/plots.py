@@ -10,11 +10,10 @@ matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from huatuo_jax.console import PALETTE
 from huatuo_jax.report.history import History, in_mixture_order
 
 INK, FAINT = "#222222", "#dddddd"
-PALETTE = ["#0072B2", "#56B4E9", "#009E73", "#94C973", "#E69F00", "#F0C566", "#D55E00", "#CC79A7", "#5B4B8A", "#777777"]
-"""Okabe–Ito's colours and lighter partners: told apart by colour-blind readers too."""
 
 
 def figures(history: History) -> dict[str, Figure]:

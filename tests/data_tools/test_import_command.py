@@ -31,6 +31,18 @@ def rejected(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
 
 
+def test_overwriting_replaces_a_dataset_by_a_whole_one_or_leaves_it(tmp_path, capsys):
+    good, bad = write_lines(tmp_path / "a.jsonl", PAIR), write_lines(tmp_path / "b.jsonl", PAIR, "{", PAIR)
+    assert run(tmp_path / "out", good) == 0
+    assert run(tmp_path / "out", bad, "--overwrite") == 1
+    assert "out.rejected.jsonl" in capsys.readouterr().err.replace("\n", "")
+    assert len(records(tmp_path / "out")) == 1 and rejected(tmp_path / "out") == []
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "b.jsonl", "out", "out.rejected.jsonl"}
+    assert run(tmp_path / "out", bad, "--overwrite", "--max-rejected", "0.5") == 0
+    assert len(records(tmp_path / "out")) == 2 and len(rejected(tmp_path / "out")) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "b.jsonl", "out"}
+
+
 def test_records_keep_their_order_and_tfds_reads_them(tmp_path):
     rows = [{"id": str(i), "turns": [f"问{i}", f"答{i}"], "source": ("sft", "books")[i % 2]} for i in range(20)]
     assert run(tmp_path / "out", write_lines(tmp_path / "a.jsonl", *rows)) == 0

@@ -100,9 +100,24 @@ def test_the_whole_script_answers_and_draws(tmp_path):
     assert all(answer["recall"] >= 0.8 for answer in answers), answers
     recall = json.loads((run / "recall.json").read_text())["sources"]
     assert len(recall) == 9
+    assert answers_of_the_export(run / "hf", [a["prompt"] for a in answers]) == [a["answer"] for a in answers]
     assert (run / "report.html").stat().st_size > 100_000
     for plot in ("loss", "loss_per_source", "mixing", "learning_rate", "throughput", "recall"):
         assert (run / "plots" / f"{plot}.png").is_file()
+
+
+def answers_of_the_export(folder: Path, questions: list[str]) -> list[str]:
+    """Greedy answers by transformers, which knows nothing but the folder."""
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    answers = []
+    for question in questions:
+        messages = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        output = model.generate(**prompt, do_sample=False, repetition_penalty=1.0, max_new_tokens=256)
+        answers.append(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    return answers
 
 
 if __name__ == "__main__":

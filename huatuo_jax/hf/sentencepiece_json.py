@@ -8,6 +8,9 @@ The two libraries agree id for id because the file says only what SentencePiece 
 - control pieces (`<s>`, `</s>`) are special added tokens. SentencePiece never reads them in a text; `tokenizers` does, unless
   `encode_special_tokens` is set, which transformers does for `"split_special_tokens": true` in tokenizer_config.json.
 
+Decoding agrees too, but for byte pieces that are no valid UTF-8 together: `tokenizers` writes "�" for each byte of the run,
+SentencePiece only for those that belong to no character.
+
 What has no equal at all is refused (`convert`), and what was made is compared with the original (`differences`). Known to differ:
 unigram models (ties between equally good ways to cut a text, and `</s>` in a text where a character of it is no piece), and
 models with both a dummy prefix and user-defined symbols (the prefix is put behind each symbol).

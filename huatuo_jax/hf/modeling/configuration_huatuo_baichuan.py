@@ -58,4 +58,5 @@ class BaichuanConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.z_loss_weight = z_loss_weight
         self.use_cache = use_cache
-        super().__init__(tie_word_embeddings=False, **kwargs)
+        kwargs["tie_word_embeddings"] = False
+        super().__init__(**kwargs)

@@ -1,0 +1,146 @@
+"""A passage in, the name of the rule that drops it out, or None: advertising, links, scripts, repetition, garble, length …
+
+The phrases of `advertising` and `boilerplate` are data files in `phrases/`, one a line; `#` begins a comment.
+"""
+
+import functools
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.collect.language import LANGUAGES, other_script_share
+
+PHRASES = Path(__file__).parent / "phrases"
+
+_URL = re.compile(r"(?:https?://|www\.)[^\s一-鿿，。；）)】>\"']+|\b[\w.+-]+@[\w-]+\.[\w.]+")
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
+_BLANKS = re.compile(r"\s+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+_BAD_CHARACTER = re.compile(
+    r"[\ufffd\ue000-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|[\u00c2\u00c3][\u00a0-\u00bf]|\u00e2\u20ac|\u00ef\u00bb\u00bf|&(?:#\d{2,6}|nbsp|amp|lt|gt|quot);"
+)
+GRAM = 12
+"""Length of the pieces whose repetition is counted."""
+
+
+@dataclass(frozen=True)
+class CleanRules:
+    """Limits of the rules; a share is of the passage's characters, or of its letters where it says so.
+
+    Attributes:
+      min_chars_zh, min_chars_en: shorter passages are `too_short`.
+      max_url_share: above it a passage is `links`.
+      max_other_script: share of letters that are neither Chinese, Latin nor Greek; above it `wrong_script`.
+      max_repetition: share of the passage's pieces of 12 characters that occurred before in it; above it `repetition`.
+      max_bad_characters: share of characters that decoding or scraping has broken; above it `garble`.
+      min_letters: share of characters that are letters; below it a passage is `no_prose` (columns of numbers, rows of symbols).
+      advertising_phrases, boilerplate_phrases: so many different phrases of the files drop a passage.
+      disabled: names of rules that are switched off.
+    """
+
+    min_chars_zh: int = 20
+    min_chars_en: int = 60
+    max_url_share: float = 0.2
+    max_other_script: float = 0.2
+    max_repetition: float = 0.3
+    max_bad_characters: float = 0.005
+    min_letters: float = 0.5
+    advertising_phrases: int = 2
+    boilerplate_phrases: int = 2
+    disabled: tuple[str, ...] = ()
+
+
+_Check = Callable[[str, str, CleanRules], bool]
+RULES = ("too_short", "garble", "no_prose", "wrong_script", "links", "advertising", "boilerplate", "repetition")
+"""In the order in which they are tried: the first that applies names the drop."""
+
+
+def remove_control_characters(text: str) -> str:
+    """The text without control, zero-width and direction characters (line breaks and tabs stay)."""
+    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+
+
+def dropping_rule(text: str, language: str, rules: CleanRules) -> str | None:
+    """The name of the first rule that drops a passage; None if it is clean."""
+    for name in RULES:
+        if name not in rules.disabled and _CHECKS[name](text, language, rules):
+            return name
+    return None
+
+
+def repetition(text: str) -> float:
+    """Share of the pieces of 12 characters that occurred earlier in the text; 0 for a text of fewer than 24 characters."""
+    if len(text) < 2 * GRAM:
+        return 0.0
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    count = len(codes) - GRAM + 1
+    combined = np.zeros(count, np.uint64)
+    for i in range(GRAM):
+        combined = combined * np.uint64(0x100000001B3) + codes[i : i + count]
+    combined.sort()
+    return float((combined[1:] == combined[:-1]).sum()) / count
+
+
+def phrases_in(text: str, kind: str) -> list[str]:
+    """The phrases of a kind ("advertising" or "boilerplate") that a text holds, both languages."""
+    lowered = text.lower()
+    return [phrase for phrase in load_phrases(kind) if phrase in lowered]
+
+
+@functools.cache
+def load_phrases(kind: str) -> tuple[str, ...]:
+    """All phrases of a kind, lower case."""
+    lines = [line for language in LANGUAGES for line in (PHRASES / f"{kind}.{language}.txt").read_text("utf-8").splitlines()]
+    return tuple(dict.fromkeys(line.strip().lower() for line in lines if line.strip() and not line.startswith("#")))
+
+
+def _too_short(text: str, language: str, rules: CleanRules) -> bool:
+    return len(text.strip()) < (rules.min_chars_zh if language == "zh" else rules.min_chars_en)
+
+
+def _garble(text: str, language: str, rules: CleanRules) -> bool:
+    bad = sum(len(match) for match in _BAD_CHARACTER.findall(text))
+    return bad > rules.max_bad_characters * len(text)
+
+
+def _no_prose(text: str, language: str, rules: CleanRules) -> bool:
+    dense = len(_BLANKS.sub("", text))
+    return dense > 0 and len(_NOT_LETTERS.sub("", text)) < rules.min_letters * dense
+
+
+def _wrong_script(text: str, language: str, rules: CleanRules) -> bool:
+    return other_script_share(text) > rules.max_other_script
+
+
+def _links(text: str, language: str, rules: CleanRules) -> bool:
+    if "://" not in text and "www." not in text and "@" not in text:
+        return False
+    return sum(map(len, _URL.findall(text))) > rules.max_url_share * len(text)
+
+
+def _phrase_rule(kind: str) -> _Check:
+    def check(text: str, language: str, rules: CleanRules) -> bool:
+        limit = rules.advertising_phrases if kind == "advertising" else rules.boilerplate_phrases
+        return len(phrases_in(unicodedata.normalize("NFKC", text), kind)) >= limit
+
+    return check
+
+
+def _repetition(text: str, language: str, rules: CleanRules) -> bool:
+    return repetition(text) > rules.max_repetition
+
+
+_CHECKS: dict[str, _Check] = {
+    "too_short": _too_short,
+    "garble": _garble,
+    "no_prose": _no_prose,
+    "wrong_script": _wrong_script,
+    "links": _links,
+    "advertising": _phrase_rule("advertising"),
+    "boilerplate": _phrase_rule("boilerplate"),
+    "repetition": _repetition,
+}

@@ -1,0 +1,163 @@
+"""Exam files in, an index of their n-grams out that finds the questions which a text holds.
+
+N-grams are of characters in Chinese and of words in English. A question's own text and each of its options count apart, so that
+letters before options, line breaks and the order of options make no difference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.collect.language import language_of
+from data_tools.collect.ngrams import HashedRows, characters, ngrams, words
+from data_tools.importing import plain_stem
+from data_tools.reading import Fault, iterate_json
+from huatuo_jax.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """When a text counts as holding a question.
+
+    Attributes:
+      zh_characters, en_words: length of the n-grams.
+      share: of a question's n-grams, the least that must occur in the text.
+      long_question: n-grams from which a question is told by itself; a shorter one ("The drug of choice is") only together with
+        the same share of its options.
+    """
+
+    zh_characters: int = 8
+    en_words: int = 6
+    share: float = 0.6
+    long_question: int = 12
+
+    def __post_init__(self) -> None:
+        if self.zh_characters < 2 or self.en_words < 2:
+            raise ConfigError("n-grams to find exam questions by need at least 2 characters or words")
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"--overlap is {self.share}; a share lies above 0 and at most at 1")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One exam question: `exam` is its file's name."""
+
+    id: str
+    exam: str
+    question: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A question found in a text: `share` of its n-grams occur there."""
+
+    item: Item
+    share: float
+
+
+def read_exams(files: Sequence[Path]) -> list[Item]:
+    """Reads questions: rows with `question` and perhaps `options` (an object or a list) and `id`.
+
+    Raises:
+      DataError: a row without a question; it is named.
+    """
+    items = []
+    for path in files:
+        for number, row in iterate_json(path):
+            if isinstance(row, Fault) or not isinstance(row, dict) or not isinstance(row.get("question"), str):
+                raise DataError(f"{path}, line {number}: no exam question (an object with `question`)")
+            items.append(Item(str(row.get("id", number)), plain_stem(path), row["question"], _options(row.get("options"))))
+    if not items:
+        raise DataError(f"no exam questions in {', '.join(map(str, files))}")
+    return items
+
+
+def _options(value: Any) -> tuple[str, ...]:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return tuple(option for option in values if isinstance(option, str))
+
+
+class ExamIndex:
+    """Finds exam questions in texts.
+
+    Attributes:
+      items: the questions. unusable: how many have no letters at all.
+    """
+
+    def __init__(self, items: Sequence[Item], overlap: Overlap = Overlap()) -> None:
+        self.items = tuple(items)
+        self._overlap = overlap
+        options = [(option, i) for i, item in enumerate(items) for option in item.options]
+        languages = [language_of(item.question + " ".join(item.options)) for item in items]
+        self._questions = _GramTables([(item.question, i) for i, item in enumerate(items)], languages, overlap)
+        self._options = _GramTables(options, languages, overlap)
+        self.unusable = int((self._questions.sizes == 0).sum())
+
+    def find(self, texts: Sequence[str]) -> list[list[Hit]]:
+        """The questions that each text holds, the best first."""
+        least = self._overlap.share
+        shares = {place: seen / self._questions.sizes[place[1]] for place, seen in self._questions.count(texts).items()}
+        shares = {place: share for place, share in shares.items() if share >= least}
+        out: list[list[Hit]] = [[] for _ in texts]
+        # Options are often common words: they are looked for only where a question is.
+        rows = sorted({row for row, _ in shares})
+        options = {(rows[row], i): seen for (row, i), seen in self._options.count([texts[row] for row in rows]).items()}
+        for (row, i), share in shares.items():
+            if self._questions.sizes[i] < self._overlap.long_question and self._options.sizes[i]:
+                share = min(share, options.get((row, i), 0) / self._options.sizes[i])
+            if share >= least:
+                out[row].append(Hit(self.items[i], float(share)))
+        for hits in out:
+            hits.sort(key=lambda hit: (-hit.share, hit.item.exam, hit.item.id))
+        return out
+
+
+class _GramTables:
+    """N-grams of pieces of items; a piece shorter than n is one n-gram of its own length, so there is a table per length.
+
+    Attributes:
+      sizes: distinct n-grams per item, int64 [items].
+    """
+
+    def __init__(self, pieces: Sequence[tuple[str, int]], languages: Sequence[str], overlap: Overlap) -> None:
+        self.sizes = np.zeros(len(languages), np.int64)
+        self._tables: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        for language, n in (("zh", overlap.zh_characters), ("en", overlap.en_words)):
+            chosen = [(text, i) for text, i in pieces if languages[i] == language]
+            owners = np.array([i for _, i in chosen], np.int64)
+            units = _units(language, [text for text, _ in chosen])
+            lengths = np.diff(units.offsets)
+            for size in sorted({min(n, length) for length in lengths.tolist() if length}):
+                found = ngrams(units, size)
+                rows = np.repeat(np.arange(len(units)), np.diff(found.offsets))
+                own = lengths[rows] >= n if size == n else lengths[rows] == size
+                pairs = np.unique(np.stack([found.hashes[own], owners[rows[own]].astype(np.uint64)]), axis=1)
+                members = pairs[1].astype(np.int64)
+                np.add.at(self.sizes, members, 1)
+                keys, starts = np.unique(pairs[0], return_index=True)
+                self._tables[language, size] = keys, np.append(starts, len(members)), members
+
+    def count(self, texts: Sequence[str]) -> dict[tuple[int, int], int]:
+        """(text, item) → how many of the item's distinct n-grams the text holds; pairs without any are absent."""
+        counts: dict[tuple[int, int], int] = {}
+        for language in sorted({language for language, _ in self._tables}):
+            units = _units(language, texts)
+            for (spoken, n), (keys, starts, members) in self._tables.items():
+                if spoken != language:
+                    continue
+                found = ngrams(units, n)
+                at = np.minimum(np.searchsorted(keys, found.hashes), len(keys) - 1)
+                hit = np.flatnonzero(keys[at] == found.hashes)
+                rows = np.searchsorted(found.offsets, hit, side="right") - 1
+                for row, key in sorted(set(zip(rows.tolist(), at[hit].tolist(), strict=True))):
+                    for i in members[starts[key] : starts[key + 1]].tolist():
+                        counts[row, i] = counts.get((row, i), 0) + 1
+        return counts
+
+
+def _units(language: str, texts: Sequence[str]) -> HashedRows:
+    return characters(texts) if language == "zh" else words(texts)

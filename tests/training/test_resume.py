@@ -9,7 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny_run import row_hash
+
+from huatuo_jax.data.plan import Plan
+from huatuo_jax.data.rows import RowSource
+from huatuo_jax.data.token_dataset import TokenDataset
 
 TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
 SCRIPT = Path(__file__).with_name("tiny_run.py")
@@ -21,12 +27,13 @@ def start(tiny_config_file: Path, tmp_path: Path, tmp_path_factory: pytest.TempP
     processes: list[subprocess.Popen] = []
     cache = tmp_path_factory.getbasetemp() / "compiled-by-processes"
 
-    def start(seconds: float, *words: str, devices: int = 8) -> subprocess.Popen:
+    def start(seconds: float, *words: str, devices: int = 8, seen: str = "") -> subprocess.Popen:
         environment = {
             **os.environ,
             "PYTHONPATH": str(repository),
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "BATCHES_SEEN": str(tmp_path / f"seen-{seen}.jsonl") if seen else "",
         }
         command = [sys.executable, SCRIPT, str(seconds), str(tiny_config_file), "--run", str(tmp_path / "run"), *words]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -56,6 +63,26 @@ def lines_of(run: Path) -> list[dict]:
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
+
+
+@pytest.fixture
+def start_all(start):
+    """Starts one run in so many processes that share eight devices, or as many as are given, along `fsdp`."""
+
+    def start_all(seconds: float, processes: int, devices: int = 8, seen: str = "") -> list[subprocess.Popen]:
+        mesh = ("--mesh.fsdp", str(devices))
+        if processes == 1:
+            return [start(seconds, *mesh, devices=devices, seen=seen)]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        flags = ("--coordinator", address, "--num-processes", str(processes))
+        return [
+            start(seconds, *mesh, *flags, "--process-id", str(i), devices=devices // processes, seen=f"{seen}{i}" if seen else "")
+            for i in range(processes)
+        ]
+
+    return start_all
 
 
 def test_after_kill_9_the_same_command_gives_the_figures_of_the_run_that_was_not_killed(
@@ -89,20 +116,45 @@ def test_a_signal_saves_and_ends_with_its_own_exit_code(
     assert lines_of(tmp_path / "run") == lines_of(finished_run)
 
 
-def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(start, tmp_path: Path) -> None:
-    def both(seconds: float) -> list[subprocess.Popen]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        flags = ("--coordinator", address, "--num-processes", "2")
-        return [start(seconds, *flags, "--process-id", str(i), devices=2) for i in range(2)]
-
-    processes = both(0.4)
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(start_all, tmp_path: Path) -> None:
+    processes = start_all(0.4, 2, devices=4)
     wait_for(tmp_path / "run" / "checkpoints" / "4", processes[0])
     processes[1].send_signal(signal.SIGTERM)
     ends = [finish(process) for process in processes]
     assert [code for code, _, _ in ends] == [4, 4], ends
     assert ends[0][2].splitlines()[-1].split("after")[1] == ends[1][2].splitlines()[-1].split("after")[1]
-    ends = [finish(process) for process in both(0)]
+    ends = [finish(process) for process in start_all(0, 2, devices=4)]
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert [line["step"] for line in lines_of(tmp_path / "run") if "loss" in line] == [3, 6, 9, 12, 14]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_continues_with_the_same_batches(
+    start_all, finished_run: Path, tiny_config, tmp_path: Path, before: int, after: int
+) -> None:
+    """Batches bit for bit those of the plan, losses within 1e-3 of the run that was not interrupted."""
+    processes = start_all(0.4, before, seen="before")
+    wait_for(tmp_path / "run" / "checkpoints" / "4", processes[0])
+    processes[-1].send_signal(signal.SIGTERM)
+    assert [finish(process)[0] for process in processes] == [4] * before
+    ends = [finish(process) for process in start_all(0, after, seen="after")]
+    assert [code for code, _, _ in ends] == [0] * after, ends
+    assert "resume: step" in ends[0][1]
+
+    rows, size = RowSource(Plan.load(tiny_config.data.plan), TokenDataset.open(tiny_config.data.tokens)), tiny_config.batch_size
+    seen = {"before": set(), "after": set()}
+    for part, steps in seen.items():
+        held: dict[int, dict[str, str]] = {}
+        for file in tmp_path.glob(f"seen-{part}*.jsonl"):
+            for step, batch in map(json.loads, file.read_text().splitlines()):
+                held.setdefault(step, {}).update(batch)
+        for step, batch in held.items():
+            assert batch == {str(place): row_hash(rows[step * size + place]) for place in range(size)}, (part, step)
+        steps.update(held)
+    assert seen["before"] | seen["after"] == set(range(14))
+    assert seen["after"] == set(range(min(seen["after"]), 14)) and min(seen["after"]) >= 4
+
+    losses, uninterrupted = (
+        [line["loss"] for line in lines_of(run) if "loss" in line] for run in (tmp_path / "run", finished_run)
+    )
+    np.testing.assert_allclose(losses, uninterrupted, rtol=1e-3)

@@ -1,14 +1,21 @@
 """A token dataset, a plan and a config so small that a whole run takes seconds; made with the real tools.
 
-As a script it is `huatuo train` with slow input, so that a test can stop it in the middle:
+As a script it is `huatuo train` with slow input, so that a test can stop it in the middle; where the environment names a file
+in BATCHES_SEEN, it writes down what this process saw of each batch:
 
     python tiny_run.py SECONDS_PER_BATCH CONFIG.py --run DIR …
 """
 
 import contextlib
+import hashlib
+import json
+import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 SEQUENCE = 64
 MIXTURE = {"medical_books_cn": 4.0, "sft": 1.0}
@@ -66,8 +73,23 @@ def make_data(folder: Path, seed: int = 0) -> Path:
     return file
 
 
+def row_hash(row: Mapping[str, np.ndarray]) -> str:
+    """Of all arrays of one row, bit for bit."""
+    return hashlib.sha256(b"".join(row[name].tobytes() for name in sorted(row))).hexdigest()
+
+
+def rows_held(batch) -> dict[int, str]:
+    """Hash of every row of a batch that the devices of this process hold, by its place in the batch."""
+    rows: dict[int, dict[str, np.ndarray]] = {}
+    for name, array in batch.items():
+        for shard in array.addressable_shards:
+            for place, row in enumerate(np.asarray(shard.data), start=shard.index[0].start or 0):
+                rows.setdefault(place, {})[name] = row
+    return {place: row_hash(row) for place, row in rows.items()}
+
+
 def train_slowly(seconds: float, words: list[str]) -> int:
-    """`huatuo train` with a pause before every batch."""
+    """`huatuo train` with a pause before every batch, and a line about it in the file BATCHES_SEEN."""
     from huatuo_jax import cli
     from huatuo_jax.training import trainer
 
@@ -75,8 +97,16 @@ def train_slowly(seconds: float, words: list[str]) -> int:
 
     @contextlib.contextmanager
     def slow_loader(*args, **kwargs):
+        def slowed(batches):
+            for step, batch in enumerate(batches, start=kwargs.get("start_step", 0)):
+                time.sleep(seconds)
+                if seen := os.environ.get("BATCHES_SEEN"):
+                    with open(seen, "a") as file:
+                        file.write(json.dumps([step, rows_held(batch)]) + "\n")
+                yield batch
+
         with make_loader(*args, **kwargs) as batches:
-            yield (time.sleep(seconds) or batch for batch in batches)
+            yield slowed(batches)
 
     trainer.make_loader = slow_loader
     return cli.main(["train", *words])

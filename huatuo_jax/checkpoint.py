@@ -4,6 +4,7 @@ Layout: `RUN/checkpoints/STEP/` is an Orbax composite of `params` and `opt_state
 and `meta` (JSON). Steps count consumed batches. `huatuo_jax.training.saving` writes it; inference and export read only `params`.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +58,9 @@ def read_meta(path: PathLike) -> dict[str, Any]:
 def restore_params(
     path: PathLike, placement: Mesh | Sharding | None = None, dtype: Any = jnp.float32
 ) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
-    """The verified parameters of a run directory's newest checkpoint, or of one checkpoint, without the optimizer.
+    """The verified parameters of a run directory's newest whole checkpoint, or of one checkpoint, without the optimizer.
+
+    A newest checkpoint of a run that is torn or altered is told of on stderr, and the one before it is read; the facts say which.
 
     Args:
       path: a run directory, or the folder of one step.
@@ -70,7 +73,23 @@ def restore_params(
     Raises:
       DataError: there is no checkpoint, or it is torn or altered.
     """
-    folder = latest_checkpoint(path) if (absolute(path) / "checkpoints").exists() else absolute(path)
+    if not (absolute(path) / "checkpoints").exists():
+        return _params_of(absolute(path), placement, dtype)
+    directory = latest_checkpoint(path).parent
+    *older, newest = complete_steps(directory)
+    while True:
+        try:
+            return _params_of(directory / str(newest), placement, dtype)
+        except DataError as error:
+            if not older:
+                raise
+            newest = older.pop()
+            print(f"warning: {error}; reading the one before it, of step {newest}", file=sys.stderr)
+
+
+def _params_of(
+    folder: epath.Path, placement: Mesh | Sharding | None, dtype: Any
+) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     meta = read_meta(folder)
     model = config_from_dict(ModelConfig, meta["config"]["model"])
     abstract = abstract_params(model)

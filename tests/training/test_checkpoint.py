@@ -172,6 +172,23 @@ def test_parameters_alone_for_inference(tmp_path: Path, model_params: dict) -> N
     assert restore_params(tmp_path / "checkpoints" / "10")[2]["step"] == 10
 
 
+def test_parameters_of_the_checkpoint_before_if_the_newest_is_torn(tmp_path: Path, model_params: dict, capfd) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (10, 20):
+        checkpoints.save(step, model_params, {"mu": tree()}, META)
+    checkpoints.wait()
+    for file in (tmp_path / "checkpoints" / "20" / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    _, params, meta = restore_params(tmp_path)
+    assert meta["step"] == 10
+    assert_equal(params, model_params)
+    assert "reading the one before it, of step 10" in capfd.readouterr().err
+    assert (tmp_path / "checkpoints" / "20").is_dir(), "reading does not alter a run"
+    with pytest.raises(DataError):
+        restore_params(tmp_path / "checkpoints" / "20")
+
+
 def test_no_checkpoint_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="huatuo train"):
         latest_checkpoint(tmp_path)

@@ -14,7 +14,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hf"))
 
-from export_checkpoint import BAICHUAN, LLAMA_LIKE, greedy_of, logits_of, random_model, tiny_tokenizer, write_run
+from export_checkpoint import (
+    BAICHUAN,
+    LLAMA_LIKE,
+    byte_level_tokenizer,
+    greedy_of,
+    logits_of,
+    random_model,
+    tiny_tokenizer,
+    write_run,
+)
 
 from huatuo_jax.data.dialogue import prompt_tokens
 from huatuo_jax.data.templates import get_template
@@ -28,11 +37,13 @@ KNOWN_TO_4_46 = [name for name in LLAMA_LIKE if name != "tiny-qwen3"]
 
 
 def write_models(out: Path, tokenizer: Path) -> None:
-    """Random models: RoPE as plain Llama, Baichuans native."""
-    exports = [(name, "auto") for name in KNOWN_TO_4_46] + [(name, "native") for name in BAICHUAN]
-    for name, format in exports:
-        model, params = random_model(name, tokenizer)
-        run = write_run(out / "runs" / f"{name}-{format}", model, params, tokenizer)
+    """Random models: RoPE as plain Llama, Qwen2 as itself, Baichuans native."""
+    byte_level = byte_level_tokenizer(out)
+    exports = [(name, "auto", tokenizer, "huatuo") for name in KNOWN_TO_4_46]
+    exports += [(name, "native", tokenizer, "huatuo") for name in BAICHUAN]
+    for name, format, file, template in [*exports, ("tiny-qwen2", "auto", byte_level, "chatml")]:
+        model, params = random_model(name, file)
+        run = write_run(out / "runs" / f"{name}-{format}", model, params, file, template)
         folder = out / "models" / f"{name}-{format}"
         export(run, folder, ExportRequest(format=format))
         tokens = np.random.default_rng(0).integers(3, model.vocab_size, (2, 50)).astype(np.int32)

@@ -26,7 +26,7 @@ def transformers_4():
 
 
 def test_there_are_folders_to_open():
-    assert len(exported("models")) >= 9 and exported("tokenizers")
+    assert len(exported("models")) >= 10 and exported("tokenizers")
 
 
 @pytest.mark.parametrize("folder", exported("models"), ids=lambda p: p.name)

@@ -1,17 +1,28 @@
 """`huatuo-data unify`: passages in, instruction pairs (JSONL, ready for `import`) out."""
 
 import argparse
+from typing import Any
 
 from huatuo_jax.console import local_path
 
 HELP = """Turn passages into question-and-answer pairs, ready for `huatuo-data import`.
 
---template asks about a passage's title (or first words) and answers with its text, without a language model. Rows that are not
-passages are listed beside --out, in a file that ends in .rejected.jsonl."""
+--provider openai asks a language model twice a passage, for a question and for its answer with the passage as hidden reference:
+any OpenAI-compatible endpoint, the key from the environment variable OPENAI_API_KEY only. question-only asks for the question
+and takes the passage as the answer. template (or --template) needs no model: it asks about the title, the passage answers.
+Every answer is kept in a ledger beside --out, so a run that is killed at any moment continues with the same command and repeats
+no call. What is rejected is listed beside --out, in a file that ends in .rejected.jsonl, with all texts."""
 EXAMPLE = """
 huatuo-data unify --template corpus/*.jsonl --out pairs.jsonl
+export OPENAI_API_KEY=…
+set -- --provider openai --model gpt-4o-mini corpus/*.jsonl --out pairs.jsonl --price-in 0.15 --price-out 0.6
+huatuo-data unify "$@" --estimate
+huatuo-data unify "$@" --max-cost 20
+huatuo-data unify --provider openai --base-url http://localhost:8000/v1 --model Qwen3-8B law/*.jsonl --out pairs.jsonl \\
+    --domain zh=法律 --domain en=law --persona zh=一位资深律师 --persona en="a senior lawyer"
 huatuo-data import pairs.jsonl sft.jsonl --out data/unified
 """
+DEFAULT_URL = "https://api.openai.com/v1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,28 +33,177 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL with `text`, plain or .gz .xz .zst"
     )
     method = parser.add_mutually_exclusive_group(required=True)
-    method.add_argument("--template", action="store_true", help="make questions from titles, without a language model")
+    method.add_argument("--template", action="store_true", help="the same as --provider template")
+    method.add_argument("--provider", choices=["openai", "template", "question-only"], help="who writes (see above)")
     parser.add_argument("--out", required=True, type=local_path, metavar="FILE.jsonl", help="file of pairs")
     parser.add_argument("--source", metavar="NAME", help="source of all pairs, whatever the rows say themselves")
+    parser.add_argument("--plot", type=local_path, metavar="FILE.png", help="draw how much of the passages survives, per source")
     add_max_rejected(parser)
+    _add_endpoint(parser.add_argument_group("endpoint"))
+    _add_budget(parser.add_argument_group("budget"))
+    _add_rewriting(parser.add_argument_group("prompts and filters"))
+
+
+def _add_endpoint(group: Any) -> None:
+    group.add_argument("--base-url", default=DEFAULT_URL, metavar="URL", help=f"endpoint (default {DEFAULT_URL})")
+    group.add_argument("--model", metavar="NAME", help="the model, as the endpoint calls it")
+    group.add_argument(
+        "--accept-model", action="append", default=[], metavar="NAME", help="another name under which the endpoint may answer"
+    )
+    group.add_argument("--concurrency", type=int, default=64, metavar="N", help="requests in flight (default 64)")
+    group.add_argument("--requests-per-minute", type=float, metavar="N", help="the account's limit; retries count too")
+    group.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for one request (default 120)")
+    group.add_argument("--retries", type=int, default=8, metavar="N", help="of a failed request, with backoff (default 8)")
+    group.add_argument("--backoff-scale", type=float, default=1, metavar="X", help="multiplies the waits between retries")
+    group.add_argument("--max-output-tokens", type=int, default=2048, metavar="N", help="of one answer (default 2048)")
+    group.add_argument("--temperature", type=float, metavar="T", help="default: the endpoint's own")
+
+
+def _add_budget(group: Any) -> None:
+    group.add_argument("--estimate", action="store_true", help="print the forecast and make no call")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="stop before all runs together take more tokens")
+    group.add_argument("--max-cost", type=float, metavar="MONEY", help="stop before all runs together cost more; needs prices")
+    group.add_argument("--price-in", type=float, default=0, metavar="MONEY", help="per million prompt tokens")
+    group.add_argument("--price-out", type=float, default=0, metavar="MONEY", help="per million output tokens")
+    group.add_argument("--ledger", type=local_path, metavar="FILE", help="where answers are kept (default: OUT.ledger.sqlite)")
+    group.add_argument("--retry-rejected", action="store_true", help="after a finished run: tries again for its rejects")
+    group.add_argument("--finished-only", action="store_true", help="make no call; write the pairs that the ledger has so far")
+
+
+def _add_rewriting(group: Any) -> None:
+    group.add_argument("--domain", action="append", default=[], metavar="[zh=|en=]NAME", help="the domain's name in the prompts")
+    group.add_argument("--persona", action="append", default=[], metavar="[zh=|en=]NAME", help="who asks and answers")
+    group.add_argument("--language", default="passage", choices=["passage", "zh", "en"], help="of pairs (default: the passage's)")
+    group.add_argument("--prompts", type=local_path, metavar="DIR", help="own templates: question.zh.v1.txt, answer.zh.v1.txt, …")
+    group.add_argument("--prompt-version", default="v1", metavar="V", help="of the templates (default v1)")
+    group.add_argument("--tries", type=int, default=2, metavar="N", help="a step, before the passage is rejected (default 2)")
+    group.add_argument("--max-passage", type=int, default=8000, metavar="N", help="characters; longer ones are rejected uncalled")
+    group.add_argument("--filter", action="append", default=[], metavar="NAME", help="switch a filter on (jaccard is off)")
+    group.add_argument("--no-filter", action="append", default=[], metavar="NAME", help="switch a filter off")
+    group.add_argument("--max-question", type=int, default=180, metavar="N", help="characters (filter question_length)")
+    group.add_argument("--min-coverage", type=float, default=0.25, metavar="SHARE", help="of passage n-grams (filter coverage)")
+    group.add_argument(
+        "--faithful", action="store_true", help="as the original: Chinese pairs, passages cut at 400 and 600, its two filters"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from data_tools.commands.import_records import check_max_rejected, print_sources
+    from data_tools.commands.import_records import check_max_rejected
+    from data_tools.commands.unify_report import print_report
     from data_tools.importing import check_inputs
-    from data_tools.unify.files import unify_files
-    from data_tools.unify.template import to_pair
-    from huatuo_jax.console import make_console, make_progress, write_report
+    from huatuo_jax.console import make_console, write_report
 
     check_max_rejected(args.max_rejected)
     check_inputs(args.files)
     console = make_console(args.quiet)
-    with make_progress(console, "bytes") as progress:
-        task = progress.add_task("unify", total=sum(path.stat().st_size for path in args.files))
-        report = unify_files(
-            args.files, args.out, to_pair, args.source, args.max_rejected, on_read=lambda count: progress.advance(task, count)
-        )
-    print_sources(console, str(args.out), report)
+    provider = args.provider or "template"
+    if provider == "template":
+        report, coverage = _by_template(args, console)
+    else:
+        found = _by_model(args, console, question_only=provider == "question-only")
+        if found is None:
+            return 0
+        report, coverage = found
+    print_report(console, report)
+    if args.plot:
+        from data_tools.unify.coverage import plot
+
+        plot(coverage.values(), args.plot)
     write_report(args.json, report)
     return 0
+
+
+def _by_template(args: argparse.Namespace, console: Any) -> tuple[dict[str, Any], Any]:
+    from data_tools.unify.files import unify_files
+    from data_tools.unify.template import to_pair
+    from huatuo_jax.config import require
+    from huatuo_jax.console import make_progress
+
+    require(
+        not (args.estimate or args.model),
+        "--estimate and --model need --provider openai or question-only",
+    )
+    with make_progress(console, "bytes") as progress:
+        task = progress.add_task("unify", total=sum(path.stat().st_size for path in args.files))
+        return unify_files(
+            args.files, args.out, to_pair, args.source, args.max_rejected, on_read=lambda count: progress.advance(task, count)
+        )
+
+
+def _by_model(args: argparse.Namespace, console: Any, question_only: bool) -> tuple[dict[str, Any], Any] | None:
+    """The report and the coverage; None after `--estimate`."""
+    from data_tools.commands.unify_report import print_forecast
+    from huatuo_jax.config import require
+    from huatuo_jax.console import write_report
+    from huatuo_jax.errors import ConfigError
+
+    require(bool(args.model), "--model is missing; name the model as the endpoint does")
+    try:
+        from data_tools.unify.api_key import ApiKey, key_from_environment
+        from data_tools.unify.session import estimate, run_session
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed; pip install 'huatuo-jax[unify]'") from None
+    job, session = _job(args, question_only), _session(args)
+    if args.estimate:
+        forecast = estimate(job, session)
+        print_forecast(console, forecast)
+        write_report(args.json, forecast)
+        return None
+    key = ApiKey("") if args.finished_only else key_from_environment(args.base_url, DEFAULT_URL)
+    return run_session(job, session, key, console, lambda forecast: print_forecast(console, forecast))
+
+
+def _job(args: argparse.Namespace, question_only: bool) -> Any:
+    from data_tools.unify.filters import DEFAULT, FAITHFUL, Limits, choose_filters
+    from data_tools.unify.pipeline import Job
+    from data_tools.unify.prompting import FAITHFUL_CUTS, Cuts, Prompts, by_language
+    from data_tools.unify.rewriting import Rewriting
+
+    prompts = Prompts(
+        args.prompt_version,
+        args.prompts,
+        by_language("--domain", args.domain),
+        by_language("--persona", args.persona),
+        FAITHFUL_CUTS if args.faithful else Cuts(),
+    )
+    limits = Limits(args.max_question, args.min_coverage)
+    how = Rewriting(
+        prompts=prompts,
+        filters=choose_filters(FAITHFUL if args.faithful else DEFAULT, args.filter, args.no_filter, limits),
+        tries=args.tries,
+        spoken="zh" if args.faithful else args.language,
+        question_only=question_only,
+        longest=args.max_passage,
+    )
+    return Job(args.files, args.out, how, args.model, args.source, args.max_rejected)
+
+
+def _session(args: argparse.Namespace) -> Any:
+    from data_tools.unify.budget import Caps, Prices
+    from data_tools.unify.client import ClientSettings
+    from data_tools.unify.session import Session
+    from huatuo_jax.config import require
+
+    rate = args.requests_per_minute
+    require(rate is None or rate > 0, f"--requests-per-minute is {rate}; it must be above 0")
+    require(args.backoff_scale >= 0, f"--backoff-scale is {args.backoff_scale}; it must not be negative")
+    settings = ClientSettings(
+        base_url=args.base_url,
+        model=args.model,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+        retries=args.retries,
+        max_output_tokens=args.max_output_tokens,
+        temperature=args.temperature,
+        accept_models=tuple(args.accept_model),
+    )
+    return Session(
+        settings=settings,
+        caps=Caps(args.max_tokens, args.max_cost, Prices(args.price_in, args.price_out)),
+        ledger=args.ledger or args.out.with_suffix(".ledger.sqlite"),
+        requests_per_minute=rate,
+        retry_rejected=args.retry_rejected,
+        finished_only=args.finished_only,
+        backoff_scale=args.backoff_scale,
+    )

@@ -2,17 +2,74 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_tools.formats import canonical_source
-from data_tools.importing import Progress, RejectedLog, check_inputs, check_share, plain_stem, read_all, stable_id
-from data_tools.unify.template import Passage, to_passage
-from huatuo_jax.errors import ConfigError
+from data_tools.importing import Progress, RejectedLog, check_inputs, check_share
+from data_tools.unify.coverage import CoverageStatistics
+from data_tools.unify.passages import read_passages
+from data_tools.unify.template import Passage
+from huatuo_jax.errors import ConfigError, RecordError
 from huatuo_jax.files import written_aside
 
 Unifier = Callable[[Passage], tuple[str, str]]
+
+
+def rejected_path(out: Path) -> Path:
+    """The file beside `out` that lists what was rejected."""
+    return out.with_suffix(".rejected.jsonl")
+
+
+def check_paths(paths: Sequence[Path], out: Path) -> None:
+    """Raises ConfigError if a file is missing or given twice, or `out` is one of them."""
+    check_inputs(paths)
+    if any(path.resolve() == out.resolve() for path in paths):
+        raise ConfigError(f"--out {out} is one of the input files")
+
+
+class PairWriter:
+    """Writes pairs and rejected rows, and counts them.
+
+    Attributes:
+      sources: pairs written per source; coverage: what of their passages survives; rejected: the rows that are no passages.
+    """
+
+    def __init__(self, pairs: Any, rejected: Any) -> None:
+        self._pairs, self._rejected = pairs, rejected
+        self.sources: Counter[str] = Counter()
+        self.coverage = CoverageStatistics()
+        self.rejected = RejectedLog(rejected)
+
+    def pair(self, passage: Passage, question: str, answer: str) -> None:
+        """Writes one pair."""
+        row = {"id": passage.id, "source": passage.source, "turns": [question, answer]}
+        self._pairs.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.sources[passage.source] += 1
+        self.coverage.add(passage.source, passage.text, answer)
+
+    def reject(self, row: dict[str, Any]) -> None:
+        """Writes one rejected passage, with whatever belongs to it."""
+        self._rejected.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def pair_writer(out: Path, check: Callable[[PairWriter], None]) -> Iterator[PairWriter]:
+    """Opens `out` and the list of rejected rows aside.
+
+    The list appears when the context ends without an error; then `check` may still raise, so that `out` does not appear.
+    """
+    listed = rejected_path(out)
+    with written_aside(out) as aside:
+        with (
+            written_aside(listed) as listed_aside,
+            open(listed_aside, "w", encoding="utf-8") as rejected,
+            open(aside, "w", encoding="utf-8") as pairs,
+        ):
+            writer = PairWriter(pairs, rejected)
+            yield writer
+        check(writer)
 
 
 def unify_files(
@@ -22,7 +79,7 @@ def unify_files(
     source: str | None = None,
     max_rejected: float = 0.01,
     on_read: Progress | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], CoverageStatistics]:
     """Writes a pair per passage to `out`, and what was rejected to `out` with the suffix .rejected.jsonl.
 
     Args:
@@ -30,30 +87,24 @@ def unify_files(
       source: overrides the source that rows name; without both, a row's source is its file's name.
 
     Returns:
-      records, sources, rejected, out.
+      records, sources, rejected, coverage, out; and how much of the passages survives.
 
     Raises:
       ConfigError: if a file is missing or given twice, or `out` is one of them.
-      DataError: nothing to read, torn files, or too much is rejected; `out` is not written then.
+      DataError: nothing to read, torn files, or too much is rejected; `out` is not written then, the list is.
     """
-    check_inputs(paths)
-    if any(path.resolve() == out.resolve() for path in paths):
-        raise ConfigError(f"--out {out} is one of the input files")
-    listed = out.with_suffix(".rejected.jsonl")
-    sources: Counter[str] = Counter()
-    with written_aside(out) as aside:
-        with written_aside(listed) as listed_aside, open(listed_aside, "w", encoding="utf-8") as rejected_file:
-            rejected = RejectedLog(rejected_file)
-            with open(aside, "wb") as file:
-
-                def handle(value: Any, path: Path, number: int) -> None:
-                    own = value.get("source") if isinstance(value, dict) and isinstance(value.get("source"), str) else None
-                    name = canonical_source(source or own or plain_stem(path))
-                    passage = to_passage(value, name, stable_id(value, path, number))
-                    pair = {"id": passage.id, "source": name, "turns": list(to_pair(passage))}
-                    file.write((json.dumps(pair, ensure_ascii=False) + "\n").encode())
-                    sources[name] += 1
-
-                read_all(paths, handle, rejected, on_read)
-        check_share(rejected, sources.total(), max_rejected, listed)
-    return {"records": sources.total(), "sources": dict(sources), "rejected": rejected.count, "out": str(out)}
+    check_paths(paths, out)
+    check = lambda writer: check_share(writer.rejected, writer.sources.total(), max_rejected, rejected_path(out))
+    with pair_writer(out, check) as writer:
+        for row in read_passages(paths, source, on_read):
+            if row.passage is None:
+                row.reject(writer.rejected)
+                continue
+            try:
+                question, answer = to_pair(row.passage)
+            except RecordError as error:
+                row.reject(writer.rejected, str(error))
+                continue
+            writer.pair(row.passage, question, answer)
+    report = {"records": writer.sources.total(), "sources": dict(writer.sources), "rejected": writer.rejected.count}
+    return {**report, "coverage": writer.coverage.report(), "out": str(out)}, writer.coverage

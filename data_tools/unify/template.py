@@ -110,6 +110,15 @@ def to_pair(passage: Passage) -> tuple[str, str]:
     return _choose(OPENING[spoken], passage.id).format(opening), text
 
 
+def title_of(passage: Passage) -> str:
+    """A passage's title: its own, else a first line that looks like one, else nothing."""
+    text = passage.text.strip()
+    if passage.title.strip() or not text:
+        return passage.title.strip()
+    found = _find_title([line.strip() for line in text.split("\n")], language(text))
+    return found[0] if found else ""
+
+
 def _find_title(lines: list[str], spoken: str) -> tuple[str, str] | None:
     """The passage's title and what follows it, if it begins with one."""
     head = _TITLE_HEADING.match(lines[0])

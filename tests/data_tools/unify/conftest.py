@@ -1,0 +1,52 @@
+"""A fault server, a small corpus in both languages, and the command run against them."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fault_server import FaultServer
+
+from data_tools.cli import main
+
+KEY = "sk-test-1f6f0c8e5b7d4a3921"
+
+PASSAGES = {
+    "heart": "The human heart has four chambers. Blood returns to the right atrium. The left ventricle is the strongest.",
+    "liver": "The liver stores glycogen and makes bile. It breaks down many drugs. Hepatitis is an inflammation of the liver.",
+    "iron": "Iron deficiency is the most common cause of anaemia. Ferritin falls first. Oral iron is given for three months.",
+    "心": "心动周期由收缩期和舒张期组成。成人安静时心率为每分钟六十至一百次。心率加快时舒张期缩短得更多。",
+    "肝": "肝脏合成白蛋白和多种凝血因子。肝硬化时白蛋白下降，凝血酶原时间延长。腹水是失代偿的标志。",
+}
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer(stall=2.0) as running:
+        yield running
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    rows = [json.dumps({"id": name, "source": "books", "text": text}, ensure_ascii=False) for name, text in PASSAGES.items()]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def unify(server: FaultServer, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command against the server; further options follow."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def run(*options: str, provider: str = "openai") -> int:
+        fixed = ["--provider", provider, "--base-url", server.url, "--model", "tiny", "--out", str(tmp_path / "pairs.jsonl")]
+        return main(["unify", str(corpus), *fixed, "--backoff-scale", "0.01", "--json", str(tmp_path / "report.json"), *options])
+
+    return run
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[[str], list[dict]]:
+    """The rows of a file that the command wrote."""
+    return lambda name: [json.loads(line) for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from huatuo_jax.console import main as run_program
 
 COMMANDS = {
+    "collect calibrate": "collect_calibrate",
     "import": "import_records",
     "unify": "unify",
     "tokenizer train": "tokenizer_train",

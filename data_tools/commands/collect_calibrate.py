@@ -1,0 +1,119 @@
+"""`huatuo-data collect calibrate`: a labelled sample in, a domain model and its cross-validated figures out."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from huatuo_jax.console import local_path
+
+if TYPE_CHECKING:
+    from data_tools.collect.calibrate import LanguageResult
+
+HELP = """Choose the extraction threshold on a labelled sample, perhaps learn term weights from it.
+
+Prints precision, recall and F1 of texts that neither weights nor threshold have seen (10-fold cross-validation, repeated),
+draws the precision-recall curve beside the model, and says which groups of texts are confused."""
+EXAMPLE = """
+huatuo-data collect calibrate labelled.jsonl --label-field medical --domain medicine --learn --out medicine.json
+huatuo-data collect raw/ --model medicine.json --out passages
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "files", nargs="+", type=local_path, metavar="FILES", help="JSONL with a text and a label (true or false)"
+    )
+    add_vocabulary(parser)
+    parser.add_argument("--learn", action="store_true", help="learn weights of words and character pairs from the sample")
+    parser.add_argument("--out", required=True, type=local_path, metavar="MODEL.json", help="model for `collect --model`")
+    parser.add_argument("--text-field", default="text", metavar="KEY", help="key of the text (default text)")
+    parser.add_argument("--label-field", default="label", metavar="KEY", help="key of the label (default label)")
+    parser.add_argument("--group-field", metavar="KEY", help="key of a group, to list what is confused")
+
+
+def add_vocabulary(parser: argparse.ArgumentParser) -> None:
+    """Declares `--domain` and `--vocabulary`, which collect has too."""
+    parser.add_argument("--domain", metavar="NAME", help="this project's vocabulary of a domain, such as medicine")
+    parser.add_argument(
+        "--vocabulary",
+        action="append",
+        default=[],
+        type=local_path,
+        metavar="FILE",
+        help="terms, one a line, perhaps with weight or document frequency after a tab; may be given several times",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    from data_tools.collect.calibrate import calibrate, read_labelled, to_report
+    from data_tools.collect.domain_model import save_model
+    from data_tools.collect.vocabulary import load_vocabularies
+    from data_tools.importing import check_inputs
+    from huatuo_jax.console import make_console, write_report
+
+    check_inputs(args.files)
+    console = make_console(args.quiet)
+    vocabulary = load_vocabularies(args.domain, args.vocabulary)
+    print_left_out(console, vocabulary.left_out)
+    sample = read_labelled(args.files, args.text_field, args.label_field, args.group_field)
+    model, results = calibrate(sample, vocabulary, args.learn)
+    save_model(model, args.out)
+    _print_results(console, results)
+    for language, result in results.items():
+        picture = args.out.with_suffix(f".{language}.png")
+        _draw(picture, language, result)
+        console.print(f"precision-recall curve: {picture}")
+    console.print(f"model: {args.out}")
+    write_report(args.json, {"model": str(args.out), "terms": len(vocabulary.weights), "languages": to_report(results)})
+    return 0
+
+
+def print_left_out(console: Any, left_out: tuple[str, ...]) -> None:
+    """Says which terms are too short to be matched."""
+    if left_out:
+        shown = " ".join(left_out[:20])
+        console.print(f"{len(left_out):,} terms of one character are left out, for they occur inside other words: {shown}")
+
+
+def _print_results(console: Any, results: "dict[str, LanguageResult]") -> None:
+    from rich.table import Table
+
+    from huatuo_jax.console import print_table
+
+    table = Table("language", "texts", "of the domain", "precision", "recall", "F1", "± over repeats", "threshold")
+    for language, result in results.items():
+        figures = [f"{value:.3f}" for value in (result.precision, result.recall, result.f1, result.f1_spread, result.threshold)]
+        table.add_row(language, f"{result.texts:,}", f"{result.positives:,}", *figures)
+    print_table(console, table)
+    for result in results.values():
+        for title, groups in (("wrongly kept", result.wrongly_kept), ("wrongly dropped", result.wrongly_dropped)):
+            named = ", ".join(f"{group or 'texts'} {count}" for group, count in list(groups.items())[:12])
+            console.print(f"{title}: {named or 'none'}")
+
+
+def _draw(path: Any, language: str, result: "LanguageResult") -> None:
+    import io
+
+    from matplotlib.figure import Figure
+
+    from huatuo_jax.console import PALETTE
+    from huatuo_jax.files import write_bytes
+
+    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.plot([p[2] for p in result.curve], [p[1] for p in result.curve], color=PALETTE[0], linewidth=2)
+    axes.plot([result.recall], [result.precision], "o", color=PALETTE[6], markersize=8, label=f"F1 {result.f1:.3f}")
+    axes.set(
+        title=f"Extraction, {language}: {result.texts:,} texts, unseen",
+        xlabel="recall",
+        ylabel="precision",
+        xlim=(0, 1.02),
+        ylim=(0, 1.02),
+    )
+    axes.legend(frameon=False, loc="lower left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_bytes(path, buffer.getvalue())

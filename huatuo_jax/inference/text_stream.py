@@ -29,7 +29,8 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """The text that has become certain with this token; often "", as while a character's bytes are incomplete."""
-        if self.stopped:
+        # A model's vocabulary may be larger than its tokenizer's (padded): such an id has no text.
+        if self.stopped or token >= self._tokenizer.vocab_size:
             return ""
         self._ids.append(token)
         return self._release(self._decode(whole=False), whole=False)

@@ -59,6 +59,12 @@ def test_the_first_of_several_stop_strings_counts(tokenizer):
     assert "".join(pieces) == "一"
 
 
+def test_an_id_beyond_the_tokenizer_has_no_text(tokenizer):
+    ids = tokenizer.encode("一二")
+    pieces, stream = pieces_of(tokenizer, [*ids, tokenizer.vocab_size, *tokenizer.encode("三")])
+    assert "".join(pieces) == stream.text == tokenizer.decode([*ids, *tokenizer.encode("三")])
+
+
 def test_an_empty_stop_string_is_refused(tokenizer):
     with pytest.raises(ConfigError, match="stop string is empty"):
         TextStream(tokenizer, [""])

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from huatuo_jax.console import main as run_program
 
 COMMANDS = {
+    "collect": "collect",
     "collect calibrate": "collect_calibrate",
+    "decontaminate": "decontaminate",
     "import": "import_records",
     "unify": "unify",
     "tokenizer train": "tokenizer_train",

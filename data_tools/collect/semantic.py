@@ -1,0 +1,148 @@
+"""Passages in, pairs of the same meaning out: embeddings of any embedder, clustered, neighbours compared within a cluster.
+
+Only the mechanics are tested here: with what quality it finds paraphrases depends on the embedder and is not measured.
+"""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from huatuo_jax.errors import ConfigError, DataError
+
+BATCH = 64
+API_KEY = "EMBEDDINGS_API_KEY"
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """Settings of semantic de-duplication.
+
+    Attributes:
+      embedder: folder of a sentence-transformers model, or the base URL of an OpenAI-compatible endpoint.
+      model: its name at an endpoint.
+      threshold: cosine from which two passages count as one.
+      cluster: passages per cluster, about.
+    """
+
+    embedder: str
+    model: str = ""
+    threshold: float = 0.95
+    cluster: int = 1_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(f"--semantic-threshold is {self.threshold}; a cosine to go by lies above 0 and at most at 1")
+        if "://" in self.embedder and not self.model:
+            raise ConfigError(f"the endpoint {self.embedder} needs --semantic-model, the name of its embedding model")
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors, float32 [n, d]."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the texts, in order."""
+        ...
+
+
+def open_embedder(settings: Semantic) -> Embedder:
+    """The embedder that the settings name.
+
+    Raises:
+      ConfigError: the folder is not there, or sentence-transformers is not installed.
+    """
+    if "://" in settings.embedder:
+        return EndpointEmbedder(settings.embedder, settings.model)
+    return FolderEmbedder(Path(settings.embedder))
+
+
+class FolderEmbedder:
+    """A local folder of sentence-transformers; nothing is downloaded."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder of a sentence-transformers model")
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ConfigError(
+                "a local embedder needs sentence-transformers; pip install it, or give an endpoint's URL"
+            ) from error
+        self._model = SentenceTransformer(str(folder), local_files_only=True)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the texts, in order."""
+        return np.asarray(self._model.encode(list(texts), batch_size=BATCH, show_progress_bar=False), np.float32)
+
+
+class EndpointEmbedder:
+    """`POST {base}/embeddings` of an OpenAI-compatible server; the key, if it needs one, is in EMBEDDINGS_API_KEY."""
+
+    def __init__(self, base: str, model: str, timeout: float = 120.0) -> None:
+        self._url, self._model, self._timeout = base.rstrip("/") + "/embeddings", model, timeout
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the texts, in order.
+
+        Raises:
+          DataError: the endpoint does not answer with one vector per text.
+        """
+        parts = [self._request(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+        return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+
+    def _request(self, texts: Sequence[str]) -> np.ndarray:
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(API_KEY):
+            headers["Authorization"] = f"Bearer {key}"
+        body = json.dumps({"model": self._model, "input": list(texts)}).encode()
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self._url, body, headers), timeout=self._timeout) as answer:
+                rows: Any = json.load(answer)["data"]
+            vectors = np.array([row["embedding"] for row in sorted(rows, key=lambda row: row["index"])], np.float32)
+        except (urllib.error.URLError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self._url} gives no embeddings ({error}); the same command continues once it does") from error
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise DataError(f"{self._url} gave {len(vectors)} vectors for {len(texts)} texts; it is not an embeddings endpoint")
+        return vectors
+
+
+def similar_meanings(vectors: np.ndarray, settings: Semantic) -> np.ndarray:
+    """Pairs (preferred, other) within a cluster whose cosine reaches the threshold: int64 [m, 2].
+
+    Args:
+      vectors: float32 [n, d], in order of preference.
+
+    Raises:
+      ConfigError: faiss is not installed.
+    """
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    clusters = _clusters(unit.astype(np.float32), settings)
+    pairs = [np.zeros((0, 2), np.int64)]
+    for cluster in np.unique(clusters):
+        members = np.flatnonzero(clusters == cluster)
+        cosines = np.triu(unit[members] @ unit[members].T, 1)
+        first, other = np.nonzero(cosines >= settings.threshold)
+        pairs.append(np.stack([members[first], members[other]], axis=1))
+    return np.concatenate(pairs)
+
+
+def _clusters(unit: np.ndarray, settings: Semantic) -> np.ndarray:
+    """Cluster of each vector, int64 [n]; spherical k-means of faiss, on one thread so that every run gives the same."""
+    count = max(1, len(unit) // settings.cluster)
+    if count == 1:
+        return np.zeros(len(unit), np.int64)
+    try:
+        import faiss
+    except ImportError as error:
+        raise ConfigError("semantic de-duplication needs faiss-cpu; pip install 'huatuo-jax[collect]'") from error
+    faiss.omp_set_num_threads(1)
+    kmeans = faiss.Kmeans(unit.shape[1], count, niter=10, seed=settings.seed, spherical=True, verbose=False)
+    kmeans.train(unit)
+    return kmeans.index.search(unit, 1)[1][:, 0].astype(np.int64)

@@ -1,0 +1,194 @@
+"""`huatuo-data collect`: raw corpora in, clean and de-duplicated passages of one domain out."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from huatuo_jax.console import local_path
+
+if TYPE_CHECKING:
+    from data_tools.collect.config import CollectConfig
+    from data_tools.collect.domain_model import DomainModel
+
+HELP = """Turn raw corpora into clean, de-duplicated passages of one domain.
+
+Reads .jsonl, .json, .txt and .parquet, plain or .gz, .xz, .zst, in UTF-8 or GB18030. Keeps documents of the domain, cuts them
+into passages at sentence ends, drops what the cleaning rules name, masks personal data, removes copies and passages that hold exam
+questions. Writes a report of what each step left. Interrupted, the same command continues; --workers changes no byte."""
+EXAMPLE = """
+huatuo-data collect raw/ --domain medicine --out passages --workers 8
+huatuo-data collect raw/ --model law.json --source-priority statutes,textbooks --exams exams/*.jsonl --out passages
+huatuo-data unify --template passages/passages/*.jsonl.zst --out pairs.jsonl
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    from data_tools.commands.collect_calibrate import add_vocabulary
+    from data_tools.commands.decontaminate import add_overlap
+
+    parser.add_argument("inputs", nargs="+", type=local_path, metavar="PATHS", help="corpus files, or folders of them")
+    parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the run")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument("--engine", default="processes", help="processes (default), or ray: Ray tasks, over many machines")
+    parser.add_argument(
+        "--redo", action="store_true", help="allow other settings than DIR was made with; make again what they touch"
+    )
+    parser.add_argument("--keep-dropped", action="store_true", help="write what is dropped, with the reason, to DIR/dropped")
+
+    domain = parser.add_argument_group("extract: which documents are of the domain")
+    add_vocabulary(domain)  # type: ignore[arg-type]
+    domain.add_argument("--model", type=local_path, metavar="FILE", help="model of `collect calibrate`, instead of a vocabulary")
+    domain.add_argument("--threshold", action="append", default=[], metavar="LANGUAGE=SCORE", help="such as zh=0.08; overrides")
+    domain.add_argument("--in-domain", action="append", default=[], metavar="SOURCE", help="keep all documents of this source")
+    domain.add_argument("--any-domain", action="store_true", help="keep all documents of all sources")
+
+    reading = parser.add_argument_group("read")
+    reading.add_argument("--text-field", default="text", metavar="KEY", help="key of a row's text (default text)")
+    reading.add_argument("--title-field", default="title", metavar="KEY", help="key of its title, if it has one (default title)")
+    reading.add_argument("--source-field", default="source", metavar="KEY", help="key of its source (default source)")
+    reading.add_argument("--source", metavar="NAME", help="source of everything, whatever the rows say")
+    reading.add_argument("--max-line-bytes", type=int, default=256 << 20, metavar="N", help="longer lines go to quarantine")
+
+    passages = parser.add_argument_group("segment and clean")
+    passages.add_argument(
+        "--window-zh", default="60:600", metavar="MIN:MAX", help="characters of a Chinese passage (default 60:600)"
+    )
+    passages.add_argument("--window-en", default="200:1800", metavar="MIN:MAX", help="of an English one (default 200:1800)")
+    passages.add_argument("--disable-rule", action="append", default=[], metavar="RULE", help="switch a cleaning rule off")
+    passages.add_argument("--no-mask", action="store_true", help="leave personal data as it is")
+
+    copies = parser.add_argument_group("de-duplicate")
+    copies.add_argument(
+        "--near-threshold", type=float, default=0.8, metavar="J", help="Jaccard index of copies (default 0.8; 0: off)"
+    )
+    copies.add_argument("--source-priority", default="", metavar="A,B,…", help="sources whose copies stay, the first before all")
+    copies.add_argument(
+        "--embedder", metavar="DIR|URL", help="also compare meanings: a sentence-transformers folder or an endpoint"
+    )
+    copies.add_argument("--semantic-model", default="", metavar="NAME", help="embedding model of the endpoint")
+    copies.add_argument("--semantic-threshold", type=float, default=0.95, metavar="COS", help="cosine of copies (default 0.95)")
+
+    exams = parser.add_argument_group("decontaminate")
+    exams.add_argument(
+        "--exams", nargs="+", default=[], type=local_path, metavar="FILES", help="questions that must not be in it"
+    )
+    add_overlap(exams)  # type: ignore[arg-type]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    from data_tools.collect.page import page
+    from data_tools.collect.pipeline import collect
+    from data_tools.collect.report import print_report, to_report
+    from huatuo_jax.config import require
+    from huatuo_jax.console import make_console, make_progress, write_report
+    from huatuo_jax.files import write_json, write_text
+
+    require(args.workers >= 1, f"--workers is {args.workers}; it must be at least 1")
+    console = make_console(args.quiet)
+    config, model = to_config(args), to_model(args)
+    if model is not None:
+        from data_tools.commands.collect_calibrate import print_left_out
+
+        print_left_out(console, model.vocabulary.left_out)
+    with make_progress(console) as progress:
+
+        def on_stage(stage: str, sizes: list[int]) -> Callable[[int], None]:
+            bar = progress.add_task(stage, total=sum(sizes))
+            return lambda number: progress.advance(bar, sizes[number])
+
+        result = collect(args.inputs, args.out, config, model, args.workers, args.engine, args.redo, on_stage)
+    report = to_report(result)
+    write_json(args.out / "report.json", report)
+    write_text(args.out / "report.html", page(report))
+    if not any(result.done_now.values()):
+        console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
+    print_report(console, report)
+    console.print(f"{result.passages:,} passages in {args.out / 'passages'}; report: {args.out / 'report.html'}", markup=False)
+    write_report(args.json, report)
+    return 0
+
+
+def to_config(args: argparse.Namespace) -> "CollectConfig":
+    """The settings that the arguments name."""
+    from data_tools.collect.clean import CleanRules
+    from data_tools.collect.config import CollectConfig
+    from data_tools.collect.deduplicate import NearDuplicates
+    from data_tools.collect.reading import ReadingConfig
+    from data_tools.collect.semantic import Semantic
+    from data_tools.commands.decontaminate import to_overlap
+    from data_tools.importing import check_inputs
+
+    check_inputs(args.exams)
+    semantic = None
+    if args.embedder:
+        semantic = Semantic(args.embedder, args.semantic_model, args.semantic_threshold)
+    return CollectConfig(
+        reading=ReadingConfig(args.text_field, args.title_field, args.source_field, args.source, args.max_line_bytes),
+        extract=not args.any_domain,
+        in_domain=tuple(args.in_domain),
+        windows={"zh": _window(args.window_zh, "--window-zh"), "en": _window(args.window_en, "--window-en")},
+        clean=CleanRules(disabled=tuple(args.disable_rule)),
+        mask=not args.no_mask,
+        near=NearDuplicates(args.near_threshold) if args.near_threshold else None,
+        semantic=semantic,
+        source_priority=tuple(filter(None, args.source_priority.split(","))),
+        exams=tuple(args.exams),
+        overlap=to_overlap(args),
+        keep_dropped=args.keep_dropped,
+    )
+
+
+def to_model(args: argparse.Namespace) -> "DomainModel | None":
+    """The domain that the arguments name.
+
+    Raises:
+      ConfigError: none, or two of them.
+    """
+    import dataclasses
+
+    from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel, load_model
+    from data_tools.collect.vocabulary import load_vocabularies
+    from huatuo_jax.config import require
+
+    vocabulary = bool(args.domain or args.vocabulary)
+    if args.any_domain:
+        require(
+            not vocabulary and args.model is None, "--any-domain keeps everything; leave --domain, --vocabulary and --model out"
+        )
+        return None
+    require(not (vocabulary and args.model), "--model holds its vocabulary; leave --domain and --vocabulary out")
+    if args.model is not None:
+        model = load_model(args.model)
+    else:
+        require(vocabulary, "say which documents to keep: --domain NAME, --vocabulary FILE, --model FILE or --any-domain")
+        model = DomainModel(load_vocabularies(args.domain, args.vocabulary), DEFAULT_THRESHOLDS)
+    return dataclasses.replace(model, thresholds={**model.thresholds, **_thresholds(args.threshold)})
+
+
+def _thresholds(given: list[str]) -> dict[str, float]:
+    from data_tools.collect.language import LANGUAGES
+    from huatuo_jax.errors import ConfigError
+
+    out: dict[str, float] = {}
+    for text in given:
+        language, _, score = text.partition("=")
+        try:
+            if language not in LANGUAGES:
+                raise ValueError
+            out[language] = float(score)
+        except ValueError:
+            raise ConfigError(f"--threshold {text}: give LANGUAGE=SCORE with one of {', '.join(LANGUAGES)}") from None
+    return out
+
+
+def _window(text: str, option: str) -> Any:
+    from data_tools.collect.segment import Window
+    from huatuo_jax.errors import ConfigError
+
+    shortest, _, longest = text.partition(":")
+    try:
+        return Window(int(shortest), int(longest))
+    except ValueError:
+        raise ConfigError(f"{option} {text}: give MIN:MAX in characters, such as 60:600") from None

@@ -1,0 +1,71 @@
+"""`huatuo-data decontaminate`: passages or dialogues in, the same without exam questions out."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from huatuo_jax.console import local_path
+
+if TYPE_CHECKING:
+    from data_tools.collect.exams import Overlap
+
+HELP = """Find and remove rows that hold exam questions.
+
+Takes passages, dialogues of every layout that `import` reads, or other exams. A row is removed if so much of a question's n-grams
+(of characters in Chinese, of words in English) occurs in it; short questions count only together with their options. What is
+removed is listed with the question in DIR/contaminated.jsonl."""
+EXAMPLE = """
+huatuo-data decontaminate sft.jsonl pairs.jsonl --exams exams/*.jsonl.xz --out clean
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
+    parser.add_argument(
+        "--exams", nargs="+", required=True, type=local_path, metavar="EXAMS", help="rows with `question` and perhaps `options`"
+    )
+    parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the cleaned files")
+    add_overlap(parser)
+
+
+def add_overlap(parser: argparse.ArgumentParser) -> None:
+    """Declares when a text counts as holding a question; collect has the same options."""
+    parser.add_argument("--overlap", type=float, default=0.6, metavar="SHARE", help="share of a question's n-grams (default 0.6)")
+    parser.add_argument("--ngram-zh", type=int, default=8, metavar="N", help="characters of a Chinese n-gram (default 8)")
+    parser.add_argument("--ngram-en", type=int, default=6, metavar="N", help="words of an English n-gram (default 6)")
+
+
+def to_overlap(args: argparse.Namespace) -> "Overlap":
+    """The overlap that the arguments name."""
+    from data_tools.collect.exams import Overlap
+
+    return Overlap(zh_characters=args.ngram_zh, en_words=args.ngram_en, share=args.overlap)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    from rich.table import Table
+
+    from data_tools.collect.decontaminate import decontaminate_files
+    from data_tools.collect.exams import ExamIndex, read_exams
+    from data_tools.importing import check_inputs
+    from huatuo_jax.console import make_console, make_progress, print_table, write_report
+
+    check_inputs([*args.files])
+    check_inputs([*args.exams])
+    console = make_console(args.quiet)
+    index = ExamIndex(read_exams(args.exams), to_overlap(args))
+    with make_progress(console, "bytes") as progress:
+        task = progress.add_task("decontaminate", total=sum(path.stat().st_size for path in args.files))
+        report = decontaminate_files(args.files, args.out, index, lambda count: progress.advance(task, count))
+    table = Table("file", "rows", "with exam questions")
+    for name, found in report["files"].items():
+        table.add_row(name, f"{found['rows']:,}", f"{found['contaminated']:,}")
+    print_table(console, table)
+    if report["unusable_questions"]:
+        console.print(f"{report['unusable_questions']:,} questions have no letters and were not looked for")
+    console.print(
+        f"{len(report['items']):,} of {report['questions']:,} questions found; listed in {args.out / 'contaminated.jsonl'}"
+    )
+    write_report(args.json, report)
+    return 0

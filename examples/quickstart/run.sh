@@ -19,5 +19,5 @@ step huatuo train configs/quickstart.py --run $run
 printf '\n160 records by heart: the held-out loss rises, and what was drawn early (web, literature) is partly overwritten.\n'
 step huatuo ask $run --recall 16
 step huatuo report $run
-step huatuo convert to-hf $run $run/hf --license apache-2.0 --overwrite
+step huatuo convert to-hf $run $run/hf --name huatuo-quickstart --license apache-2.0 --overwrite
 printf '\nOpen %s/report.html; %s/hf opens in transformers\n' "$run" "$run"

@@ -27,6 +27,10 @@ WRITES_CONTROL_TOKENS = ("llama2",)
 """Formats whose text holds `<s>` or `</s>`; the marks of the others are user-defined symbols of a SentencePiece model."""
 
 
+QWEN2_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""How Qwen's tokenizer cuts text into words, as its tokenizer.json writes it and transformers' Qwen2Tokenizer repeats it."""
+
+
 @dataclass(frozen=True)
 class SpecialIds:
     """Ids that config.json and generation_config.json name; `eos` ends an answer, the first one a text."""
@@ -45,11 +49,14 @@ def check_reader(tokenizer: Tokenizer, layout: Layout) -> None:
     """Refuses what transformers would not read as it stands: for model_type qwen2 it rebuilds the tokenizer as Qwen's own.
 
     Raises:
-      ConfigError: a Qwen2 model with a tokenizer that is not byte-level.
+      ConfigError: a Qwen2 model with a tokenizer that does not cut text into words as Qwen's does.
     """
-    byte_level = not isinstance(tokenizer, SentencePieceTokenizer) and '"ByteLevel"' in Path(tokenizer.path).read_text("utf-8")
+    if layout != "qwen2":
+        return
+    rules = {} if isinstance(tokenizer, SentencePieceTokenizer) else read_json(tokenizer.path)
+    splits = [step.get("pattern") for step in (rules.get("pre_tokenizer") or {}).get("pretokenizers", [])]
     require(
-        layout != "qwen2" or byte_level,
+        {"Regex": QWEN2_WORDS} in splits and (rules.get("normalizer") or {}).get("type") == "NFC",
         f"transformers 5 takes every tokenizer of a Qwen2 model for Qwen's own, so {tokenizer.path} would give other ids there; "
         "train with the tokenizer.json of the base model",
     )
@@ -97,6 +104,8 @@ def _from_sentencepiece(tokenizer: SentencePieceTokenizer, template: str | None,
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **named,
+        # Else transformers 4 adds token_type_ids, which `generate` refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
         "add_bos_token": False,
         "add_eos_token": False,
         "split_special_tokens": template not in WRITES_CONTROL_TOKENS,
@@ -112,6 +121,7 @@ def _from_json(tokenizer: Tokenizer, template: str | None, folder: Path) -> dict
     require(isinstance(config, dict), f"{beside} holds no object; mend or remove it")
     config.pop("auto_map", None)
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    config.setdefault("model_input_names", ["input_ids", "attention_mask"])
     config["eos_token"] = config.get("eos_token") or tokenizer.id_to_piece(tokenizer.eos_id)
     if not config.get("bos_token") and tokenizer.bos_id is not None:
         config["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)

@@ -100,12 +100,17 @@ def greedy_of(model: ModelConfig, params, prompts: list[list[int]], new_tokens: 
 
 
 def byte_level_tokenizer(folder: Path) -> Path:
-    """A small tokenizer.json of Qwen's kind: byte-level BPE with ChatML's marks."""
+    """A small tokenizer.json of Qwen's kind: its rules, byte-level BPE, ChatML's marks."""
     import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+    from huatuo_jax.hf.tokenizer_export import QWEN2_WORDS
 
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -219,7 +219,13 @@ def test_a_difference_is_found_and_shown(quickstart_model):
         verify(quickstart_model, content)
 
 
-def test_a_qwen2_takes_byte_level_tokenizers_alone(quickstart_model, tmp_path):
-    check_reader(load_tokenizer(byte_level_tokenizer(tmp_path)), "qwen2")
+def test_a_qwen2_takes_tokenizers_of_qwens_rules_alone(quickstart_model, tmp_path):
+    file = byte_level_tokenizer(tmp_path)
+    check_reader(load_tokenizer(file), "qwen2")
     with pytest.raises(ConfigError, match="Qwen's own"):
         check_reader(load_tokenizer(quickstart_model), "qwen2")
+    other = tokenizers.Tokenizer.from_file(str(file))
+    other.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+    other.save(str(file))
+    with pytest.raises(ConfigError, match="Qwen's own"):
+        check_reader(load_tokenizer(file), "qwen2")

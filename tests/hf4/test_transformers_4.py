@@ -69,4 +69,5 @@ def test_ids_and_prompts_are_ours(folder, transformers_4):
     for turns, prompt in zip(expected["asked"], expected["prompts"], strict=True):
         messages = [{"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(turns)]
         assert tokenizer.apply_chat_template(messages, add_generation_prompt=True) == prompt
+    assert set(tokenizer(expected["texts"][:1])) == {"input_ids", "attention_mask"}
     assert tokenizer.decode(found[0]) == expected["texts"][0]

@@ -5,6 +5,7 @@ prints its port and fails a share of the requests, chosen by the request's key a
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import sys
@@ -128,7 +129,8 @@ class FaultServer:
             await response.prepare(request)
             await response.write(body[:20])
             await asyncio.sleep(self.stall)
-            await response.write(body[20:])
+            with contextlib.suppress(ConnectionError):
+                await response.write(body[20:])
             return response
         elif fault and fault.isdigit():
             message = {"error": {"message": f"no, you sent {arrival.authorization}", "code": fault}}

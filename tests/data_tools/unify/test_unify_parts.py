@@ -1,0 +1,227 @@
+"""The parts on their own: prompts, pacing, budget, ledger, forecast."""
+
+import asyncio
+import datetime
+import email.utils
+import sqlite3
+import time
+
+import pytest
+
+from data_tools.unify.api_key import ApiKey, key_from_environment
+from data_tools.unify.budget import Budget, Caps, Prices, Usage
+from data_tools.unify.filters import Filters
+from data_tools.unify.forecast import Forecast, TokenRates
+from data_tools.unify.ledger import Ledger
+from data_tools.unify.pacing import Pacer, retry_after
+from data_tools.unify.prompting import FAITHFUL_CUTS, Cuts, Prompts, by_language
+from data_tools.unify.rewriting import Answer, Call, Rewriting, rewrite
+from data_tools.unify.template import Passage
+from huatuo_jax.errors import ConfigError, DataError, StoppedError
+
+CALL = Call("books/1", "question", 0, 0, [{"role": "user", "content": "?"}])
+
+
+def test_the_original_cuts_the_passage_at_400_and_600_characters_and_escapes_line_breaks():
+    text = "甲\n" * 400
+    assert FAITHFUL_CUTS.apply("question", text) == ("甲\\n" * 400)[:400]
+    assert FAITHFUL_CUTS.apply("answer", text) == text[:600]
+    assert Cuts().apply("question", text) == text
+
+
+def test_a_dollar_sign_or_placeholder_in_a_passage_stays_as_it_is():
+    user = Prompts().answer("en", "costs $5 ${question}", "Why $x?")[-1]["content"]
+    assert "costs $5 ${question}" in user
+    assert "Why $x?" in user
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[system]\nx ${passage}\n", "no section"),
+        ("[user]\nno placeholder\n", "lacks the placeholders"),
+        ("[user]\n${passage} ${author}\n", "unknown placeholders"),
+        ("[user]\n${passage} costs $ 5\n", "lone"),
+    ],
+)
+def test_a_template_of_ones_own_is_checked(tmp_path, text, message):
+    (tmp_path / "question.zh.v1.txt").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        Prompts(folder=tmp_path)
+
+
+def test_names_are_given_for_all_languages_or_one():
+    assert by_language("--domain", ["law"]) == {"zh": "law", "en": "law"}
+    assert by_language("--domain", ["zh=法律"]) == {"zh": "法律"}
+    with pytest.raises(ConfigError, match="given twice"):
+        by_language("--domain", ["law", "zh=法律"])
+    with pytest.raises(ConfigError, match="blank"):
+        by_language("--domain", ["zh= "])
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("2", 2.0), ("0.5", 0.5), ("soon", None), ("", None)])
+def test_retry_after_in_seconds(text, seconds):
+    assert retry_after({"retry-after": text}) == seconds
+
+
+def test_retry_after_in_milliseconds_and_as_a_date():
+    assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
+    assert 25 < retry_after({"retry-after": email.utils.format_datetime(later, usegmt=True)}) <= 30
+
+
+def test_backoff_doubles_up_to_a_minute_with_jitter():
+    pacer = Pacer()
+    for retry, most in ((0, 0.5), (1, 1), (4, 8), (20, 60)):
+        drawn = [pacer.backoff(retry) for _ in range(200)]
+        assert most / 2 <= min(drawn) < max(drawn) <= most
+        assert len(set(drawn)) > 100
+
+
+def test_a_stop_wakes_who_sleeps():
+    async def scene() -> float:
+        pacer = Pacer()
+        sleeper = asyncio.create_task(pacer.sleep(60))
+        await asyncio.sleep(0.01)
+        start = time.monotonic()
+        pacer.stop(StoppedError("enough"))
+        with pytest.raises(StoppedError, match="enough"):
+            await sleeper
+        return time.monotonic() - start
+
+    assert asyncio.run(scene()) < 5
+
+
+def test_a_request_waits_for_those_in_flight_before_the_budget_says_no():
+    async def scene() -> None:
+        budget = Budget(Caps(tokens=100))
+        await budget.reserve(Usage(40, 40))
+        second = asyncio.create_task(budget.reserve(Usage(40, 40)))
+        await asyncio.sleep(0.01)
+        assert not second.done()
+        budget.settle(Usage(40, 40), Usage(10, 5))
+        await second
+        budget.settle(Usage(40, 40), Usage(10, 5))
+        with pytest.raises(StoppedError, match="30 tokens are spent and the next call may take 71"):
+            await budget.reserve(Usage(40, 31))
+
+    asyncio.run(scene())
+
+
+def test_money_is_counted_per_million_tokens():
+    budget = Budget(Caps(cost=1, prices=Prices(0.5, 2)), Usage(400_000, 300_000))
+    assert budget.cost == pytest.approx(0.8)
+    with pytest.raises(StoppedError, match="--max-cost 1"):
+        asyncio.run(budget.reserve(Usage(0, 100_001)))
+
+
+def test_answers_are_found_by_passage_step_try_prompt_and_model(tmp_path):
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        asyncio.run(ledger.put(CALL, "m", Answer("why", "stop", 3, 4)))
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert ledger.find(CALL, "m") == Answer("why", "stop", 3, 4)
+        others = [
+            Call("books/2", "question", 0, 0, CALL.messages),
+            Call("books/1", "answer", 0, 0, CALL.messages),
+            Call("books/1", "question", 1, 0, CALL.messages),
+            Call("books/1", "question", 0, 1, CALL.messages),
+            Call("books/1", "question", 0, 0, [{"role": "user", "content": "!"}]),
+        ]
+        assert [ledger.find(other, "m") for other in others] == [None] * 5
+        assert ledger.find(CALL, "another") is None
+        assert ledger.totals()["prompt_tokens"] == 3
+
+
+def test_answers_that_arrive_together_share_commits(tmp_path):
+    async def scene(ledger: Ledger) -> None:
+        calls = [Call(f"books/{i}", "question", 0, 0, CALL.messages) for i in range(500)]
+        await asyncio.gather(*(ledger.put(call, "m", Answer("why", "stop", 1, 1)) for call in calls))
+        assert all(ledger.find(call, "m") for call in calls)
+
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        asyncio.run(scene(ledger))
+        assert ledger.commits < 250
+        assert ledger.totals()["prompt_tokens"] == 500
+
+
+def test_every_commit_reaches_the_disk_before_it_counts(tmp_path):
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        connection = ledger._connect()
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        connection.close()
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_durable(tmp_path, monkeypatch):
+    connect = Ledger._connect
+
+    def small(self: Ledger) -> sqlite3.Connection:
+        connection = connect(self)
+        connection.execute("PRAGMA max_page_count=30")
+        return connection
+
+    async def fill(ledger: Ledger) -> int:
+        for number in range(1000):
+            await ledger.put(Call(f"books/{number}", "answer", 0, 0, CALL.messages), "m", Answer("x" * 2000))
+        return number
+
+    monkeypatch.setattr(Ledger, "_connect", small)
+    with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(DataError, match=r"full.*make room"):
+        asyncio.run(fill(ledger))
+    monkeypatch.undo()
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert ledger.find(Call("books/0", "answer", 0, 0, CALL.messages), "m")
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path):
+    (tmp_path / "a.sqlite").write_text("something else, and long enough to be looked at as a database header" * 20)
+    with sqlite3.connect(tmp_path / "b.sqlite") as other:
+        other.execute("CREATE TABLE t (x)")
+    for name, message in (("a.sqlite", "cannot be used as a ledger"), ("b.sqlite", "another program")):
+        with pytest.raises(ConfigError, match=message), Ledger(tmp_path / name):
+            pass
+
+
+def test_openai_itself_needs_a_key_and_other_servers_do_not(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set"):
+        key_from_environment("https://api.openai.com/v1", "https://api.openai.com/v1")
+    assert key_from_environment("http://localhost/v1", "https://api.openai.com/v1").reveal() == "none"
+    assert "secret" not in repr(ApiKey("secret"))
+
+
+def test_the_forecast_counts_both_calls_and_their_templates():
+    how = Rewriting(Prompts(), Filters())
+    forecast = Forecast(how, 2048)
+    for number in range(10):
+        forecast.add(Passage(str(number), "books", "abcd " * 200))
+    report = forecast.report({}, Prices(1, 2), Caps(tokens=1000), 60)
+    prompts = how.prompts
+    exact = sum(len(m["content"]) for m in prompts.question("en", "") + prompts.answer("en", "", "")) / 4 + 2 * 250
+    assert report["calls"] == 20
+    assert report["prompt_tokens"] / 10 == pytest.approx(exact, rel=0.15)
+    assert report["output_tokens"] == 10 * (45 + 200)
+    assert not report["within_caps"]
+    assert report["least_hours"] == pytest.approx(20 / 3600, abs=0.01)
+
+
+def test_the_forecast_uses_what_answers_in_the_ledger_took():
+    forecast = Forecast(Rewriting(Prompts(), Filters(), question_only=True), 2048)
+    for number in range(10):
+        forecast.add(Passage(str(number), "books", "abcd " * 200))
+    totals = {"question_calls": 200, "question_prompt_tokens": 200 * 300, "question_output_tokens": 200 * 20}
+    report = forecast.report(totals, Prices(), Caps(), None)
+    assert (report["prompt_tokens"], report["output_tokens"]) == (3000, 200)
+    assert report["based_on"] == "answers in the ledger"
+
+
+def test_tokens_of_chinese_and_other_characters_differ():
+    assert TokenRates(1.0, 0.25).tokens("心动周期abcd") == pytest.approx(4 + 1)
+    assert TokenRates().most([{"role": "user", "content": "心"}]) >= 3
+
+
+@pytest.mark.parametrize(("text", "reason"), [(" \n ", "passage_blank"), ("x" * 8001, "passage_too_long")])
+def test_passages_that_need_no_call(text, reason):
+    with pytest.raises(StopIteration) as end:
+        next(rewrite(Passage("1", "s", text), Rewriting(Prompts(), Filters())))
+    assert end.value.value.reason == reason

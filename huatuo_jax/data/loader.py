@@ -151,7 +151,9 @@ def _to_devices(local: np.ndarray, place: np.ndarray, sharding: NamedSharding, s
 
     def held(index: Index | None) -> np.ndarray:
         rows, columns = index or (slice(None), slice(None))
-        return local[place[rows]][:, columns]
+        # The rows of a device follow one another, and all of them are this process's: a view holds them.
+        mine = place[rows]
+        return local[mine[0] : mine[-1] + 1, columns]
 
     return jax.make_array_from_callback(shape, sharding, held)
 

@@ -16,6 +16,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["huatuo_jax*", "data_tools*", "configs*"]),
+    package_data={"data_tools.unify": ["phrases.json", "prompts/*"]},
     install_requires=[
         "array-record>=0.8.1",
         "etils[epath]>=1.9",
@@ -40,10 +41,13 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "torch": ["torch>=2.6"],
+        "unify": ["aiohttp>=3.14.4", "openai>=3.57"],
         "collect": ["pyahocorasick>=2.1", "rensa>=0.3", "faiss-cpu>=1.9"],
         "dev": [
+            "aiohttp>=3.14.4",
             "hypothesis>=6.100",
             "mypy>=1.11",
+            "openai>=3.57",
             "pre-commit>=4.0",
             "pytest>=8.0",
             "pytest-xdist>=3.6",

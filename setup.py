@@ -28,6 +28,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "protobuf>=5.26",
+        "qwix>=0.1.8",
         "rich>=13.7",
         "sentencepiece>=0.2.0",
         "tensorboardX>=2.6.2",

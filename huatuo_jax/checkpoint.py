@@ -21,7 +21,7 @@ from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import PathLike, is_local
 from huatuo_jax.fingerprint import describe, fingerprints, named_leaves
-from huatuo_jax.sharding import abstract_params, cast, shardings_of, with_shardings
+from huatuo_jax.sharding import Convert, abstract_params, cast, converted, shardings_of, with_shardings
 
 SCHEMA = 1
 
@@ -56,7 +56,7 @@ def read_meta(path: PathLike) -> dict[str, Any]:
 
 
 def restore_params(
-    path: PathLike, placement: Mesh | Sharding | None = None, dtype: Any = jnp.float32
+    path: PathLike, placement: Mesh | Sharding | None = None, dtype: Any = jnp.float32, convert: Convert | None = None
 ) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     """The verified parameters of a run directory's newest whole checkpoint, or of one checkpoint, without the optimizer.
 
@@ -66,6 +66,8 @@ def restore_params(
       path: a run directory, or the folder of one step.
       placement: a mesh (sharded by the rules of `huatuo_jax.sharding`), one sharding for all arrays, or None = the first device.
       dtype: of the parameters; what is stored in another one is verified as stored, then cast. None = as stored.
+      convert: what is kept of each parameter instead. They are then read one by one, so that a model fits which would not whole;
+        the largest (all layers of one projection) exists once as stored.
 
     Returns:
       The model's config, the parameters as nested dictionaries (the tree of `huatuo_jax.models.decoder`), and the facts.
@@ -74,12 +76,12 @@ def restore_params(
       DataError: there is no checkpoint, or it is torn or altered.
     """
     if not (absolute(path) / "checkpoints").exists():
-        return _params_of(absolute(path), placement, dtype)
+        return _params_of(absolute(path), placement, dtype, convert)
     directory = latest_checkpoint(path).parent
     *older, newest = complete_steps(directory)
     while True:
         try:
-            return _params_of(directory / str(newest), placement, dtype)
+            return _params_of(directory / str(newest), placement, dtype, convert)
         except DataError as error:
             if not older:
                 raise
@@ -88,12 +90,17 @@ def restore_params(
 
 
 def _params_of(
-    folder: epath.Path, placement: Mesh | Sharding | None, dtype: Any
+    folder: epath.Path, placement: Mesh | Sharding | None, dtype: Any, convert: Convert | None
 ) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     meta = read_meta(folder)
     model = config_from_dict(ModelConfig, meta["config"]["model"])
     abstract = abstract_params(model)
     stored = _as_stored(with_shardings(abstract, shardings_of(abstract, placement)), meta["fingerprints"]["params"])
+    if convert is not None:
+        _check_same_arrays(folder, stored, meta["fingerprints"]["params"])
+        names = named_leaves(stored)
+        kept = [converted(convert, name, read_array(folder, "params", name, leaf, meta)) for name, leaf in names.items()]
+        return model, jax.tree.unflatten(jax.tree.structure(stored), kept), meta
     params = read_item(folder, "params", stored, meta)
     return model, params if dtype is None else jax.tree.map(lambda array: cast(array, dtype), params), meta
 
@@ -117,7 +124,7 @@ def read_item(path: epath.Path, item: str, tree: Any, meta: Mapping[str, Any]) -
       DataError: it is torn or altered.
     """
     wanted, saved = named_leaves(tree), meta["fingerprints"][item]
-    _check_same_arrays(path, {name: describe(leaf) for name, leaf in wanted.items()}, saved)
+    _check_same_arrays(path, tree, saved)
     abstract = {n: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for n, leaf in wanted.items()}
 
     def restore() -> dict[str, jax.Array]:
@@ -132,7 +139,25 @@ def read_item(path: epath.Path, item: str, tree: Any, meta: Mapping[str, Any]) -
     return jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in wanted])
 
 
-def _check_same_arrays(path: epath.Path, wanted: Mapping[str, str], saved: Mapping[str, str]) -> None:
+def read_array(path: epath.Path, item: str, name: str, leaf: jax.ShapeDtypeStruct, meta: Mapping[str, Any]) -> jax.Array:
+    """One array of an item by its dotted name, verified by its fingerprint. Raises DataError if it is torn or altered."""
+    tree = {name: leaf}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
+
+    def restore() -> jax.Array:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            arguments = ocp.args.PyTreeRestore(item=tree, restore_args=restore_args, partial_restore=True)
+            return checkpointer.restore(path / item, args=arguments)[name]
+
+    array = agreed(path, restore)
+    if fingerprints({name: array})[name] != meta["fingerprints"][item][name]:
+        raise DataError(f"the checkpoint {path} is altered: the fingerprint of {item} {name} is not the saved one")
+    return array
+
+
+def _check_same_arrays(path: epath.Path, tree: Any, saved: Mapping[str, str]) -> None:
+    """Raises ConfigError unless the checkpoint holds the arrays of an abstract tree."""
+    wanted = {name: describe(leaf) for name, leaf in named_leaves(tree).items()}
     held = {name: text.split(":")[0] for name, text in saved.items()}
     names = [n for n in sorted(wanted.keys() | held.keys()) if wanted.get(n) != held.get(n)]
     if names:

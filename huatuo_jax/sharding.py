@@ -6,8 +6,9 @@ The only file that knows the mesh axes: `data` replicates parameters (use it acr
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -167,6 +168,31 @@ def cast(array: jax.Array, dtype: Any) -> jax.Array:
     wanted = jax.jit(lambda x: x.astype(dtype), out_shardings=array.sharding)(array).block_until_ready()
     array.delete()
     return wanted
+
+
+Convert = Callable[[str, jax.Array], Any]
+"""(dotted name, parameter or one layer of it) → what is kept of it: an array or several, each of the parameter's rank."""
+
+
+def converted_shardings(convert: Convert, name: str, leaf: jax.ShapeDtypeStruct) -> Any:
+    """Where the arrays that `convert` makes of a parameter live: sharded as it is, on axes of size 1 whole."""
+
+    def sharding(kept: jax.ShapeDtypeStruct) -> Sharding:
+        if not isinstance(leaf.sharding, NamedSharding):
+            return leaf.sharding
+        spec = [None if size == 1 else entry for size, entry in zip(kept.shape, leaf.sharding.spec, strict=False)]
+        return NamedSharding(leaf.sharding.mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, jax.eval_shape(partial(convert, name), leaf))
+
+
+def converted(convert: Convert, name: str, array: jax.Array) -> Any:
+    """What `convert` keeps of a parameter, placed as it was. The original is deleted."""
+    leaf = jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+    make = jax.jit(partial(convert, name), out_shardings=converted_shardings(convert, name, leaf))
+    kept = jax.block_until_ready(make(array))
+    array.delete()
+    return kept
 
 
 def init_params(

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="*", help="questions of your own; default: the config's")
     parser.add_argument("--recall", metavar="N", type=int, default=0, help="also ask N training records of every source")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, default=256, help="longest answer in tokens (default: 256)")
+    parser.add_argument("--quantize", metavar="KIND", help="weights of 8 or 4 bits: int8, int4 or int4:GROUP")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     console = make_console(args.quiet)
-    asker = Asker(args.run, args.max_new_tokens)
+    asker = Asker(args.run, args.max_new_tokens, args.quantize)
     answers: list[dict[str, Any]] = []
     for question, answer in zip(questions, asker.answer([[q.prompt] for q in questions]), strict=True):
         share = recall(answer, question.expected) if question.expected else None

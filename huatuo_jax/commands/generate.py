@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     console, settings = make_console(args.quiet), sampling(args)
     prompts = read_prompts(args.prompts)
     model = open_model(args.model, args.template)
-    most, dtype = new_tokens(args, model.config), choose_dtype(args.dtype)
+    most, dtype, mesh = new_tokens(args, model.config), choose_dtype(args.dtype), choose_mesh(args)
+    quantizer = model.quantizer(args.quantize, dtype, mesh)
     facts: dict[str, Any] = {
         "model": model.source,
         "template": model.template.name,
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         "seed": settings.seed,
         "stop": args.stop,
         "dtype": dtype,
+        "quantize": args.quantize,
     }
     out = AnswerFile(args.out, facts)
     check_unchanged(prompts, out)
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     started, new_ids = time.perf_counter(), 0
     with out:
         if todo:
-            engine = model.engine(args.batch_size, dtype, choose_mesh(args))
+            engine = model.engine(args.batch_size, dtype, mesh, quantizer)
             with make_progress(console, "answers") as progress:
                 task = progress.add_task("generating", total=len(prompts), completed=already)
                 for index, answer in engine.generate(requests):

@@ -22,6 +22,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of weights, computation and cache (default: auto = float32 on a CPU, else bfloat16)",
     )
+    parser.add_argument(
+        "--quantize",
+        metavar="KIND",
+        help="weights of 8 or 4 bits, made while loading: int8 (a scale per output), int4 or int4:GROUP (a scale per GROUP "
+        "weights of an output; default: 64)",
+    )
     parser.add_argument("--fsdp", metavar="N", type=int, default=1, help="devices that share weights and rows (default: 1)")
     parser.add_argument("--tensor", metavar="N", type=int, default=1, help="devices that share heads and FFN (default: 1)")
 

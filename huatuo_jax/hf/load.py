@@ -26,7 +26,7 @@ from huatuo_jax.files import PathLike
 from huatuo_jax.fingerprint import named_leaves
 from huatuo_jax.hf.names import Layout, Row, native_layout, table, tensors
 from huatuo_jax.hf.tensor_files import TensorFiles, open_tensors
-from huatuo_jax.sharding import abstract_params, cast, shardings_of, with_shardings
+from huatuo_jax.sharding import Convert, abstract_params, cast, converted, converted_shardings, shardings_of, with_shardings
 
 WITHOUT_USE = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 """Tables of RoPE that old folders hold beside the weights; they are computed here."""
@@ -94,6 +94,7 @@ def load_params(
     placement: Mesh | Sharding | None = None,
     dtype: Any = jnp.float32,
     advance: Callable[[], None] = lambda: None,
+    convert: Convert | None = None,
 ) -> dict[str, Any]:
     """Reads all parameters to where `placement` puts them.
 
@@ -101,28 +102,31 @@ def load_params(
       placement: a mesh (sharded by the rules of `huatuo_jax.sharding`), one sharding for all arrays, or None = the first device.
       dtype: of the parameters; None = each as `HFWeights.dtype` says, which changes no number.
       advance: called after each tensor part, `count_parts(weights)` times.
+      convert: what is kept of each part instead, made as it arrives; hashable. Quantises a model that would not fit whole.
 
     Returns:
       Nested dictionaries, the tree of `huatuo_jax.models.decoder`. Every process of several calls it and reads only its own part.
     """
     abstract = abstract_params(weights.config)
     leaves = named_leaves(with_shardings(abstract, shardings_of(abstract, placement)))
-    loaded: dict[str, jax.Array] = {}
+    loaded: dict[str, Any] = {}
     for row in weights.rows:
         leaf = leaves[row.ours]
         wanted = jnp.dtype(weights.dtype(row) if dtype is None else dtype)
         if row.per_layer:
-            array = _zeros(leaf.shape, wanted, leaf.sharding)()
+            kept = _zeros(row.ours, leaf, wanted, convert)()
+            write = _write_layer(row.ours, row.axes, leaf, wanted, convert)
             for layer in range(weights.config.num_layers):
                 part = _on_devices(weights.part(row, layer), row, leaf.sharding)
-                array = _write_layer(row.axes, leaf.sharding)(array, np.int32(layer), part).block_until_ready()
+                kept = jax.block_until_ready(write(kept, np.int32(layer), part))
                 del part
                 advance()
         else:
             # Embedding, head and final norm: the order of axes is the same.
-            array = cast(_on_devices(weights.part(row), row, leaf.sharding), wanted)
+            array = _on_devices(weights.part(row), row, leaf.sharding)
+            kept = cast(array, wanted) if convert is None else converted(convert, row.ours, array)
             advance()
-        loaded[row.ours] = array
+        loaded[row.ours] = kept
     return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[name] for name in named_leaves(abstract)])
 
 
@@ -151,18 +155,28 @@ def _sharding_of_view(sharding: Sharding, row: Row) -> Sharding:
 
 
 @functools.lru_cache(maxsize=64)
-def _zeros(shape: tuple[int, ...], dtype: Any, sharding: Sharding) -> Any:
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+def _zeros(name: str, leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Convert | None) -> Any:
+    """() → what is kept of a stacked parameter, all zeros."""
+    keep = convert or _cast_to(dtype)
+    shapes = jax.eval_shape(functools.partial(keep, name), leaf)
+    make = lambda: jax.tree.map(lambda kept: jnp.zeros(kept.shape, kept.dtype), shapes)
+    return jax.jit(make, out_shardings=converted_shardings(keep, name, leaf))
 
 
 @functools.lru_cache(maxsize=64)
-def _write_layer(axes: tuple[int, ...], sharding: Sharding) -> Any:
-    """(stacked [L, …], layer, part [view]) → stacked, in place, with that layer set."""
+def _write_layer(name: str, axes: tuple[int, ...], leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Convert | None) -> Any:
+    """(what is kept of a stacked parameter, layer, part [view]) → the same, in place, with that layer set."""
+    keep = convert or _cast_to(dtype)
 
-    def write(stacked: jax.Array, layer: jax.Array, part: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(stacked, part.transpose(axes).astype(stacked.dtype), layer, 0)
+    def write(stacked: Any, layer: jax.Array, part: jax.Array) -> Any:
+        fresh = keep(name, part.transpose(axes))
+        return jax.tree.map(lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, layer, 0), stacked, fresh)
 
-    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
+    return jax.jit(write, donate_argnums=0, out_shardings=converted_shardings(keep, name, leaf))
+
+
+def _cast_to(dtype: Any) -> Convert:
+    return lambda name, array: array.astype(dtype)
 
 
 def _check(config: ModelConfig, layout: Layout, files: TensorFiles) -> None:

@@ -19,12 +19,17 @@ class Asker:
       step: of the checkpoint.
     """
 
-    def __init__(self, run: Path, max_new_tokens: int = 256) -> None:
-        """Restores the weights; `DataError` if the run has no whole checkpoint or its tokenizer is gone or altered."""
+    def __init__(self, run: Path, max_new_tokens: int = 256, quantize: str | None = None) -> None:
+        """Restores the weights, quantised if asked for.
+
+        Raises:
+          ConfigError: `quantize` is no kind of quantization, or not one for this model.
+          DataError: the run has no whole checkpoint, or its tokenizer is gone or altered.
+        """
         model = open_model(run)
         self.tokenizer, self.template, self.step = model.tokenizer, model.template, model.step
         self.max_new_tokens = max_new_tokens
-        self._engine = model.engine(ROWS_AT_ONCE)
+        self._engine = model.engine(ROWS_AT_ONCE, quantizer=model.quantizer(quantize))
 
     def answer(self, conversations: Sequence[Sequence[str]]) -> list[str]:
         """The next assistant turn of each conversation (user, assistant, …, user)."""

@@ -14,6 +14,7 @@ from huatuo_jax.data.templates import Template, get_template
 from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.inference.engine import Engine
+from huatuo_jax.inference.quantize import Quantizer, parse_quantization
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,29 @@ class Model:
         after = [self.template.token_id(name, self.tokenizer) for piece in pieces if piece.learned for name in piece.after[:1]]
         return tuple(dict.fromkeys([self.tokenizer.eos_id, *after]))
 
-    def params(self, mesh: Mesh | None = None, dtype: Any = jnp.float32) -> Any:
-        """The decoder's parameters in `dtype`, sharded over `mesh` (None = on the first device)."""
+    def quantizer(self, kind: str | None, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Quantizer | None:
+        """Of `--quantize KIND`; None for None. Raises ConfigError for a kind that is unknown or fits neither model nor mesh."""
+        if kind is None:
+            return None
+        quantizer = Quantizer(self.config, parse_quantization(kind), dtype)
+        quantizer.check(mesh)
+        return quantizer
+
+    def params(self, mesh: Mesh | None = None, dtype: Any = jnp.float32, quantizer: Quantizer | None = None) -> Any:
+        """The decoder's parameters, sharded over `mesh` (None = on the first device), in `dtype` or as `quantizer` keeps them."""
         if not is_hf_folder(self.path):
-            return restore_params(self.path, mesh, dtype)[1]
+            return restore_params(self.path, mesh, dtype, quantizer)[1]
         from huatuo_jax.hf.load import load_params, open_weights
 
-        return load_params(open_weights(self.path, self.config), mesh, dtype)
+        return load_params(open_weights(self.path, self.config), mesh, dtype, convert=quantizer)
 
-    def engine(self, num_rows: int, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Engine:
+    def engine(
+        self, num_rows: int, dtype: Any = jnp.float32, mesh: Mesh | None = None, quantizer: Quantizer | None = None
+    ) -> Engine:
         """An engine with these weights, tokenizer and end tokens."""
-        params = self.params(mesh, dtype)
-        return Engine(self.config, params, self.end_ids, tokenizer=self.tokenizer, num_rows=num_rows, dtype=dtype, mesh=mesh)
+        config = quantizer.quantized_config if quantizer else self.config
+        params = self.params(mesh, dtype, quantizer)
+        return Engine(config, params, self.end_ids, tokenizer=self.tokenizer, num_rows=num_rows, dtype=dtype, mesh=mesh)
 
 
 def is_hf_folder(path: Path) -> bool:

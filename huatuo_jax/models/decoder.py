@@ -26,7 +26,7 @@ from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.attention import Visibility, attend
 from huatuo_jax.models.block import Block, ParamFactory, rms_norm
 from huatuo_jax.models.cache import KVCache, attend_cached, read, write
-from huatuo_jax.models.matmul import PRODUCT, matmul
+from huatuo_jax.models.matmul import PRODUCT, in_dtype, matmul
 from huatuo_jax.models.positions import alibi_slopes, rope_tables
 from huatuo_jax.sharding import constrain
 
@@ -129,9 +129,10 @@ class Decoder(nnx.Module):
         return jnp.asarray(alibi_slopes(self.config.num_heads)) if self.config.positions == "alibi" else None
 
     def _embed(self, tokens_BS: jax.Array, dtype: Any) -> jax.Array:
-        # Rows are looked up in the parameters' dtype, so that the gradient of a frequent token is summed in it too.
-        table_VD = constrain(self.embedding[...], "vocab", None)
-        return constrain(jnp.take(table_VD, tokens_BS, axis=0).astype(dtype), "batch", None, None)
+        # Rows are looked up in the parameters' dtype, so that the gradient of a frequent token is summed in it too. A quantised
+        # table is two of them: integers, and each row's scale.
+        rows_BSD = jax.tree.map(lambda x_VD: jnp.take(constrain(x_VD, "vocab", None), tokens_BS, axis=0), self.embedding[...])
+        return constrain(in_dtype(rows_BSD, dtype), "batch", None, None)
 
     def _norm(self, x_BSD: jax.Array) -> jax.Array:
         return rms_norm(x_BSD, self.final_norm[...], self.config.norm_eps)
@@ -152,7 +153,8 @@ class Decoder(nnx.Module):
         return jax.lax.scan(layer, x_BSD, stacked, unroll=unroll)[0]
 
     def output_weights(self) -> jax.Array:
-        """The output matrix as used, fp32 [V, D]: head or tied embedding; a NormHead's rows are normalised, gradient included."""
+        """The output matrix as used, fp32 [V, D] or quantised: head or tied embedding; a NormHead's rows are normalised, gradient
+        included. A quantised head is linear."""
         weights_VD = (self.embedding if self.config.tied_embeddings else self.head)[...].astype(jnp.float32)
         if self.config.head == "norm":
             length_V1 = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(weights_VD), axis=-1, keepdims=True), 1e-24))

@@ -1,30 +1,38 @@
 """Two arrays in, one contraction out: operands in the compute dtype, sums in fp32, forward and backward.
 
+Weights may be quantised (`qwix.QArray`, made by `huatuo_jax.inference.quantize`): integers that become numbers on their way into
+the product; where XLA fuses the two, only the integers are read from memory. They have no backward pass.
+
 A plain einsum cannot say that for its gradient: asking for fp32 results makes the backward pass multiply fp32 by bf16, which GPUs
 run as fp32, and not asking for them is three times slower for bf16 on CPUs and rounds weight gradients to bf16. It also puts the
 incoming gradient first in the weights' gradient, which CPUs then transpose instead of the smaller activations.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from qwix import QArray, dequantize
+
+Weights: TypeAlias = jax.Array | QArray
 
 PRODUCT = "product"
 """Name under which a rematerialisation policy finds the results of `project`."""
 
 
-def matmul(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any = None) -> jax.Array:
+def matmul(spec: str, x: jax.Array, weights: Weights, out_dtype: Any = None) -> jax.Array:
     """`einsum(spec, x, weights)`, with both operands in x's dtype and fp32 accumulation.
 
     Args:
       spec: einsum of two operands; every index of an operand occurs in the other operand or in the result.
       x: activations; their dtype is the compute dtype.
-      weights: fp32 parameters (cast to the compute dtype here; their gradient stays fp32) or activations.
+      weights: fp32 parameters (cast to the compute dtype here; their gradient stays fp32), quantised ones, or activations.
       out_dtype: of the result; None = the compute dtype.
     """
+    if isinstance(weights, QArray):
+        return _quantized(spec, x, weights, out_dtype)
     if x.dtype == jnp.float32:
         # All three are one dtype, and for batched products (attention's) jax's own gradient suits CPUs better.
         return jnp.einsum(spec, x, weights.astype(x.dtype)).astype(x.dtype if out_dtype is None else out_dtype)
@@ -37,11 +45,13 @@ def _mixed(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any) -> jax.A
     return product.astype(x.dtype if out_dtype is None else out_dtype)
 
 
-def project(spec: str, x: jax.Array, weights: jax.Array) -> jax.Array:
+def project(spec: str, x: jax.Array, weights: Weights) -> jax.Array:
     """`matmul` of activations with parameters, its result marked as worth keeping for the backward pass.
 
     The mark is needed because policies that look for matrix products do not see those inside a custom gradient.
     """
+    if isinstance(weights, QArray):
+        return _quantized(spec, x, weights, None)
     return checkpoint_name(_mixed(spec, x, weights, None), PRODUCT)
 
 
@@ -61,3 +71,23 @@ def _backward(spec: str, out_dtype: Any, residuals: tuple[jax.Array, jax.Array],
 
 
 _mixed.defvjp(_forward, _backward)
+
+
+def in_dtype(weights: Weights, dtype: Any) -> jax.Array:
+    """The weights as an array of `dtype`."""
+    return (dequantize(weights) if isinstance(weights, QArray) else weights).astype(dtype)
+
+
+def _quantized(spec: str, x: jax.Array, weights: QArray, out_dtype: Any) -> jax.Array:
+    """One scale per output multiplies the fp32 sum; scales that change along the contraction multiply the weights before it."""
+    operands, out = spec.split("->")
+    right = operands.split(",")[1]
+    kept = [axis for axis, index in enumerate(right) if index in out]
+    per_output = all(size == 1 for axis, size in enumerate(weights.scale.shape) if axis not in kept)
+    # The scale then has the sizes of the result's last axes.
+    if per_output and out.endswith("".join(right[axis] for axis in kept)):
+        product = jnp.einsum(spec, x, weights.qvalue.astype(x.dtype), preferred_element_type=jnp.float32)
+        product *= weights.scale.reshape([weights.scale.shape[axis] for axis in kept]).astype(jnp.float32)
+    else:
+        product = jnp.einsum(spec, x, dequantize(weights.astype(x.dtype)), preferred_element_type=jnp.float32)
+    return product.astype(x.dtype if out_dtype is None else out_dtype)

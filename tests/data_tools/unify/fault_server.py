@@ -117,7 +117,8 @@ class FaultServer:
         if fault == "silence":
             await asyncio.sleep(self.stall)
         elif fault == "reset":
-            request.transport.abort()
+            if request.transport is not None:  # the client may be dead already
+                request.transport.abort()
         elif fault == "truncated":
             body = body[: len(body) // 2]
         elif fault == "html":

@@ -1,7 +1,7 @@
-"""Greedy decoding against transformers, and refilled rows against static batches of our own engine; alternating pairs in one process.
+"""Greedy decoding against transformers, and refilled rows against static batches of our own engine; alternating pairs.
 
-    python -m benchmarks.generate                # tokens/s by wall clock, all cores; needs an otherwise idle machine
-    python -m benchmarks.generate --cpu-seconds  # tokens per CPU second on one core: says less, but other work disturbs it little
+python -m benchmarks.generate                # tokens/s by wall clock, all cores; needs an otherwise idle machine
+python -m benchmarks.generate --cpu-seconds  # tokens per CPU second on one core: says less, but other work disturbs it less
 """
 
 import argparse
@@ -103,7 +103,7 @@ def refilled_against_static(clock: Callable[[], float], pairs: int, config: Any,
         batches = [requests[start : start + ROWS] for start in range(0, len(requests), ROWS)]
         return sum(len(answer.tokens) for batch in batches for answer in engine.answers(batch))
 
-    print(f"{len(requests)} answers of {lengths.min()} to {lengths.max()} tokens (mean {lengths.mean():.0f}) in {ROWS} rows, ", end="")
+    print(f"{len(requests)} answers of {lengths.min()} to {lengths.max()} tokens (mean {lengths.mean():.0f}) in {ROWS} rows, ")
     print("refilled against static: ", end="", flush=True)
     alternate(clock, pairs, refilled, static)
 

@@ -28,24 +28,21 @@ class Visibility:
     """Which keys a query sees, and how distance lowers their score.
 
     Attributes:
-      query_segments, key_segments: int32 [B, S] and [B, T].
+      segments: int32 [B, S]; keys are as many as queries (a cache has its own attention, in `cache.py`).
       slopes: ALiBi's, fp32 [heads], or None. The bias slope·(j − i) is added in fp32.
-      offset: index in the row of the first query (0 without a cache): int or int32 scalar.
     """
 
-    query_segments: jax.Array
-    key_segments: jax.Array
+    segments: jax.Array
     slopes: jax.Array | None = None
-    offset: jax.Array | int = 0
 
     def distance_ST(self) -> jax.Array:
-        """j − i, int32 [S, T]: at most 0 for visible keys."""
-        queries, keys = self.query_segments.shape[1], self.key_segments.shape[1]
-        return jnp.arange(keys)[None, :] - (self.offset + jnp.arange(queries))[:, None]
+        """j − i, int32 [S, T = S]: at most 0 for visible keys."""
+        index = jnp.arange(self.segments.shape[1])
+        return index[None, :] - index[:, None]
 
     def mask_BST(self) -> jax.Array:
         """True where key j is visible to query i, bool [B, S, T]."""
-        same_segment = self.query_segments[:, :, None] == self.key_segments[:, None, :]
+        same_segment = self.segments[:, :, None] == self.segments[:, None, :]
         return same_segment & (self.distance_ST() <= 0)
 
     def bias_NST(self) -> jax.Array | None:
@@ -87,32 +84,31 @@ def dot_product_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Arra
 
 
 def _splash(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    return splash_attention(q_BSNH, k_BTKH, v_BTKH, visibility.query_segments)
+    return splash_attention(q_BSNH, k_BTKH, v_BTKH, visibility.segments)
 
 
 def _blocked(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    return blocked_attention(q_BSNH, k_BTKH, v_BTKH, visibility.query_segments, visibility.slopes)
+    return blocked_attention(q_BSNH, k_BTKH, v_BTKH, visibility.segments, visibility.slopes)
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute attention and what it can do: `cache` = queries may be fewer than keys, as in decoding."""
+    """One way to compute attention and what it can do."""
 
     attend: Attend
     platforms: frozenset[str]
     segments: bool
     alibi: bool
     gqa: bool
-    cache: bool
 
 
 _EVERYWHERE = frozenset({"cpu", "gpu", "tpu"})
 
 BACKENDS: dict[str, Backend] = {
-    "splash": Backend(_splash, frozenset({"tpu"}), segments=True, alibi=False, gqa=True, cache=False),
-    "blocked": Backend(_blocked, _EVERYWHERE, segments=True, alibi=True, gqa=True, cache=False),
-    "einsum": Backend(einsum_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True, cache=True),
-    "dot_product": Backend(dot_product_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True, cache=True),
+    "splash": Backend(_splash, frozenset({"tpu"}), segments=True, alibi=False, gqa=True),
+    "blocked": Backend(_blocked, _EVERYWHERE, segments=True, alibi=True, gqa=True),
+    "einsum": Backend(einsum_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True),
+    "dot_product": Backend(dot_product_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True),
 }
 """In the order of preference of "auto"."""
 
@@ -122,9 +118,7 @@ def attend(name: str, q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, v
     return BACKENDS[name].attend(q_BSNH, k_BTKH, v_BTKH, visibility)
 
 
-def resolve_attention(
-    name: str, model: ModelConfig, platform: str, needs_segments: bool = True, needs_cache: bool = False
-) -> str:
+def resolve_attention(name: str, model: ModelConfig, platform: str, needs_segments: bool = True) -> str:
     """The backend to use: `name` if it can do the job, the first capable one for "auto".
 
     Args:
@@ -132,7 +126,6 @@ def resolve_attention(
       model: tells whether ALiBi and grouped kv heads are needed.
       platform: "cpu", "gpu" or "tpu" (`jax.default_backend()`).
       needs_segments: rows hold more than one segment id; padding is one of them.
-      needs_cache: queries attend to cached keys (decoding).
 
     Raises:
       ConfigError: `name` is unknown, or cannot do what is needed; the message says what is missing and which backends can.
@@ -141,7 +134,6 @@ def resolve_attention(
         "segments": needs_segments,
         "alibi": model.positions == "alibi",
         "gqa": model.num_kv_heads < model.num_heads,
-        "cache": needs_cache,
     }
     missing = {
         known: [what for what, needed in needs.items() if needed and not getattr(backend, what)]

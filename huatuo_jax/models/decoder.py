@@ -78,7 +78,7 @@ class Decoder(nnx.Module):
         """
         rope, slopes = self._rope(positions_BS), self._slopes()
         x_BSD = self._embed(tokens_BS, dtype)
-        visibility = Visibility(segment_ids_BS, segment_ids_BS, slopes)
+        visibility = Visibility(segment_ids_BS, slopes)
         return self._norm(self._run_layers(x_BSD, rope, visibility, attention, remat, unroll))
 
     def extend(

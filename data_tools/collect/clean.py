@@ -5,20 +5,18 @@ The phrases of `advertising` and `boilerplate` are data files in `phrases/`, one
 
 import functools
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_tools.collect.language import LANGUAGES, other_script_share
+from data_tools.collect.language import LANGUAGES, fold, other_script_share
 
 PHRASES = Path(__file__).parent / "phrases"
 
 _URL = re.compile(r"(?:https?://|www\.)[^\s一-鿿，。；）)】>\"']+|\b[\w.+-]+@[\w-]+\.[\w.]+")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
-_BLANKS = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
 _BAD_CHARACTER = re.compile(
     r"[\ufffd\ue000-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|[\u00c2\u00c3][\u00a0-\u00bf]|\u00e2\u20ac|\u00ef\u00bb\u00bf|&(?:#\d{2,6}|nbsp|amp|lt|gt|quot);"
@@ -87,8 +85,14 @@ def repetition(text: str) -> float:
 
 def phrases_in(text: str, kind: str) -> list[str]:
     """The phrases of a kind ("advertising" or "boilerplate") that a text holds, both languages."""
-    lowered = text.lower()
+    lowered = _lowered(text)
     return [phrase for phrase in load_phrases(kind) if phrase in lowered]
+
+
+@functools.lru_cache(maxsize=1)
+def _lowered(text: str) -> str:
+    """Lower case with half-width letters; both kinds of phrases are looked for in the same text, one after the other."""
+    return fold(text)
 
 
 @functools.cache
@@ -108,7 +112,7 @@ def _garble(text: str, language: str, rules: CleanRules) -> bool:
 
 
 def _no_prose(text: str, language: str, rules: CleanRules) -> bool:
-    dense = len(_BLANKS.sub("", text))
+    dense = len(text) - sum(map(text.count, " \n\t　"))
     return dense > 0 and len(_NOT_LETTERS.sub("", text)) < rules.min_letters * dense
 
 
@@ -125,7 +129,7 @@ def _links(text: str, language: str, rules: CleanRules) -> bool:
 def _phrase_rule(kind: str) -> _Check:
     def check(text: str, language: str, rules: CleanRules) -> bool:
         limit = rules.advertising_phrases if kind == "advertising" else rules.boilerplate_phrases
-        return len(phrases_in(unicodedata.normalize("NFKC", text), kind)) >= limit
+        return len(phrases_in(text, kind)) >= limit
 
     return check
 

@@ -5,10 +5,10 @@ English, so that "rash" is not found in "crash".
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from typing import Protocol
 
+from data_tools.collect.language import fold
 from data_tools.collect.vocabulary import Vocabulary
 from huatuo_jax.errors import ConfigError
 
@@ -59,11 +59,11 @@ class TermDensity:
 
     def terms(self, text: str) -> list[str]:
         """The terms found in a text as Chinese matching finds them, in order: to see why it was kept."""
-        normal = _normalised(text)
+        normal = fold(text)
         return [normal[end - length + 1 : end + 1] for end, (length, *_) in self._found(normal)]
 
     def _chinese(self, text: str) -> float:
-        normal = _normalised(text)
+        normal = fold(text)
         total = len(_UNCOUNTED.sub("", normal))
         covered = sum(length * weight for _, (length, weight, _, _) in self._found(normal))
         return covered / total if total else 0.0
@@ -81,7 +81,7 @@ class TermDensity:
                 yield end, value
 
     def _english(self, text: str) -> float:
-        words = _WORD.findall(_normalised(text))
+        words = _WORD.findall(fold(text))
         if not words or not len(self._words):
             return 0.0
         get = self._word_ids.get
@@ -95,12 +95,6 @@ class TermDensity:
             plural = word[:-1] + "ies" if word.endswith("y") else word + "s"
             self._word_ids.setdefault(plural, number)
         return number
-
-
-def _normalised(text: str) -> str:
-    if not unicodedata.is_normalized("NFKC", text):
-        text = unicodedata.normalize("NFKC", text)
-    return text.lower()
 
 
 def _is_latin(character: str) -> bool:

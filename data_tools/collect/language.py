@@ -1,6 +1,7 @@
 """A text in, its language ("zh" or "en") and the share of letters in other scripts out."""
 
 import re
+import unicodedata
 
 LANGUAGES = ("zh", "en")
 SAMPLED = 20_000
@@ -8,6 +9,7 @@ SAMPLED = 20_000
 
 _HAN = re.compile(r"[㐀-鿿豈-﫿\U00020000-\U0003134f]")
 _LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ]+")
+_WIDE = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06]")
 _OTHER_LETTER = re.compile(r"[^\W\d_A-Za-zÀ-ɏͰ-Ͽ㐀-鿿豈-﫿\U00020000-\U0003134f]")
 """Letters that are neither Chinese, Latin nor Greek (symbols such as α and β are at home in both languages)."""
 
@@ -18,6 +20,14 @@ def sample(text: str) -> str:
         return text
     third, middle = SAMPLED // 3, len(text) // 2
     return text[:third] + text[middle : middle + third] + text[-third:]
+
+
+def fold(text: str) -> str:
+    """Lower case, and NFKC where full-width letters or ligatures ask for it: what terms and phrases are searched in.
+
+    Full NFKC of every text would cost more than the search: it rewrites all Chinese punctuation.
+    """
+    return (unicodedata.normalize("NFKC", text) if _WIDE.search(text) else text).lower()
 
 
 def language_of(text: str) -> str:

@@ -12,12 +12,13 @@ Every piece of work leaves a marker with a key made of its inputs and settings; 
 one.
 """
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,20 @@ def collect(
     _check_out(out, inputs)
     settings = json.loads(json.dumps({**config.to_json(), "domain": None if model is None else model.fingerprint}))
     _check_settings(out, settings, redo)
-    try:
+    with full_disk_named(out):
         return _collect(listing, out, config, model, settings, workers, engine, on_stage)
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns the errors of a disk without room, which name no file, into a DataError with the remedy."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        raise DataError(
-            f"{error.filename or out}: {os.strerror(error.errno)}; nothing is half-written: make room, then give the same command"
-        ) from error
+        where, reason = error.filename or folder, os.strerror(error.errno)
+        raise DataError(f"{where}: {reason}; nothing is half-written: make room, then give the same command") from error
 
 
 def _collect(

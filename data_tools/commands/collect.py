@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 HELP = """Turn raw corpora into clean, de-duplicated passages of one domain.
 
 Reads .jsonl, .json, .txt and .parquet, plain or .gz, .xz, .zst, in UTF-8 or GB18030. Keeps documents of the domain, cuts them
-into passages at sentence ends, drops what the cleaning rules name, masks personal data, removes copies and passages that hold exam
-questions. Writes a report of what each step left. Interrupted, the same command continues; --workers changes no byte."""
+into passages at sentence ends, drops what the cleaning rules name, masks personal data, removes copies and passages that hold
+exam questions. Writes a report of what each step left. Interrupted, the same command continues; --workers changes no byte."""
 EXAMPLE = """
 huatuo-data collect raw/ --domain medicine --out passages --workers 8
 huatuo-data collect raw/ --model law.json --source-priority statutes,textbooks --exams exams/*.jsonl --out passages
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.collect.page import page
-    from data_tools.collect.pipeline import collect
+    from data_tools.collect.pipeline import collect, full_disk_named
     from data_tools.collect.report import print_report, to_report
     from huatuo_jax.config import require
     from huatuo_jax.console import make_console, make_progress, write_report
@@ -100,8 +100,9 @@ def run(args: argparse.Namespace) -> int:
 
         result = collect(args.inputs, args.out, config, model, args.workers, args.engine, args.redo, on_stage)
     report = to_report(result)
-    write_json(args.out / "report.json", report)
-    write_text(args.out / "report.html", page(report))
+    with full_disk_named(args.out):
+        write_json(args.out / "report.json", report)
+        write_text(args.out / "report.html", page(report))
     if not any(result.done_now.values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)

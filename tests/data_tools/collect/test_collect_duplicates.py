@@ -1,0 +1,137 @@
+"""Planted copies are found by their measured Jaccard index, nothing else is removed, and the preferred copy stays."""
+
+import random
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+from real_passages import texts
+
+from data_tools.collect.deduplicate import (
+    KEPT,
+    NearDuplicates,
+    band_keys,
+    candidate_pairs,
+    content_digests,
+    exact_duplicates,
+    keep_preferred,
+    signatures,
+    similar_pairs,
+)
+from data_tools.collect.ngrams import characters, jaccard, ngrams, shingles, words
+from huatuo_jax.errors import ConfigError
+
+
+def plain_shingles(text: str, language: str) -> set:
+    """Sets of 3-grams in plain Python: what the hashed ones must agree with."""
+    normal = unicodedata.normalize("NFKC", text).lower()
+    units = [c for c in normal if c.isalnum()] if language == "zh" else re.findall(r"[^\W_]+", normal)
+    return {tuple(units[i : i + 3]) for i in range(len(units) - 2)}
+
+
+def plain_jaccard(a: str, b: str, language: str) -> float:
+    first, second = plain_shingles(a, language), plain_shingles(b, language)
+    return len(first & second) / len(first | second)
+
+
+def near_duplicates(passages: list[str]) -> np.ndarray:
+    """The whole near step on one list, in order of preference."""
+    settings = NearDuplicates()
+    sets = shingles(passages)
+    keys = band_keys(signatures(sets, settings), settings)
+    pairs = np.unique(np.concatenate([candidate_pairs(keys[:, b], settings.bucket)[0] for b in range(settings.bands)]), axis=0)
+    return keep_preferred(similar_pairs(pairs, sets, settings.threshold)[0], len(passages))
+
+
+@pytest.mark.parametrize(
+    "a, b, language",
+    [
+        ("The quick brown fox jumps over it", "The quick brown fox ran over it all", "en"),
+        ("我有高血压，最近头晕。", "我有高血压，最近头痛。", "zh"),
+        ("Ｆｕｌｌ width ÉTÉ 3.5 mg twice daily", "full WIDTH été 3.5 mg, once daily", "en"),
+    ],
+)
+def test_hashed_shingles_have_the_jaccard_index_of_plain_sets(a, b, language):
+    sets = shingles([a, b])
+    assert jaccard(sets.row(0), sets.row(1)) == pytest.approx(plain_jaccard(a, b, language))
+
+
+def test_ngrams_stay_within_their_text_and_ignore_form():
+    grams = ngrams(characters(["甲乙丙", "丁戊己", "", "甲，乙　丙"]), 3)
+    assert np.diff(grams.offsets).tolist() == [1, 1, 0, 1]
+    assert grams.row(0) == grams.row(3) != grams.row(1)
+    assert np.diff(words(["Two words", "", "中文 and 3"]).offsets).tolist() == [2, 0, 4]
+
+
+def test_exact_copies_are_found_whatever_their_form_and_the_first_stays():
+    passages = [
+        "Take two tablets daily.",
+        "其他内容",
+        "take TWO tablets, daily",
+        "Take two tablets\ndaily!",
+        "Take three tablets daily.",
+    ]
+    assert exact_duplicates(content_digests(passages)).tolist() == [KEPT, KEPT, 0, 0, KEPT]
+
+
+def test_a_copy_of_a_removed_copy_stays_if_it_is_unlike_the_kept_one():
+    # 1 is like 0, 2 is like 1 only: with 1 gone, nothing kept is like 2.
+    assert keep_preferred(np.array([[0, 1], [1, 2]]), 3).tolist() == [KEPT, 0, KEPT]
+
+
+def test_large_buckets_are_compared_with_the_preferred_ones_only():
+    pairs, saved = candidate_pairs(np.zeros(10, np.uint64), 3)
+    assert len(pairs) + saved == 45 and set(pairs[:, 0].tolist()) == {0, 1, 2}
+
+
+def test_bands_that_would_miss_copies_are_refused():
+    with pytest.raises(ConfigError, match="give fewer rows or more bands"):
+        NearDuplicates(threshold=0.5, bands=4, rows=8)
+
+
+def change(text: str, rate: float, language: str, source: random.Random) -> str:
+    """Replaces a share of the words (English) or characters (Chinese)."""
+    units = list(text) if language == "zh" else text.split(" ")
+    for i in range(len(units)):
+        if source.random() < rate:
+            units[i] = chr(0x4E00 + source.randrange(3000)) if language == "zh" else f"w{source.randrange(9999)}"
+    return ("" if language == "zh" else " ").join(units)
+
+
+def reorder(text: str, source: random.Random) -> str:
+    sentences = re.findall(r"[^。.！？]+[。.！？]*", text)
+    source.shuffle(sentences)
+    return "".join(sentences)
+
+
+def reformat(text: str, source: random.Random) -> str:
+    return re.sub(r"[，,]", lambda m: source.choice([" ", "，", ", ", "\n"]), text).upper()
+
+
+@pytest.mark.parametrize("language, corpus", [("zh", "medical_encyclopedia_cn"), ("en", "medical_literature_en")])
+def test_planted_copies_by_measured_jaccard(shared_data, language, corpus):
+    source = random.Random(0)
+    originals = list(dict.fromkeys(texts(shared_data, corpus, 500, 150)))
+    # Real texts are copies of one another too: what is planted goes into a corpus without those.
+    originals = [text for text, of in zip(originals, near_duplicates(originals), strict=True) if of == KEPT]
+    planted, origin = [], []
+    for i, text in enumerate(originals):
+        rates = [change(text, rate, language, source) for rate in (0.01, 0.02, 0.03, 0.05, 0.08)]
+        for copy in (*rates, reorder(text, source), reformat(text, source)):
+            planted.append(copy)
+            origin.append(i)
+    passages = originals + planted
+    copies = near_duplicates(passages)
+    bins: dict[float, list[bool]] = {}
+    for k, (copy, i) in enumerate(zip(planted, origin, strict=True)):
+        measured = plain_jaccard(copy, originals[i], language)
+        bins.setdefault(min(int(measured * 20) / 20, 0.95), []).append(bool(copies[len(originals) + k] != KEPT))
+    recall = {low: (sum(found) / len(found), len(found)) for low, found in sorted(bins.items())}
+    print(language, {low: f"{share:.3f} of {count}" for low, (share, count) in recall.items()})
+    removed = np.flatnonzero(copies != KEPT)
+    false = [k for k in removed if plain_jaccard(passages[k], passages[copies[k]], language) < 0.8 - 0.05]
+    assert {0.8, 0.85, 0.9, 0.95} <= set(recall)
+    assert all(share >= 0.95 for low, (share, _) in recall.items() if low >= 0.8)
+    assert len(false) <= 0.005 * len(removed)
+    assert all(copies[removed] < removed), "the preferred copy is the one that stays"

@@ -1,0 +1,130 @@
+"""Exam questions are found in passages and dialogues however they are laid out, and texts on the same topic are left alone."""
+
+import json
+import lzma
+
+import pytest
+from real_passages import texts
+
+from data_tools.cli import main as huatuo_data
+from data_tools.collect.exams import ExamIndex, Item, Overlap, read_exams
+from huatuo_jax.errors import ConfigError, DataError
+
+LONG = Item(
+    "1",
+    "exam",
+    "男性，45岁，反复上腹部疼痛3年，饥饿时加重，进食后缓解，最可能的诊断是",
+    ("胃溃疡", "十二指肠溃疡", "慢性胃炎", "胃癌"),
+)
+SHORT = Item("2", "exam", "治疗高血压首选的药物是", ("氢氯噻嗪", "阿司匹林", "二甲双胍", "布洛芬"))
+ENGLISH = Item(
+    "3",
+    "exam",
+    "A 23-year-old pregnant woman at 22 weeks gestation presents with burning upon urination. Which is the best treatment?",
+    ("Ampicillin", "Ceftriaxone", "Doxycycline", "Nitrofurantoin"),
+)
+TINY = Item("4", "exam", "龋病好发于", ("下颌第一磨牙", "上颌中切牙", "下颌中切牙", "上颌尖牙"))
+INDEX = ExamIndex([LONG, SHORT, ENGLISH, TINY])
+
+
+def found(text: str) -> list[str]:
+    return [hit.item.id for hit in INDEX.find([text])[0]]
+
+
+def laid_out(item: Item) -> str:
+    return (
+        item.question + "\n" + "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDEFGH", item.options, strict=False))
+    )
+
+
+@pytest.mark.parametrize("item", INDEX.items, ids=lambda item: item.id)
+def test_a_question_is_found_within_a_passage(item):
+    assert found(f"以下是一道例题。\n{laid_out(item)}\n答案见下文。Answer below.") == [item.id]
+
+
+def test_case_spacing_and_the_order_of_options_make_no_difference():
+    text = ENGLISH.question.upper().replace(" ", "\n") + " ".join(reversed(ENGLISH.options))
+    assert found(text) == ["3"]
+
+
+def test_a_long_question_is_found_without_its_options():
+    assert found("病例：" + LONG.question + "什么？") == ["1"]
+
+
+def test_a_common_phrase_is_no_question():
+    assert found("治疗高血压首选的药物是利尿剂，其次是其他各类降压药。") == []
+    assert found("龋病好发于儿童，下颌第一磨牙尤其常见。") == []
+
+
+def test_half_a_question_is_found_if_so_little_is_asked_for():
+    half = LONG.question[: len(LONG.question) // 2]
+    assert found(half) == [] and ExamIndex([LONG], Overlap(share=0.3)).find([half])[0]
+
+
+@pytest.mark.parametrize("wrong", [{"share": 0}, {"share": 1.5}, {"zh_characters": 1}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        Overlap(**wrong)
+
+
+def test_a_file_without_questions_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "no question"}\n')
+    with pytest.raises(DataError, match="line 1: no exam question"):
+        read_exams([tmp_path / "a.jsonl"])
+
+
+def test_every_planted_question_of_real_exams_is_found(shared_data):
+    names = ["medqa_mcmle_test", "medqa_usmle_test", "cmb_test"]
+    items = read_exams([shared_data / "exams" / f"{name}.jsonl.xz" for name in names])
+    index = ExamIndex(items)
+    planted = items[::40]
+    passages = texts(shared_data, "medical_books_cn", 100, 300)
+    holding = [f"{passages[i % 100][:300]}\n{laid_out(item)}\n{passages[-1][:200]}" for i, item in enumerate(planted)]
+    hits = index.find(holding)
+    missed = [item for item, own in zip(planted, hits, strict=True) if item not in [hit.item for hit in own]]
+    assert not missed and len(planted) > 150
+
+
+def test_known_overlaps_between_exams_are_found(shared_data, tmp_path):
+    exams = shared_data / "exams"
+    found_of = {}
+    for other in ("medqa_mcmle_test", "cmb_test"):
+        out = tmp_path / other
+        words = ["decontaminate", exams / "cmexam_val.jsonl.xz", "--exams", exams / f"{other}.jsonl.xz", "--out", out]
+        assert huatuo_data([*map(str, words), "--quiet", "--json", str(tmp_path / "report.json")]) == 0
+        found_of[other] = json.loads((tmp_path / "report.json").read_text())["files"]["cmexam_val.jsonl.xz"]["contaminated"]
+    # The data's README counts 60 and 14 by equal questions; questions with a few changed characters come on top.
+    assert found_of["medqa_mcmle_test"] >= 60 and found_of["cmb_test"] >= 14
+
+
+def test_the_command_cleans_dialogues_of_several_layouts_and_lists_what_it_removed(tmp_path):
+    (tmp_path / "exam.jsonl").write_text(
+        json.dumps({"id": "x", "question": LONG.question, "options": dict(zip("ABCD", LONG.options, strict=False))})
+    )
+    rows = {
+        "turns.jsonl": [{"source": "sft", "turns": ["你好", "您好"]}, {"source": "sft", "turns": [laid_out(LONG), "答案是B"]}],
+        "hub.jsonl": [{"id": 1, "conversations": [{"from": "human", "value": LONG.question}, {"from": "gpt", "value": "B"}]}],
+        "alpaca.jsonl": [{"instruction": "翻译", "input": "头痛", "output": "headache"}],
+    }
+    for name, content in rows.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in content))
+    with lzma.open(tmp_path / "huatuo.json.xz", "wt") as file:
+        json.dump({"SFT_data": [[laid_out(LONG), "B"], ["问", "答"]]}, file)
+    files = [*rows, "huatuo.json.xz"]
+    words = [
+        "decontaminate",
+        *(tmp_path / name for name in files),
+        "--exams",
+        tmp_path / "exam.jsonl",
+        "--out",
+        tmp_path / "clean",
+    ]
+    assert huatuo_data([*map(str, words), "--quiet"]) == 0
+    kept = {path.name: [json.loads(line) for line in path.read_text().splitlines()] for path in (tmp_path / "clean").iterdir()}
+    assert (
+        kept["turns.jsonl"] == rows["turns.jsonl"][:1]
+        and kept["hub.jsonl"] == []
+        and kept["alpaca.jsonl"] == rows["alpaca.jsonl"]
+    )
+    assert kept["huatuo.jsonl"] == [{"source": "SFT_data", "turns": ["问", "答"]}]
+    assert [entry["questions"][0]["item"] for entry in kept["contaminated.jsonl"]] == ["x", "x", "x"]

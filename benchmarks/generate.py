@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 PROMPT, NEW = 64, 96
-SHAPE = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6, "num_attention_heads": 8}
+SHAPE: dict[str, Any] = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6, "num_attention_heads": 8}
 ROWS = 32
 RAGGED = (8, 96, 6)
 """Answer lengths of the second part: shortest, longest, prompts a row."""

@@ -163,8 +163,14 @@ def _vectors(task: DuplicatesTask, codes: np.ndarray, dones: Sequence[dict[str, 
         stays = codes[first : first + done["rows"]] == STAYS
         first += done["rows"]
         settings = task.config.semantic
-        path, about = folder / "vectors.npy", {"key": done["key"], "embedder": settings.embedder, "model": settings.model}
-        about["rows"] = np.flatnonzero(stays).tolist()
+        path = folder / "vectors.npy"
+        about = {
+            "key": done["key"],
+            "inputs": [entry["sha256"] for entry in done["inputs"]],
+            "embedder": settings.embedder,
+            "model": settings.model,
+            "rows": np.flatnonzero(stays).tolist(),
+        }
         if not path.exists() or not (folder / "vectors.json").exists() or read_json(folder / "vectors.json") != about:
             embedder = embedder or open_embedder(settings)
             texts = [row["text"] for row, stay in zip(read_rows(folder / "passages.jsonl.zst"), stays, strict=True) if stay]

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 
 PROMPT, NEW = 64, 96
-SHAPE: dict[str, Any] = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6, "num_attention_heads": 8}
+SHAPE: dict[str, Any] = {
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+}
 ROWS = 32
 RAGGED = (8, 96, 6)
 """Answer lengths of the second part: shortest, longest, prompts a row."""
@@ -32,7 +38,7 @@ def models() -> tuple[Any, Any, Any]:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        **SHAPE, max_position_embeddings=512, bos_token_id=None, eos_token_id=None, pad_token_id=0, attn_implementation="sdpa"
+        **SHAPE, max_position_embeddings=512, bos_token_id=None, eos_token_id=None, pad_token_id=0, attn_implementation="sdpa",  # type: ignore[call-arg]
     )
     theirs = LlamaForCausalLM(config).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -126,9 +126,10 @@ def make_folder(folder: Path, gigabytes: float) -> None:
         num_attention_heads=16,
         max_position_embeddings=4096,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
     lines = (line for turns in dialogues(2_000) for turn in turns for line in turn.splitlines())
-    train_tokenizer(lines, 2_000, folder / "tokenizer.model", at_most=True)
+    train_tokenizer(lines, 6_000, folder / "tokenizer.model", at_most=True)
     assert main(["convert", "from-hf", str(folder), str(folder.parent / "base"), "--quiet"]) == 0
 
 

@@ -99,7 +99,7 @@ def measure(reference: Sequence[np.ndarray], other: Iterator[np.ndarray], gate: 
     return Comparison(
         tokens=len(kl),
         max_error=float(np.max(errors)),  # unlike max(), NaN stays NaN
-        relative_error=float(np.max(errors)) / max(float(np.max(scales)), np.finfo(np.float32).tiny),
+        relative_error=float(np.max(errors)) / max(float(np.max(scales)), 1e-38),
         mean_kl=float(kl.mean()),
         max_kl=float(kl.max()),
         top1_agreement=float(same.mean()),

@@ -38,7 +38,12 @@ def models() -> tuple[Any, Any, Any]:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        **SHAPE, max_position_embeddings=512, bos_token_id=None, eos_token_id=None, pad_token_id=0, attn_implementation="sdpa",  # type: ignore[call-arg]
+        **SHAPE,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+        attn_implementation="sdpa",  # type: ignore[call-arg]
     )
     theirs = LlamaForCausalLM(config).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -37,15 +37,10 @@ def models() -> tuple[Any, Any, Any]:
     from huatuo_jax.hf.load import load_params, open_weights
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        **SHAPE,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-        attn_implementation="sdpa",  # type: ignore[call-arg]
-    )
+    config = LlamaConfig(**SHAPE, max_position_embeddings=512, bos_token_id=None, eos_token_id=None, pad_token_id=0)
     theirs = LlamaForCausalLM(config).eval()
+    if theirs.config._attn_implementation != "sdpa":
+        raise RuntimeError(f"transformers chose {theirs.config._attn_implementation} attention; the comparison is with sdpa")
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = read_config(folder)

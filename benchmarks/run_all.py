@@ -14,6 +14,7 @@ BENCHMARKS = (
     ("Train step against torch", ["benchmarks.train_step"]),
     ("Memory of the loss layer", ["benchmarks.loss_memory"]),
     ("Trace and lower the 7B step", ["benchmarks.lowering"]),
+    ("Quantised weights of the quickstart's run, if it is there", ["benchmarks.quantization"]),
 )
 
 

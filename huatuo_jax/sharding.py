@@ -188,9 +188,14 @@ def converted_shardings(convert: Convert, name: str, leaf: jax.ShapeDtypeStruct)
 
 def converted(convert: Convert, name: str, array: jax.Array) -> Any:
     """What `convert` keeps of a parameter, placed as it was. The original is deleted."""
-    leaf = jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
-    make = jax.jit(partial(convert, name), out_shardings=converted_shardings(convert, name, leaf))
-    kept = jax.block_until_ready(make(array))
+    shardings = converted_shardings(convert, name, jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding))
+    if name.startswith("layers."):
+        # One by one, so that what comes between exists for one layer. A loop inside jit would not do: XLA may widen all layers first.
+        make, take = jax.jit(partial(convert, name)), jax.jit(partial(jax.lax.dynamic_index_in_dim, keepdims=False))
+        layers = [jax.block_until_ready(make(take(array, layer))) for layer in range(len(array))]
+        array.delete()
+        return jax.jit(lambda layers: jax.tree.map(lambda *parts: jnp.stack(parts), *layers), out_shardings=shardings)(layers)
+    kept = jax.block_until_ready(jax.jit(partial(convert, name), out_shardings=shardings)(array))
     array.delete()
     return kept
 

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "huatuo_jax.hf": LEAVES | {f"huatuo_jax.{part}" for part in ("data", "models", "sharding", "fingerprint", "checkpoint")},
     "huatuo_jax.training": LEAVES
     | {f"huatuo_jax.{part}" for part in ("data", "models", "sharding", "fingerprint", "checkpoint", "hf")},
-    "huatuo_jax.inference": LEAVES | {f"huatuo_jax.{part}" for part in ("data", "models", "sharding", "checkpoint", "hf")},
+    "huatuo_jax.inference": LEAVES
+    | {f"huatuo_jax.{part}" for part in ("data", "models", "sharding", "fingerprint", "checkpoint", "hf")},
     "huatuo_jax.report": LEAVES | {"huatuo_jax.data"},
     "data_tools": LEAVES | {"huatuo_jax.data", "configs"},
     "configs": LEAVES | {"huatuo_jax.models"},

@@ -190,7 +190,7 @@ def converted(convert: Convert, name: str, array: jax.Array) -> Any:
     """What `convert` keeps of a parameter, placed as it was. The original is deleted."""
     shardings = converted_shardings(convert, name, jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding))
     if name.startswith("layers."):
-        # One by one, so that what comes between exists for one layer. A loop inside jit would not do: XLA may widen all layers first.
+        # One by one, so that what comes between exists for one layer; before a loop inside jit, XLA may widen all layers.
         make, take = jax.jit(partial(convert, name)), jax.jit(partial(jax.lax.dynamic_index_in_dim, keepdims=False))
         layers = [jax.block_until_ready(make(take(array, layer))) for layer in range(len(array))]
         array.delete()

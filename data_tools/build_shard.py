@@ -31,6 +31,8 @@ from huatuo_jax.files import write_bytes, written_aside
 
 BATCH_RECORDS = 1024
 BATCH_BYTES = 4 << 20
+RECORDS_PER_CHUNK = 4
+"""Single records are read as fast as from chunks of one, and the files are a fifth smaller."""
 STATISTICS = ("lengths", "target_counts", "first_targets")
 
 
@@ -76,7 +78,7 @@ class ShardBuilder:
         statistics: list[np.ndarray] = []
         cut = np.zeros(2, np.int64)
         with written_aside(task.path(self._out)) as aside:
-            writer = open_writer(aside)
+            writer = open_writer(aside, RECORDS_PER_CHUNK)
             try:
                 for batch in self._encoded(task.records, rejected, cut):
                     for content in encode_flat(batch.tokens, batch.targets, batch.lengths):

@@ -39,9 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     require(args.max_new_tokens >= 1, f"--max-new-tokens is {args.max_new_tokens}; it must be at least 1")
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")
-    require(
-        not is_hf_folder(args.run), f"{args.run} is a Hugging Face folder; import it: huatuo convert from-hf {args.run} OUT"
-    )
+    require(not is_hf_folder(args.run), f"{args.run} is a Hugging Face folder; import it: huatuo convert from-hf {args.run} OUT")
     is_run = (args.run / "config.json").is_file()
     if not is_run and not (args.run / "checkpoints").is_dir():
         raise DataError(

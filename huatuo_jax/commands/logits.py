@@ -9,7 +9,7 @@ HELP = """Write the logits of given token ids, for checks by other programs
 FILE.json holds a list of lists of token ids, each a row of its own. FILE.npy gets the fp32 logits of all rows, concatenated:
 [total tokens, vocabulary]; np.load(FILE.npy, mmap_mode="r") reads it."""
 EXAMPLE = """
-echo '[[5, 92655, 93140], [1, 2]]' > tokens.json
+echo '[[5, 60, 93, 1200], [1, 2]]' > tokens.json
 huatuo logits --model runs/quickstart --tokens tokens.json --out logits.npy
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = (
     ("Order and plan", ["benchmarks.plan"]),
+    ("Steps of collect", ["benchmarks.collect"]),
     ("Tokenising into the token dataset", ["benchmarks.tokenizing"]),
     ("Loader", ["benchmarks.loader"]),
     ("Train step against torch", ["benchmarks.train_step"]),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.collect.language import language_of
-from data_tools.collect.ngrams import HashedRows, characters, ngrams, words
+from data_tools.collect.ngrams import HashedRows, characters, ngrams, normalise, words
 from data_tools.importing import plain_stem
 from data_tools.reading import Fault, iterate_json
 from huatuo_jax.errors import ConfigError, DataError
@@ -26,7 +26,7 @@ class Overlap:
       zh_characters, en_words: length of the n-grams.
       share: of a question's n-grams, the least that must occur in the text.
       long_question: n-grams from which a question is told by itself; a shorter one ("The drug of choice is") only together with
-        the same share of its options.
+        the same share of its options, or as a line of its own with some of them (a line alone may be a heading: "Aspirin").
     """
 
     zh_characters: int = 8
@@ -108,7 +108,9 @@ class ExamIndex:
         options = {(rows[row], i): seen for (row, i), seen in self._options.count([texts[row] for row in rows]).items()}
         for (row, i), share in shares.items():
             if self._questions.sizes[i] < self._overlap.long_question and self._options.sizes[i]:
-                share = min(share, options.get((row, i), 0) / self._options.sizes[i])
+                of_options = options.get((row, i), 0) / self._options.sizes[i]
+                if not (of_options > 0 and _is_a_line(self.items[i].question, texts[row])):
+                    share = min(share, of_options)
             if share >= least:
                 out[row].append(Hit(self.items[i], float(share)))
         for hits in out:
@@ -157,6 +159,17 @@ class _GramTables:
                     for i in members[starts[key] : starts[key + 1]].tolist():
                         counts[row, i] = counts.get((row, i), 0) + 1
         return counts
+
+
+def _is_a_line(question: str, text: str) -> bool:
+    """Whether a line of the text is the question, perhaps numbered."""
+    wanted = _letters(question)
+    return any(_letters(line) == wanted for line in text.split("\n") if len(line) >= len(wanted))
+
+
+def _letters(text: str) -> str:
+    """Letters and digits in normal form, without digits in front."""
+    return "".join(filter(str.isalnum, normalise(text))).lstrip("0123456789")
 
 
 def _units(language: str, texts: Sequence[str]) -> HashedRows:

@@ -18,7 +18,8 @@ body{max-width:66rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem} h2{font-size:1.1rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
 img{width:100%;max-width:58rem} table{border-collapse:collapse}
 td,th{padding:.25rem .9rem .25rem 0;text-align:left;vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums} tr.all td{border-top:1px solid #999;font-weight:600}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.n,th.n{font-size:13px} tr.all td{border-top:1px solid #999;font-weight:600}
 .faint{color:#777} blockquote{margin:.2rem 0 .2rem 1rem;color:#555;font-size:13px}
 """
 INK, GRID = "#222222", "#dddddd"

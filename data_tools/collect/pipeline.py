@@ -124,6 +124,8 @@ def _collect(
     began = time.monotonic()
     passages_tasks = [_passages_task(shard, config, model_file, settings, work) for shard in listing.shards]
     open_tasks = [task for task in passages_tasks if not _is_current(task)]
+    # The largest first, so that no worker is left alone with one at the end.
+    open_tasks.sort(key=lambda task: -task.shard.size)
     run_tasks(make_passages, open_tasks, workers, engine, on_stage("passages", [task.shard.size for task in open_tasks]))
     seconds["passages"], done_now["passages"] = time.monotonic() - began, len(open_tasks)
     dones = [read_json(task.folder / "done.json") for task in passages_tasks]

@@ -76,7 +76,7 @@ def _load(facts: CardFacts) -> Iterator[str]:
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
     yield ""
     yield 'folder = "."  # this folder'
-    yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
+    yield f"tokenizer = AutoTokenizer.from_pretrained(folder{remote})"
     yield f'model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto"{remote})'
     yield 'messages = [{"role": "user", "content": "感冒了可以喝酒吗？"}]'
     yield 'prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)'

@@ -24,7 +24,16 @@ from huatuo_jax.hf.names import Layout, check_layout, native_layout
 from huatuo_jax.hf.save_weights import DTYPES, DTypeName, write_weights
 from huatuo_jax.hf.tokenizer_export import SpecialIds, check_reader, export_tokenizer
 
-SAFETENSORS_NAMES: dict[str, DTypeName] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+IMPORTED_NAMES: dict[str, DTypeName] = {
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "torch.float32": "float32",
+    "torch.bfloat16": "bfloat16",
+    "torch.float16": "float16",
+}
+"""What safetensors and torch call the dtypes of a folder that a base was converted from."""
+
 FORMATS = ("auto", "native", "llama")
 
 MODELING = Path(__file__).parent / "modeling"
@@ -85,8 +94,8 @@ def choose_dtype(source: CheckpointSource, dtype: str) -> DTypeName:
     if dtype != "auto":
         return cast(DTypeName, dtype)
     imported = source.meta.get("origin", {}).get("dtypes", [])
-    if len(imported) == 1 and imported[0] in SAFETENSORS_NAMES:
-        return SAFETENSORS_NAMES[imported[0]]
+    if len(imported) == 1 and imported[0] in IMPORTED_NAMES:
+        return IMPORTED_NAMES[imported[0]]
     return source.meta["config"].get("compute", {}).get("dtype", "float32")
 
 

@@ -125,7 +125,8 @@ class Quantizer:
             # A row divided by its length has the same integers.
             length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(wide), axis=-1, keepdims=True), 1e-24))
             kept = dataclasses.replace(kept, scale=kept.scale / length)
-        return kept
+        # Rounding to integers would hide a broken weight; a broken scale shows in the logits, which the engine refuses.
+        return dataclasses.replace(kept, scale=jnp.where(jnp.isfinite(wide).all(), kept.scale, jnp.nan))
 
     def _tiles(self, name: str, shape: tuple[int, ...]) -> dict[int, int]:
         """Axis → how many of its places share a scale, for the axes that are summed over; a group fills the last one first."""

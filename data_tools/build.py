@@ -184,6 +184,8 @@ def _run_in_workers(
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(*shared, progress, stop))
     try:
         waiting = {pool.submit(build_in_worker, task) for task in tasks}
+        # The threads that hand out the tasks take turns with this one: let them finish first.
+        wait(waiting, timeout=0.01)
         check()
         on_start(sum(len(task.records) for task in tasks))
         while waiting:

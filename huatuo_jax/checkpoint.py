@@ -39,6 +39,26 @@ def latest_checkpoint(run: PathLike) -> epath.Path:
     return directory / str(steps[-1])
 
 
+def is_checkpoint(path: PathLike) -> bool:
+    """Whether a path is a run or base directory (it has checkpoints), or the folder of one of its steps."""
+    given = absolute(path)
+    return (given / "checkpoints").exists() or given.parent.name == "checkpoints"
+
+
+def locate_checkpoint(path: PathLike) -> tuple[epath.Path, epath.Path]:
+    """The run or base directory of a path, and the folder of its newest step, or of the step that the path is.
+
+    Raises:
+      DataError: the path is neither, or has no complete checkpoint.
+    """
+    given = absolute(path)
+    if (given / "checkpoints").exists():
+        return given, latest_checkpoint(given)
+    if not is_checkpoint(given):
+        raise DataError(f"{path} holds no checkpoints/ and is no step in one; give a run directory, or RUN/checkpoints/STEP")
+    return given.parent.parent, given
+
+
 def read_meta(path: PathLike) -> dict[str, Any]:
     """The facts of a checkpoint: step, counters, resolved config, plan hash, tokenizer, fingerprints.
 

@@ -5,7 +5,6 @@ A `.txt` file is one document. Rows of the other formats are objects with a text
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from typing import IO, Any
 from data_tools.collect.encodings import SNIFFED, AsUtf8, detect_encoding
 from data_tools.collect.shards import InputFile
 from data_tools.formats import canonical_source
-from data_tools.reading import Fault, Pair, TornFileError, iterate_json, open_bytes
+from data_tools.reading import Fault, Pair, TornFileError, iterate_json, open_bytes, parse_json
 from huatuo_jax.errors import ConfigError, DataError
 
 PARQUET_ROWS = 256
@@ -147,18 +146,7 @@ def _read_lines(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, A
                     line = opened.readline(SNIFFED)
                 yield number, Fault(f"line is longer than the limit of {limit:,} bytes; raise --max-line-bytes to read it")
             elif line.strip():
-                yield number, _parse(line)
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except UnicodeDecodeError as error:
-        return Fault(f"not UTF-8 ({error.reason} at byte {error.start})")
-    except RecursionError:
-        return Fault("not usable JSON (nested too deeply)")
-    except ValueError as error:
-        return Fault(f"not valid JSON ({error})")
+                yield number, parse_json(line)
 
 
 def _read_json(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, Any]]:

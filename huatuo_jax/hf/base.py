@@ -2,7 +2,7 @@
 
     OUT/checkpoints/0/                      params and meta (no optimizer), read by everything that reads a run's checkpoint
     OUT/tokenizer.model | tokenizer.json    what `load_tokenizer(OUT)` finds
-    OUT/hf/                                 config.json, generation_config.json, … of the folder, which an export uses again
+    OUT/hf/                                 config.json, generation_config.json, … of the folder: for people, nothing reads them
 
 OUT appears when it is whole.
 """
@@ -29,7 +29,7 @@ KEPT = (
     *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "README.md"),
 )
-"""Small files of a folder that an export may need again. Its Python files are not among them: no remote code is carried along."""
+"""Small files of a folder that tell what the base was. Its Python files are not among them: no remote code is carried along."""
 
 DEFAULT_TEMPLATE = "huatuo"
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from huatuo_jax.checkpoint import absolute, latest_checkpoint, read_array, read_meta
+from huatuo_jax.checkpoint import locate_checkpoint, read_array, read_meta
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -40,13 +40,7 @@ class CheckpointSource:
         Raises:
           DataError: there is no whole checkpoint.
         """
-        given = absolute(path)
-        if (given / "checkpoints").exists():
-            run, folder = given, latest_checkpoint(given)
-        elif given.parent.name == "checkpoints":
-            run, folder = given.parent.parent, given
-        else:
-            raise DataError(f"{path} holds no checkpoints/ and is no step in one; give a run directory, or RUN/checkpoints/STEP")
+        run, folder = locate_checkpoint(path)
         meta = read_meta(folder)
         return cls(run, folder, meta, config_from_dict(ModelConfig, meta["config"]["model"]))
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from huatuo_jax.checkpoint import is_checkpoint, locate_checkpoint, read_meta
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -117,20 +118,13 @@ def _folder(side: str) -> Path:
     return Path(side.removeprefix(TRANSFORMERS))
 
 
-def _is_ours(folder: Path) -> bool:
-    return (folder / "checkpoints").exists() or folder.parent.name == "checkpoints"
-
-
 def _config(side: str) -> ModelConfig:
-    from huatuo_jax.checkpoint import latest_checkpoint, read_meta
-
     folder = _folder(side)
     require(folder.is_dir(), f"{side}: there is no directory {folder}")
-    if not _is_ours(folder):
+    if not is_checkpoint(folder):
         return read_config(folder)
     require(not side.startswith(TRANSFORMERS), f"{side}: transformers cannot read a checkpoint of ours; export it first")
-    newest = latest_checkpoint(folder) if (folder / "checkpoints").exists() else folder
-    return config_from_dict(ModelConfig, read_meta(newest)["config"]["model"])
+    return config_from_dict(ModelConfig, read_meta(locate_checkpoint(folder)[1])["config"]["model"])
 
 
 def _tokenizer(*sides: str) -> Tokenizer:

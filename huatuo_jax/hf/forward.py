@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from huatuo_jax.checkpoint import restore_params
+from huatuo_jax.checkpoint import is_checkpoint, restore_params
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.files import PathLike
 from huatuo_jax.hf.config import read_config
@@ -33,7 +33,7 @@ def load_any(path: PathLike, placement: Mesh | None = None, dtype: Any = jnp.flo
       DataError: it is torn, altered or incomplete.
     """
     folder = Path(path)
-    if (folder / "checkpoints").exists() or folder.parent.name == "checkpoints":
+    if is_checkpoint(folder):
         return restore_params(path, placement, dtype)[:2]
     config = read_config(folder)
     return config, load_params(open_weights(folder, config), placement, dtype)

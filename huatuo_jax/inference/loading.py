@@ -7,12 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from huatuo_jax.checkpoint import latest_checkpoint, read_meta, restore_params
+from huatuo_jax.checkpoint import is_checkpoint, locate_checkpoint, read_meta, restore_params
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.templates import Template, get_template
 from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
+from huatuo_jax.hf.config import is_hf_folder, read_config
+from huatuo_jax.hf.load import load_params, open_weights
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization
 
@@ -59,8 +61,6 @@ class Model:
         """The decoder's parameters, sharded over `mesh` (None = on the first device), in `dtype` or as `quantizer` keeps them."""
         if not is_hf_folder(self.path):
             return restore_params(self.path, mesh, dtype, quantizer)[1]
-        from huatuo_jax.hf.load import load_params, open_weights
-
         return load_params(open_weights(self.path, self.config), mesh, dtype, convert=quantizer)
 
     def engine(
@@ -70,13 +70,6 @@ class Model:
         config = quantizer.quantized_config if quantizer else self.config
         params = self.params(mesh, dtype, quantizer)
         return Engine(config, params, self.end_ids, tokenizer=self.tokenizer, num_rows=num_rows, dtype=dtype, mesh=mesh)
-
-
-def is_hf_folder(path: Path) -> bool:
-    """Whether a directory is a Hugging Face folder: it has a config.json that names a `model_type`, and no checkpoints."""
-    from huatuo_jax.hf.config import read_config_file
-
-    return (path / "config.json").is_file() and not (path / "checkpoints").exists() and "model_type" in read_config_file(path)
 
 
 def open_model(path: Path, template: str = "") -> Model:
@@ -91,8 +84,6 @@ def open_model(path: Path, template: str = "") -> Model:
     """
     require(path.is_dir(), f"no directory {path}; give a run, a base directory or a Hugging Face folder")
     if is_hf_folder(path):
-        from huatuo_jax.hf.config import read_config
-
         config, tokenizer, step = read_config(path), load_tokenizer(path), 0
         require(bool(template), f"{path} does not say its dialogue format; give it with --template")
     else:
@@ -121,14 +112,13 @@ def load_model(
 
 def _folder_and_meta(path: Path) -> tuple[Path, dict[str, Any]]:
     """The run directory of `path`, which may be one of its checkpoints, and the checkpoint's facts."""
-    if (path / "checkpoints").exists():
-        return path, read_meta(latest_checkpoint(path))
     require(
-        path.parent.name == "checkpoints",
+        is_checkpoint(path),
         f"{path} is neither a run or base directory (it has no checkpoints) nor a Hugging Face folder (no config.json with a "
         "model_type)",
     )
-    return path.parent.parent, read_meta(path)
+    run, folder = locate_checkpoint(path)
+    return Path(run), read_meta(folder)
 
 
 def _trained_tokenizer(folder: Path, meta: dict[str, Any]) -> Tokenizer:

@@ -33,7 +33,7 @@ setup(
         "protobuf>=5.26",
         "qwix>=0.1.8",
         "rich>=13.7",
-        "sentencepiece>=0.2.0",
+        "sentencepiece>=0.2.3",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.20",

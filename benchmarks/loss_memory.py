@@ -17,7 +17,7 @@ from jax import Array
 from rich.console import Console
 from rich.table import Table
 
-from huatuo_jax.training.loss import token_losses, token_weights
+from huatuo_jax.training.loss import token_weights, weighted_loss
 
 VOCABULARY, FEATURES = 125_696, 4096
 
@@ -58,8 +58,7 @@ def main() -> None:
     for chunks in args.chunks:
 
         def chunked(hidden: Array, weights: Array, targets: Array, chunks: int = chunks) -> Array:
-            losses, _ = token_losses(hidden, weights, targets, chunks=chunks)
-            return (losses * token_weights(targets, "global", 1)).sum()
+            return weighted_loss(hidden, weights, targets, token_weights(targets, "global", 1), chunks=chunks)[0]
 
         table.add_row(f"{chunks} chunks", f"{temporary_bytes(chunked, rows, length, args.dtype) / 2**30:.2f}")
     Console().print(table)

@@ -1,11 +1,13 @@
 """How both programs talk: a rich console that honours `--quiet` and plain pipes, progress bars, `--json` reports, exit codes."""
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,16 @@ def make_progress(console: Console, unit: str = "") -> Progress:
         transient=not console.is_terminal,
         disable=console.quiet,
     )
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Within the context SIGTERM ends the work as Ctrl-C does, by KeyboardInterrupt, so that every file is closed whole."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def write_report(path: str | None, report: dict[str, Any]) -> None:
@@ -129,7 +141,8 @@ def _program_help(program: str, description: str, package: str, commands: dict[s
     wrong = argv and argv[0] not in ("-h", "--help") and not any(name.split()[:1] == group for name in commands)
     out = sys.stderr if wrong else sys.stdout
     if wrong:
-        print(f"{program}: no command {' '.join(argv[:2])!r}\n", file=out)
+        in_group = any(name.startswith(f"{argv[0]} ") for name in commands)
+        print(f"{program}: no command {' '.join(argv[: 1 + in_group])!r}\n", file=out)
     print(f"usage: {program} COMMAND [options]\n\n{description}\n\ncommands:", file=out)
     width = max(map(len, commands)) + 2
     for command, module in commands.items():

@@ -90,3 +90,12 @@ def test_a_bucket_is_not_mistaken_for_a_folder(dialogue_file, capsys):
         huatuo_data(["import", str(dialogue_file), "--out", "gs://bucket/unified"])
     assert exit.value.code == 2
     assert "local" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["trian", "c.py"], "'trian'"), (["convert", "form-hf"], "'convert form-hf'"), (["convert"], "'convert'")],
+)
+def test_a_mistyped_command_is_named_alone(words, named, capsys):
+    assert huatuo(words) == 2
+    assert f"no command {named}" in capsys.readouterr().err

@@ -31,7 +31,6 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.config_files import config_from_dict
     from huatuo_jax.console import make_console, write_report
     from huatuo_jax.data.token_dataset import TokenDataset
-    from huatuo_jax.errors import DataError
     from huatuo_jax.files import read_json, write_json
     from huatuo_jax.hf.config import is_hf_folder
     from huatuo_jax.inference.ask import Asker
@@ -41,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")
     require(not is_hf_folder(args.run), f"{args.run} is a Hugging Face folder; import it: huatuo convert from-hf {args.run} OUT")
     is_run = (args.run / "config.json").is_file()
-    if not is_run and not (args.run / "checkpoints").is_dir():
-        raise DataError(
-            f"{args.run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {args.run}` makes one"
-        )
+    require(
+        is_run or (args.run / "checkpoints").is_dir(),
+        f"{args.run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {args.run}` makes one",
+    )
+    require(all(text.strip() for text in args.question), f"a question for {args.run} is empty; write one between the quotes")
     require(is_run or (args.question and not args.recall), f"{args.run} is a base, not a run: huatuo ask {args.run} 'QUESTION'")
     config = config_from_dict(RunConfig, read_json(args.run / "config.json")) if is_run else None
     questions = [Question(text) for text in args.question] or list(config.questions if config else ())

@@ -35,9 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     import time
 
-    from huatuo_jax.commands.model_arguments import choose_dtype, choose_mesh, new_tokens, sampling
+    from huatuo_jax.commands.model_arguments import answers, choose_dtype, choose_mesh, new_tokens, sampling
     from huatuo_jax.config import require
-    from huatuo_jax.console import make_console, make_progress, write_report
+    from huatuo_jax.console import make_console, make_progress, sigterm_interrupts, write_report
+    from huatuo_jax.errors import StoppedError
     from huatuo_jax.inference.answer_file import AnswerFile
     from huatuo_jax.inference.batch import answer_line, check_unchanged, make_request
     from huatuo_jax.inference.loading import open_model
@@ -47,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     require(args.batch_size >= 1, f"--batch-size is {args.batch_size}; it must be at least 1")
     require(args.out.suffix == ".jsonl", f"--out {args.out}: the answers are JSON lines; give a name that ends in .jsonl")
     console, settings = make_console(args.quiet), sampling(args)
+    model = open_model(args.model, args.template, **answers(args))  # before the prompts, which a person may be typing
     prompts = read_prompts(args.prompts)
-    model = open_model(args.model, args.template)
     most, dtype, mesh = new_tokens(args, model.config), choose_dtype(args.dtype), choose_mesh(args)
     quantizer = model.quantizer(args.quantize, dtype, mesh)
     facts: dict[str, Any] = {
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         "stop": args.stop,
         "dtype": dtype,
         "quantize": args.quantize,
+        **answers(args),
     }
     out = AnswerFile(args.out, facts)
     check_unchanged(prompts, out)
@@ -72,16 +74,27 @@ def run(args: argparse.Namespace) -> int:
         check_prompt(model.config, request.prompt, request.max_new_tokens, request.name)
     already = len(prompts) - len(todo)
     console.print(f"{len(prompts)} prompts" + (f", {already} of them answered already" if already else ""))
-    started, new_ids = time.perf_counter(), 0
-    with out:
-        if todo:
-            engine = model.engine(args.batch_size, dtype, mesh, quantizer)
-            with make_progress(console, "answers") as progress:
-                task = progress.add_task("generating", total=len(prompts), completed=already)
-                for index, answer in engine.generate(requests):
-                    out.append(answer_line(todo[index], requests[index], answer))
-                    new_ids += len(answer.tokens)
-                    progress.advance(task)
+    started, new_ids, answered = time.perf_counter(), 0, 0
+    try:
+        with sigterm_interrupts(), out:
+            if todo:
+                engine = model.engine(args.batch_size, dtype, mesh, quantizer)
+                require(
+                    model.source == facts["model"],
+                    f"{args.model}: its newest checkpoint is damaged, and answers must say which weights gave them; "
+                    f"name the one to use: --model {args.model}/checkpoints/{model.step}",
+                )
+                with make_progress(console, "answers") as progress:
+                    task = progress.add_task("generating", total=len(prompts), completed=already)
+                    for index, answer in engine.generate(requests):
+                        out.append(answer_line(todo[index], requests[index], answer))
+                        new_ids += len(answer.tokens)
+                        answered += 1
+                        progress.advance(task)
+    except KeyboardInterrupt:
+        raise StoppedError(
+            f"stopped; {already + answered} of {len(prompts)} answers are in {args.out}, and the same command answers the rest"
+        ) from None
     seconds = time.perf_counter() - started
     report = {"prompts": len(prompts), "answered": len(todo), "answer_tokens": new_ids, "seconds": seconds, "settings": facts}
     if todo:

@@ -44,7 +44,8 @@ def draw_order(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], seed
     unknown = [source for source in mixture if source not in counts]
     require(
         not unknown,
-        f"the mixture names sources that the data does not have: {', '.join(unknown)}; it has {', '.join(counts) or 'none'}",
+        f"the mixture names sources that the data does not have: {', '.join(unknown)}; it has {', '.join(counts) or 'none'}; "
+        "take them out of data.mixture, or build the token dataset with their records",
     )
     documents, keys, offset = [np.empty(0, np.int64)], [np.empty(0, np.float64)], 0
     for source, count in counts.items():

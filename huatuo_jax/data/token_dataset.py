@@ -52,9 +52,13 @@ class TokenDataset:
         """
         found = epath.Path(path) / "manifest.json"
         if not found.exists():
-            unfinished = (epath.Path(path) / "build.json").exists()
-            remedy = "its build was interrupted; the same `huatuo-data build` command continues it" if unfinished else REMEDY
-            raise DataError(f"{path} holds no finished token dataset (no manifest.json); {remedy}")
+            if (epath.Path(path) / "build.json").exists():
+                remedy = "its build was interrupted; the same `huatuo-data build` command continues it"
+            elif epath.Path(path).exists():
+                remedy = "give the folder that `huatuo-data build` wrote"
+            else:
+                remedy = "there is no such folder; give the one that `huatuo-data build` wrote"
+            raise DataError(f"{path} holds no finished token dataset (no manifest.json): {remedy}")
         try:
             manifest = read_json(found)
             schema, _ = manifest["schema"], manifest["tokenizer"]

@@ -27,9 +27,9 @@ class Asker:
           DataError: the run has no whole checkpoint, or its tokenizer is gone or altered.
         """
         model = open_model(run)
-        self.tokenizer, self.template, self.step = model.tokenizer, model.template, model.step
         self.max_new_tokens = max_new_tokens
         self._engine = model.engine(ROWS_AT_ONCE, quantizer=model.quantizer(quantize))
+        self.tokenizer, self.template, self.step = model.tokenizer, model.template, model.step
 
     def answer(self, conversations: Sequence[Sequence[str]]) -> list[str]:
         """The next assistant turn of each conversation (user, assistant, …, user)."""

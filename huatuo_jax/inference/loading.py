@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -10,16 +10,18 @@ from jax.sharding import Mesh
 from huatuo_jax.checkpoint import is_checkpoint, locate_checkpoint, read_meta, restore_params
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_from_dict
-from huatuo_jax.data.templates import Template, get_template
+from huatuo_jax.data.templates import TEMPLATES, Template, get_template
 from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
-from huatuo_jax.hf.config import is_hf_folder, read_config
+from huatuo_jax.hf.base import check_vocabulary
+from huatuo_jax.hf.config import Answers, is_hf_folder, read_config, refuse_answers
 from huatuo_jax.hf.load import load_params, open_weights
+from huatuo_jax.hf.tokenizer_export import recorded_template
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization
 
 
-@dataclass(frozen=True)
+@dataclass
 class Model:
     """A model directory whose weights are not read yet: prompts can be checked before minutes are spent on loading.
 
@@ -28,7 +30,8 @@ class Model:
       config: the architecture.
       tokenizer: that the model was trained with.
       template: its dialogue format.
-      step: of the checkpoint; 0 for a Hugging Face folder.
+      step: of the checkpoint; 0 for a Hugging Face folder. Reading the weights sets it to the step before where the newest
+        checkpoint of a run turns out to be damaged (`restore_params`).
     """
 
     path: Path
@@ -60,7 +63,9 @@ class Model:
     def params(self, mesh: Mesh | None = None, dtype: Any = jnp.float32, quantizer: Quantizer | None = None) -> Any:
         """The decoder's parameters, sharded over `mesh` (None = on the first device), in `dtype` or as `quantizer` keeps them."""
         if not is_hf_folder(self.path):
-            return restore_params(self.path, mesh, dtype, quantizer)[1]
+            _, params, meta = restore_params(self.path, mesh, dtype, quantizer)
+            self.step = meta["step"]
+            return params
         return load_params(open_weights(self.path, self.config), mesh, dtype, convert=quantizer)
 
     def engine(
@@ -72,11 +77,12 @@ class Model:
         return Engine(config, params, self.end_ids, tokenizer=self.tokenizer, num_rows=num_rows, dtype=dtype, mesh=mesh)
 
 
-def open_model(path: Path, template: str = "") -> Model:
+def open_model(path: Path, template: str = "", **answers: Unpack[Answers]) -> Model:
     """Everything of a model directory but its weights.
 
     Args:
       template: name of the dialogue format, where the directory does not say it or another one is wanted.
+      answers: of `read_config`, for a Hugging Face folder.
 
     Raises:
       ConfigError: no model is there, it does not say its dialogue format, or the tokenizer cannot carry it.
@@ -84,21 +90,22 @@ def open_model(path: Path, template: str = "") -> Model:
     """
     require(path.is_dir(), f"no directory {path}; give a run, a base directory or a Hugging Face folder")
     if is_hf_folder(path):
-        config, tokenizer, step = read_config(path), load_tokenizer(path), 0
-        require(bool(template), f"{path} does not say its dialogue format; give it with --template")
+        config, tokenizer, step = read_config(path, **answers), load_tokenizer(path), 0
+        template = template or recorded_template(path)
+        require(bool(template), f"{path} does not say its dialogue format; give it with --template: {', '.join(TEMPLATES)}")
     else:
         folder, meta = _folder_and_meta(path)
+        refuse_answers(path, answers)
         config = config_from_dict(ModelConfig, meta["config"]["model"])
         tokenizer, step = _trained_tokenizer(folder, meta), meta["step"]
         template = template or meta.get("template") or ""
-        require(bool(template), f"{path} names no dialogue format that works with its tokenizer; give one with --template")
+        require(
+            bool(template),
+            f"{path} names no dialogue format that works with its tokenizer; give one with --template: {', '.join(TEMPLATES)}",
+        )
     found = get_template(template)
     found.check(tokenizer)
-    require(
-        tokenizer.vocab_size <= config.vocab_size,
-        f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens and the model's vocabulary {config.vocab_size}: they "
-        "do not belong together",
-    )
+    check_vocabulary(tokenizer, config)
     return Model(path, config, tokenizer, found, step)
 
 

@@ -55,5 +55,5 @@ def check_prompt(config: ModelConfig, prompt: Sequence[int], new_tokens: int, na
     require(
         len(prompt) + new_tokens <= config.max_length,
         f"{name} has {len(prompt)} tokens; with {new_tokens} new ones it exceeds the context of {config.name}, "
-        f"{config.max_length}: shorten the prompt or lower max_new_tokens",
+        f"{config.max_length}: shorten the prompt or allow fewer new ones (--max-new-tokens)",
     )

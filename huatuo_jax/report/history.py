@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from huatuo_jax.config import require
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.errors import DataError
 from huatuo_jax.files import read_json
@@ -50,9 +51,11 @@ class History:
 
 
 def read_history(run: Path, windows: int = 33) -> History:
-    """Reads a run directory; `DataError` if it holds no run or nothing was logged yet."""
-    if not (run / "config.json").is_file():
-        raise DataError(f"{run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {run}` makes one")
+    """Reads a run directory; ConfigError if it is none, DataError if nothing was logged yet."""
+    require(
+        (run / "config.json").is_file(),
+        f"{run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {run}` makes one",
+    )
     if not (run / "metrics.jsonl").is_file():
         raise DataError(f"{run} has no metrics.jsonl: nothing was logged yet; let the run reach its first logged step")
     lines = _whole_lines(run / "metrics.jsonl")

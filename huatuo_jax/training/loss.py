@@ -1,10 +1,11 @@
-"""Hidden states, output weights and targets in; cross-entropy per token out, without [batch, sequence, vocabulary] in memory.
+"""Hidden states, output weights and targets in; weighted cross-entropy out, without [batch, sequence, vocabulary] in memory.
 
 Loss = Σ weight · cross-entropy, with the weights made from the targets beforehand (`token_weights`), so that the sum over
 micro-batches and devices is a plain sum and nothing is divided afterwards.
 """
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,67 +48,111 @@ def position_weights(segment_ids: Array) -> Array:
     return held.astype(jnp.float32) / jnp.maximum(held.sum(), 1)
 
 
-def token_losses(
-    hidden: Array, output_weights: Array, targets: Array, *, chunks: int, with_max_logit: bool = False
+def weighted_loss(
+    hidden: Array, output_weights: Array, targets: Array, weights: Array, square_weights: Array | None = None, *, chunks: int
 ) -> tuple[Array, Array]:
-    """Cross-entropy of each token, computed chunk by chunk along the sequence; the backward pass recomputes each chunk's logits.
+    """Σ weights · cross-entropy + Σ square_weights · (largest logit)², and the cross-entropies for reports.
 
-    Products are taken in the dtype of `hidden` with fp32 accumulation; logits, softmax and the sum of the weights' gradient over
-    the chunks are fp32. The largest array is [batch, sequence / chunks, vocabulary] fp32.
+    Works on chunks of the sequence, one at a time, and takes each chunk's gradients while its logits are there, so that no logits
+    are kept or made twice. Each row's positions that count come first, and chunks in which none counts are left out: logits of
+    instructions and padding cost nothing. Products are taken in the dtype of `hidden` with fp32 accumulation; logits, softmax and
+    the sum of the weights' gradient over the chunks are fp32. The largest array is [batch, sequence / chunks, vocabulary] fp32.
 
     Args:
       hidden: [batch, sequence, features], after the final norm.
       output_weights: [vocabulary, features] fp32; a NormHead's are normalised already, once for all chunks.
       targets: [batch, sequence] int32, already shifted; negative = ignored.
-      chunks: number of chunks; divides the sequence. 1 keeps the logits instead of recomputing them: for small vocabularies.
-      with_max_logit: whether the largest logits are wanted (the z loss); else they are zeros.
+      weights: [batch, sequence] fp32, of each cross-entropy.
+      square_weights: [batch, sequence] fp32, of each squared largest logit (the z loss); None leaves that term out.
+      chunks: number of chunks; divides the sequence.
 
     Returns:
-      Cross-entropy, 0 where ignored, and the largest logit; both [batch, sequence] fp32.
+      The loss, a fp32 scalar, differentiable in `hidden` and `output_weights`; and the cross-entropies [batch, sequence] fp32, 0
+      where ignored, through which no gradient passes.
     """
-    # Cast, and gathered over the devices, once and not once a chunk. The gradient goes to the fp32 original (see `_project`), so
-    # that the sum over chunks is not rounded.
-    rounded_weights = constrain(jax.lax.stop_gradient(output_weights).astype(hidden.dtype), "vocab", None)
+    loss, cross_entropy = _loss(hidden, output_weights, targets, weights, square_weights, chunks)
+    return loss, jax.lax.stop_gradient(cross_entropy)
 
-    def chunk_losses(hidden: Array, targets: Array) -> tuple[Array, Array]:
-        logits = _project(hidden, output_weights, rounded_weights)
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _loss(
+    hidden: Array, output_weights: Array, targets: Array, weights: Array, square_weights: Array | None, chunks: int
+) -> tuple[Array, Array]:
+    return _over_chunks(hidden, output_weights, targets, weights, square_weights, chunks, with_gradients=False)[0]
+
+
+def _loss_forward(
+    hidden: Array, output_weights: Array, targets: Array, weights: Array, square_weights: Array | None, chunks: int
+) -> tuple[tuple[Array, Array], Any]:
+    return _over_chunks(hidden, output_weights, targets, weights, square_weights, chunks, with_gradients=True)
+
+
+def _loss_backward(chunks: int, gradients: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
+    to_hidden, to_weights = gradients
+    return (to_hidden * cotangents[0]).astype(to_hidden.dtype), to_weights * cotangents[0], None, None, None
+
+
+_loss.defvjp(_loss_forward, _loss_backward)
+
+
+def _over_chunks(
+    hidden: Array,
+    output_weights: Array,
+    targets: Array,
+    weights: Array,
+    square_weights: Array | None,
+    chunks: int,
+    with_gradients: bool,
+) -> tuple[tuple[Array, Array], tuple[Array, Array] | None]:
+    """(loss, cross-entropies), and the loss's gradients to `hidden` and `output_weights` if wanted."""
+    counts = targets >= 0 if square_weights is None else (targets >= 0) | (square_weights > 0)
+    order = jnp.argsort(~counts, axis=1, stable=True)
+    back = jnp.argsort(order, axis=1)
+    size = targets.shape[1] // chunks
+    used = 1 if chunks == 1 else -(-counts.sum(axis=1).max() // size)
+    # Cast, and gathered over the devices, once and not once a chunk.
+    rounded = constrain(output_weights.astype(hidden.dtype), "vocab", None)
+    columns = jax.tree.map(lambda x: _reorder(x, order), (hidden, targets, weights, square_weights))
+
+    def chunk_loss(logits: Array, targets: Array, weights: Array, square_weights: Array | None) -> tuple[Array, Array]:
         # A masked sum instead of a gather: it stays on its device where the vocabulary is sharded.
         is_target = targets[..., None] == jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
         target_logit = jnp.where(is_target, logits, 0.0).sum(axis=-1)
         cross_entropy = jnp.where(targets >= 0, jax.nn.logsumexp(logits, axis=-1) - target_logit, 0.0)
-        return cross_entropy, logits.max(axis=-1) if with_max_logit else jnp.zeros_like(cross_entropy)
+        loss = (weights * cross_entropy).sum()
+        if square_weights is not None:
+            loss += (square_weights * logits.max(axis=-1) ** 2).sum()
+        return loss, cross_entropy
 
-    def split(x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(x.shape[0], chunks, x.shape[1] // chunks, *x.shape[2:]), 1, 0)
+    def add_chunk(index: int, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+        total, cross_entropy, gradients = sums
+        start = index * size
+        part, *facts = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), columns)
+        logits = jnp.einsum("bsd,vd->bsv", part, rounded, preferred_element_type=jnp.float32)
+        (loss, of_tokens), to_logits = jax.value_and_grad(chunk_loss, has_aux=True)(logits, *facts)
+        if gradients is not None:
+            to_hidden, to_weights = gradients
+            # Both factors of each product in one dtype: a mixed product would run at fp32 speed.
+            to_logits = to_logits.astype(part.dtype)
+            to_part = jnp.einsum("bsv,vd->bsd", to_logits, rounded, preferred_element_type=jnp.float32)
+            to_hidden = jax.lax.dynamic_update_slice_in_dim(to_hidden, to_part.astype(part.dtype), start, axis=1)
+            to_weights += jnp.einsum("bsv,bsd->vd", to_logits, part, preferred_element_type=jnp.float32)
+            gradients = to_hidden, to_weights
+        cross_entropy = jax.lax.dynamic_update_slice_in_dim(cross_entropy, of_tokens, start, axis=1)
+        return total + loss, cross_entropy, gradients
 
-    if chunks == 1:
-        return chunk_losses(hidden, targets)
-    recomputed = jax.checkpoint(chunk_losses, prevent_cse=False)  # the scan keeps the two passes apart already
-    _, per_chunk = jax.lax.scan(lambda _, chunk: (None, recomputed(*chunk)), None, (split(hidden), split(targets)))
-    cross_entropy, max_logit = (jnp.moveaxis(x, 0, 1).reshape(targets.shape) for x in per_chunk)
-    return cross_entropy, max_logit
-
-
-@jax.custom_vjp
-def _project(hidden: Array, weights: Array, rounded_weights: Array) -> Array:
-    """hidden · rounded_weights in fp32; the gradient goes to `weights`, of which `rounded_weights` is the cast."""
-    return jnp.einsum("bsd,vd->bsv", hidden, rounded_weights, preferred_element_type=jnp.float32)
-
-
-def _project_forward(hidden: Array, weights: Array, rounded_weights: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _project(hidden, weights, rounded_weights), (hidden, rounded_weights)
-
-
-def _project_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, None]:
-    hidden, rounded_weights = kept
-    # Both factors of each product in one dtype: a mixed product would run at fp32 speed.
-    gradient = gradient.astype(hidden.dtype)
-    to_hidden = jnp.einsum("bsv,vd->bsd", gradient, rounded_weights, preferred_element_type=jnp.float32)
-    to_weights = jnp.einsum("bsv,bsd->vd", gradient, hidden, preferred_element_type=jnp.float32)
-    return to_hidden.astype(hidden.dtype), to_weights, None
+    zero = jnp.zeros((), jnp.float32)
+    empty = (jnp.zeros_like(hidden), jnp.zeros_like(output_weights)) if with_gradients else None
+    sums = zero, jnp.zeros(targets.shape, jnp.float32), empty
+    loss, cross_entropy, gradients = add_chunk(0, sums) if chunks == 1 else jax.lax.fori_loop(0, used, add_chunk, sums)
+    if gradients is not None:
+        gradients = _reorder(gradients[0], back), gradients[1]
+    return (loss, _reorder(cross_entropy, back)), gradients
 
 
-_project.defvjp(_project_forward, _project_backward)
+def _reorder(x: Array, order: Array) -> Array:
+    """x [batch, sequence, …] with the positions of each row in the order `order` [batch, sequence]."""
+    return jax.vmap(lambda row, indices: row.at[indices].get(unique_indices=True, mode="promise_in_bounds"))(x, order)
 
 
 def sums_by_source(values: Array, source_ids: Array, num_sources: int) -> Array:

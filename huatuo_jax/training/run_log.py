@@ -69,6 +69,7 @@ class RunLog:
         self.events = _event_writer(epath.Path(run) / "tensorboard", start_step) if tensorboard else None
         self.console = console
         self.total_steps = total_steps
+        self._first_line: tuple[int, float] | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -92,7 +93,7 @@ class RunLog:
         if self.console.is_terminal:
             self._bar.update(self._task, description=text, completed=line["step"])
         else:
-            left = (line["step_seconds"] or 0) * (self.total_steps - line["step"])
+            left = self._seconds_a_step(line) * (self.total_steps - line["step"])
             self.console.print(f"step {line['step']}/{self.total_steps}  {text}  ETA {_clock(left)}")
 
     def evaluation(self, line: Mapping[str, Any]) -> None:
@@ -113,6 +114,13 @@ class RunLog:
         self.jsonl.close()
         if self.events is not None:
             self.events.close()
+
+    def _seconds_a_step(self, line: Mapping[str, Any]) -> float:
+        """Since the first line, with all that lay between the steps; the first line itself knows its own steps alone."""
+        if self._first_line is None:
+            self._first_line = line["step"], line["time"]
+        step, began = self._first_line
+        return (line["time"] - began) / (line["step"] - step) if line["step"] > step else line["step_seconds"] or 0.0
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self.jsonl.write(line)

@@ -19,7 +19,7 @@ from huatuo_jax.config import RunConfig
 from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.models.decoder import Decoder, init_decoder, split_decoder
 from huatuo_jax.sharding import abstract_params, batch_sharding, check_batch, param_shardings, with_shardings
-from huatuo_jax.training.loss import position_weights, sums_by_source, token_losses, token_weights
+from huatuo_jax.training.loss import position_weights, sums_by_source, token_weights, weighted_loss
 from huatuo_jax.training.optimizer import build_optimizer, build_schedule
 
 BATCH_FIELDS = ("tokens", "targets", "segment_ids", "positions", "source_ids")
@@ -93,7 +93,7 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
     check_batch(micro_rows, mesh)
     schedule = build_schedule(config.optimizer, total_steps)
     optimizer = build_optimizer(config.optimizer, schedule)
-    losses_of = _token_loss_function(config, mesh, needs_segments=config.data.packing == "first_fit")
+    loss_of = _loss_function(config, mesh, needs_segments=config.data.packing == "first_fit")
 
     def init(seed: Array) -> TrainState:
         params = init_decoder(model, jax.random.key(seed))
@@ -101,9 +101,8 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
         return TrainState(params, optimizer.init(params), step=zero, updates=zero, skipped_total=zero, skipped_in_a_row=zero)
 
     def micro_loss(params: Any, rows: Batch) -> tuple[Array, Array]:
-        losses, max_logit = losses_of(params, rows)
-        loss = (losses * rows["weights"]).sum() + model.z_loss_weight * (max_logit**2 * rows["position_weights"]).sum()
-        return loss, sums_by_source(losses, rows["source_ids"], len(sources))
+        loss, token_losses = loss_of(params, rows)
+        return loss, sums_by_source(token_losses, rows["source_ids"], len(sources))
 
     def loss_and_gradients(params: Any, rows: Batch) -> tuple[tuple[Array, Array], Any]:
         (loss, source_losses), gradients = jax.value_and_grad(micro_loss, has_aux=True)(params, rows)
@@ -111,10 +110,9 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         targets, held = batch["targets"], batch["segment_ids"] > 0
-        batch = batch | {
-            "weights": token_weights(targets, config.loss, config.rows_per_mean),
-            "position_weights": position_weights(batch["segment_ids"]),
-        }
+        batch = batch | {"weights": token_weights(targets, config.loss, config.rows_per_mean)}
+        if model.z_loss_weight:
+            batch["square_weights"] = model.z_loss_weight * position_weights(batch["segment_ids"])
         micro_batches = jax.tree.map(lambda x: split_rows(x, config.accumulation), batch)
         (loss, source_losses), gradients = _sum_over(lambda rows: loss_and_gradients(state.params, rows), micro_batches)
         norm = optax.tree.norm(gradients)
@@ -169,11 +167,11 @@ def build_eval(config: RunConfig, mesh: Mesh, sources: tuple[str, ...]) -> Any:
 
     Sums, not means: add them over batches and divide once. The rows of a batch must divide over the mesh.
     """
-    losses_of = _token_loss_function(config, mesh, needs_segments=True)
+    loss_of = _loss_function(config, mesh, needs_segments=True)
 
     def evaluate(params: Any, batch: Batch) -> Metrics:
-        losses, _ = losses_of(params, batch)
         is_target = (batch["targets"] >= 0).astype(jnp.float32)
+        _, losses = loss_of(params, batch | {"weights": is_target})
         return {
             "source_loss_sum": sums_by_source(losses, batch["source_ids"], len(sources)),
             "source_target_tokens": sums_by_source(is_target, batch["source_ids"], len(sources)),
@@ -191,13 +189,13 @@ def split_rows(x: Array, parts: int) -> Array:
     return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
 
-def _token_loss_function(config: RunConfig, mesh: Mesh, needs_segments: bool) -> Callable[[Any, Batch], tuple[Array, Array]]:
-    """(params, rows) → (cross-entropy, largest logit) of every token."""
+def _loss_function(config: RunConfig, mesh: Mesh, needs_segments: bool) -> Callable[[Any, Batch], tuple[Array, Array]]:
+    """(params, rows with their weights) → (loss, cross-entropy of every token)."""
     compute = config.compute
     attention = resolve_attention(compute.attention, config.model, mesh.devices.flat[0].platform, needs_segments)
     graphdef = split_decoder(config.model)
 
-    def losses(params: Any, rows: Batch) -> tuple[Array, Array]:
+    def loss(params: Any, rows: Batch) -> tuple[Array, Array]:
         decoder: Decoder = nnx.merge(graphdef, params)
         hidden = decoder(
             rows["tokens"],
@@ -208,15 +206,16 @@ def _token_loss_function(config: RunConfig, mesh: Mesh, needs_segments: bool) ->
             remat=compute.remat,
             unroll=min(compute.unroll, config.model.num_layers),
         )
-        return token_losses(
+        return weighted_loss(
             hidden,
             decoder.output_weights(),
             rows["targets"],
+            rows["weights"],
+            rows.get("square_weights"),
             chunks=compute.loss_chunks,
-            with_max_logit=config.model.z_loss_weight > 0,
         )
 
-    return losses
+    return loss
 
 
 def _sum_over(function: Callable[[Batch], Any], micro_batches: Batch) -> Any:

@@ -2,9 +2,15 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from huatuo_jax.checkpoint import restore_params, write_checkpoint
 from huatuo_jax.cli import main as huatuo
 from huatuo_jax.inference.loading import Model
 
@@ -172,3 +178,56 @@ def test_a_stop_string_is_not_in_the_answer(model_directory, work):
     generate(model_directory, work, "--greedy", "--stop", stop)
     stopped = answers(work)[line["id"]]
     assert (stopped["answer"], stopped["finish_reason"]) == (line["answer"][: line["answer"].index(stop)], "stop")
+
+
+def test_answers_say_which_weights_gave_them_even_if_the_newest_checkpoint_is_damaged(model_directory, work, capsys):
+    run = shutil.copytree(model_directory, work / "run")
+    _, params, meta = restore_params(run)
+    write_checkpoint(run / "checkpoints" / "4", 4, {"params": params}, meta | {"step": 4})
+    for file in (run / "checkpoints" / "4" / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert generate(run, work) == 2
+    assert f"--model {run}/checkpoints/3" in " ".join(capsys.readouterr().err.split())
+    assert not answers(work)
+    assert generate(run / "checkpoints" / "3", work) == 0
+    assert len(answers(work)) == 5
+
+
+@pytest.mark.slow
+def test_stopped_in_mid_run_by_a_signal_it_keeps_its_answers_and_goes_on(model_directory, work):
+    (work / "questions.txt").write_text("\n".join(f"甘草第{i}味有什么功效？" for i in range(200)), encoding="utf-8")
+    words = ["--model", model_directory, "--prompts", work / "questions.txt", "--out", work / "answers.jsonl", "--quiet"]
+    command = [
+        Path(sys.executable).with_name("huatuo"),
+        "generate",
+        *map(str, words),
+        "--max-new-tokens",
+        "8",
+        "--batch-size",
+        "1",
+    ]
+
+    def kept() -> bytes:
+        whole, newline, _ = (
+            (work / "answers.jsonl").read_bytes().rpartition(b"\n") if (work / "answers.jsonl").exists() else [b""] * 3
+        )
+        return whole + newline
+
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        before = kept()
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while kept().count(b"\n") < before.count(b"\n") + 3:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(how)
+        _, error = process.communicate(timeout=60)
+        if how == signal.SIGTERM:
+            assert process.returncode == 4
+            assert "of 200 answers are in" in error
+        assert kept().startswith(before)
+        assert kept().count(b"\n") < 200
+    before = kept()
+    assert subprocess.run(command, check=False).returncode == 0
+    assert kept().startswith(before)
+    assert len(answers(work)) == 200

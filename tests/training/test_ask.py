@@ -45,8 +45,10 @@ def test_the_command_prints_answers_and_saves_recall_for_the_report(moved_run, t
 
 
 def test_a_folder_that_is_no_run_and_a_run_without_questions_are_refused(moved_run, tmp_path, capsys):
-    assert huatuo(["ask", str(tmp_path)]) == 1
+    assert huatuo(["ask", str(tmp_path)]) == 2
     assert "config.json" in capsys.readouterr().err
+    assert huatuo(["ask", str(moved_run), " "]) == 2
+    assert "is empty" in capsys.readouterr().err
     assert huatuo(["ask", str(moved_run)]) == 2
     assert "has no questions" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from huatuo_jax.training.loss import position_weights, sums_by_source, token_losses, token_weights
+from huatuo_jax.training.loss import position_weights, sums_by_source, token_weights, weighted_loss
 
 BATCH, SEQUENCE, FEATURES, VOCABULARY = 2, 12, 8, 37
 
@@ -25,22 +25,39 @@ def plain_loss(hidden, weights, targets):
     return -jnp.where(targets >= 0, picked, 0.0)
 
 
+def loss_of(hidden, weights, targets, chunks):
+    return weighted_loss(hidden, weights, targets, jnp.ones(targets.shape), chunks=chunks)[0]
+
+
 @pytest.mark.parametrize("chunks", [1, 3, 12])
 def test_chunks_change_neither_loss_nor_gradient(chunks):
     hidden, weights, targets = problem()
     per_token = token_weights(targets, "global", 1)
-    chunked = lambda h, w: (token_losses(h, w, targets, chunks=chunks)[0] * per_token).sum()
-    plain = lambda h, w: (plain_loss(h, w, targets) * per_token).sum()
-    per_chunk, _ = token_losses(hidden, weights, targets, chunks=chunks)
-    np.testing.assert_allclose(per_chunk, plain_loss(hidden, weights, targets), rtol=1e-5)
+    chunked = lambda h, w: 3 * weighted_loss(h, w, targets, per_token, chunks=chunks)[0]
+    plain = lambda h, w: 3 * (plain_loss(h, w, targets) * per_token).sum()
+    loss, per_position = weighted_loss(hidden, weights, targets, per_token, chunks=chunks)
+    np.testing.assert_allclose(3 * loss, plain(hidden, weights), rtol=1e-5)
+    np.testing.assert_allclose(per_position, plain_loss(hidden, weights, targets), rtol=1e-5)
     for ours, theirs in zip(jax.grad(chunked, (0, 1))(hidden, weights), jax.grad(plain, (0, 1))(hidden, weights), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_chunks_in_which_nothing_counts_are_left_out():
+    """The ignored positions of the row with most targets hold NaN: its 9 targets fill 3 of 4 chunks, the fourth is not made."""
+    hidden, weights, targets = problem()
+    targets = targets.at[1, ::2].set(-100)
+    poisoned = hidden.at[0, :3].set(jnp.nan)
+    loss, gradients = jax.value_and_grad(loss_of, (0, 1))(poisoned, weights, targets, 4)
+    expected, plain = jax.value_and_grad(lambda h, w: plain_loss(h, w, targets).sum(), (0, 1))(hidden, weights)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for ours, theirs in zip(gradients, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert loss_of(hidden, weights, jnp.full_like(targets, -100), 4) == 0
+
+
 def test_the_gradient_of_the_weights_is_summed_in_fp32_when_products_are_bf16():
     hidden, weights, targets = problem(jnp.bfloat16)
-    loss = lambda h, w: token_losses(h, w, targets, chunks=12)[0].sum()
-    to_hidden, to_weights = jax.grad(loss, (0, 1))(hidden, weights)
+    to_hidden, to_weights = jax.grad(loss_of, (0, 1))(hidden, weights, targets, 12)
     assert (to_hidden.dtype, to_weights.dtype) == (jnp.bfloat16, jnp.float32)
     assert np.any(np.asarray(to_weights) != np.asarray(to_weights.astype(jnp.bfloat16), np.float32))
     exact = jax.grad(lambda w: plain_loss(hidden, w, targets).sum())(weights)
@@ -49,17 +66,18 @@ def test_the_gradient_of_the_weights_is_summed_in_fp32_when_products_are_bf16():
 
 def test_no_array_of_batch_by_sequence_by_vocabulary():
     hidden, weights, targets = problem()
-    loss = lambda h, w: token_losses(h, w, targets, chunks=4)[0].sum()
-    text = jax.jit(jax.grad(loss, (0, 1))).lower(hidden, weights).compile().as_text()
+    gradients = jax.jit(jax.grad(loss_of, (0, 1)), static_argnums=3)
+    text = gradients.lower(hidden, weights, targets, 4).compile().as_text()
     assert f"f32[{BATCH},{SEQUENCE // 4},{VOCABULARY}]" in text
     assert f"f32[{BATCH},{SEQUENCE},{VOCABULARY}]" not in text and f"f32[4,{BATCH},{SEQUENCE // 4},{VOCABULARY}]" not in text
 
 
-def test_the_largest_logit_and_its_gradient():
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_the_largest_logit_counts_by_its_square_with_or_without_a_target(chunks):
     hidden = jnp.array([[[1.0, 0.0], [0.0, 2.0]]])
     weights = jnp.array([[3.0, 0.0], [1.0, 1.0], [0.0, 5.0]])
-    targets = jnp.array([[0, -100]])
-    square = lambda w: (token_losses(hidden, w, targets, chunks=2, with_max_logit=True)[1] ** 2).sum()
+    nothing, ones = jnp.zeros((1, 2)), jnp.ones((1, 2))
+    square = lambda w: weighted_loss(hidden, w, jnp.array([[0, -100]]), nothing, ones, chunks=chunks)[0]
     assert square(weights) == 3.0**2 + 10.0**2
     np.testing.assert_array_equal(jax.grad(square)(weights), [[6.0, 0.0], [0.0, 0.0], [0.0, 40.0]])
 

@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from huatuo_jax.commands.model_arguments import choose_dtype, choose_mesh, new_tokens, sampling
+    from huatuo_jax.commands.model_arguments import answers, choose_dtype, choose_mesh, new_tokens, sampling
     from huatuo_jax.console import make_console, write_report
     from huatuo_jax.inference.chat import Conversation
     from huatuo_jax.inference.loading import open_model
 
     console, settings = make_console(args.quiet), sampling(args)
-    model = open_model(args.model, args.template)
+    model = open_model(args.model, args.template, **answers(args))
     most = new_tokens(args, model.config)
     dtype, mesh = choose_dtype(args.dtype), choose_mesh(args)
     engine = model.engine(1, dtype, mesh, model.quantizer(args.quantize, dtype, mesh))

@@ -15,6 +15,8 @@ huatuo convert compare Baichuan2-7B-Base transformers:Baichuan2-7B-Llama --dtype
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from huatuo_jax.commands.model_arguments import add_folder_arguments
+
     parser.add_argument("a", metavar="A", help="the reference: a directory, or transformers:DIR")
     parser.add_argument("b", metavar="B", help="the other: a directory, or transformers:DIR")
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text, one a line (default: built in)")
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default: float32)"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="let transformers run a folder's own modelling file")
+    add_folder_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
     from pathlib import Path
 
+    from huatuo_jax.commands.model_arguments import answers
     from huatuo_jax.console import make_console, write_report
     from huatuo_jax.errors import DataError
     from huatuo_jax.hf.compare import BUILT_IN_TEXTS, compare
@@ -41,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"{args.text} is not UTF-8 ({error}); convert it") from error
         if not texts:
             raise DataError(f"{args.text} holds no text; give at least one line")
-    found = compare(args.a, args.b, texts, args.dtype, args.trust_remote_code)
+    found = compare(args.a, args.b, texts, args.dtype, args.trust_remote_code, **answers(args))
     console = make_console(args.quiet)
     console.print(
         f"{found.tokens} positions in {args.dtype}: largest logit error {found.max_error:.3g} ({found.relative_error:.3g} of the "

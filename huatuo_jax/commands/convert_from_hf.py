@@ -17,6 +17,8 @@ huatuo train configs/huatuo2_7b.py --run runs/7b --init bases/baichuan2-7b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from huatuo_jax.commands.model_arguments import add_folder_arguments
+
     parser.add_argument("folder", metavar="DIR", type=local_path, help="folder of a Hugging Face model")
     parser.add_argument("out", metavar="OUT", type=local_path, help="base directory to write; must not exist")
     parser.add_argument(
@@ -26,13 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how weights are stored; auto (default) = bfloat16 where the folder has it, else float32: no number changes",
     )
     parser.add_argument("--tokenizer", metavar="PATH", type=local_path, help="tokenizer file or folder (default: DIR)")
-    parser.add_argument("--template", metavar="NAME", help="dialogue format for questions to the base (default: huatuo)")
+    parser.add_argument("--template", metavar="NAME", help="dialogue format for questions (default: what DIR says, else huatuo)")
     parser.add_argument("--name", default="", help="of the model (default: name of DIR)")
-    parser.add_argument("--positions", choices=("rope", "alibi"), help="where the config.json of a Baichuan leaves it open")
-    parser.add_argument("--head", choices=("linear", "norm"), help="where the config.json of a Baichuan leaves it open")
-    parser.add_argument(
-        "--ignore", metavar="FIELD", action="append", default=[], help="an unknown field of config.json that does not matter"
-    )
+    add_folder_arguments(parser)
     parser.add_argument("--mesh.fsdp", dest="fsdp", metavar="N", type=int, default=-1, help="devices (default: all)")
     parser.add_argument("--mesh.tensor", dest="tensor", metavar="N", type=int, default=1, help="of them for heads (default: 1)")
 
@@ -44,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
     import jax.numpy as jnp
 
+    from huatuo_jax.commands.model_arguments import answers
     from huatuo_jax.config import MeshConfig
     from huatuo_jax.console import make_console, make_progress, write_report
     from huatuo_jax.hf.base import check_target, choose_tokenizer, write_base
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.time()
     console = make_console(args.quiet)
     dtype = None if args.dtype == "auto" else jnp.dtype(args.dtype)
-    config = read_config(args.folder, name=args.name, positions=args.positions, head=args.head, ignore=args.ignore)
+    config = read_config(args.folder, name=args.name, **answers(args))
     weights = open_weights(args.folder, config)
     base = choose_tokenizer(args.tokenizer or args.folder, config, args.template)
     check_target(args.out, weights.size(dtype))

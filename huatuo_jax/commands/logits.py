@@ -7,7 +7,8 @@ from huatuo_jax.console import local_path
 HELP = """Write the logits of given token ids, for checks by other programs
 
 FILE.json holds a list of lists of token ids, each a row of its own. FILE.npy gets the fp32 logits of all rows, concatenated:
-[total tokens, vocabulary]; np.load(FILE.npy, mmap_mode="r") reads it."""
+[total tokens, vocabulary]; np.load(FILE.npy, mmap_mode="r") reads it. Logits that are NaN or infinite are
+refused with row and position, and nothing is written."""
 EXAMPLE = """
 echo '[[5, 60, 93, 1200], [1, 2]]' > tokens.json
 huatuo logits --model runs/quickstart --tokens tokens.json --out logits.npy
@@ -16,12 +17,15 @@ huatuo logits --model runs/quickstart --tokens tokens.json --out logits.npy
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from huatuo_jax.commands.model_arguments import add_folder_arguments
+
     parser.add_argument("--model", metavar="DIR", required=True, type=local_path, help="run, base, checkpoint or HF directory")
     parser.add_argument("--tokens", metavar="FILE.json", required=True, type=local_path, help="a list of lists of token ids")
     parser.add_argument("--out", metavar="FILE.npy", required=True, type=local_path, help="file to write")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default: float32)"
     )
+    add_folder_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     import jax.numpy as jnp
     import numpy as np
 
+    from huatuo_jax.commands.model_arguments import answers
     from huatuo_jax.console import make_console, make_progress, write_report
     from huatuo_jax.errors import DataError
     from huatuo_jax.files import read_json, written_aside
@@ -42,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.tokens} is not JSON ({error}); write a list of lists of token ids") from error
     if not isinstance(rows, list):
         raise DataError(f"{args.tokens} holds {type(rows).__name__}; write a list of lists of token ids")
-    config, params = load_any(args.model, dtype=jnp.dtype(args.dtype))
+    config, params = load_any(args.model, dtype=jnp.dtype(args.dtype), **answers(args))
     check_rows(config, rows)
     console = make_console(args.quiet)
     shape = (sum(map(len, rows)), config.vocab_size)

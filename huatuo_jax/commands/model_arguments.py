@@ -1,11 +1,12 @@
 """Arguments that the commands which run a model share, and what they mean."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from huatuo_jax.config import MeshConfig, ModelConfig, require
 
 if TYPE_CHECKING:
+    from huatuo_jax.hf.config import Answers
     from huatuo_jax.inference.sampling import Sampling
 
 MAX_NEW_TOKENS = 1024
@@ -13,9 +14,25 @@ TEMPERATURE, TOP_P, REPETITION_PENALTY = 0.3, 0.7, 1.1
 """How HuatuoGPT-II was released to chat."""
 
 
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what a user may have to say of a Hugging Face folder."""
+    parser.add_argument("--positions", choices=("rope", "alibi"), help="where the config.json of a Baichuan leaves it open")
+    parser.add_argument("--head", choices=("linear", "norm"), help="where the config.json of a Baichuan leaves it open")
+    parser.add_argument(
+        "--ignore", metavar="FIELD", action="append", default=[], help="an unknown field of config.json that does not matter"
+    )
+
+
+def answers(args: argparse.Namespace) -> "Answers":
+    """What the user said of a Hugging Face folder, without what was not said."""
+    said: dict[str, Any] = {"positions": args.positions, "head": args.head, "ignore": args.ignore}
+    return cast("Answers", {name: value for name, value in said.items() if value})
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds how the model is read and where it is computed."""
-    parser.add_argument("--template", metavar="NAME", default="", help="dialogue format (default: the one of the run)")
+    parser.add_argument("--template", metavar="NAME", default="", help="dialogue format (default: the one of the run or export)")
+    add_folder_arguments(parser)
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),

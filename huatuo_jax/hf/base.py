@@ -10,6 +10,7 @@ OUT appears when it is whole.
 import contextlib
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from huatuo_jax.data.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DoesNotFitError
 from huatuo_jax.files import PathLike, sha256_file
 from huatuo_jax.hf.load import HFWeights
+from huatuo_jax.hf.tokenizer_export import recorded_template
 
 KEPT = (
     *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -32,6 +34,9 @@ KEPT = (
 """Small files of a folder that tell what the base was. Its Python files are not among them: no remote code is carried along."""
 
 DEFAULT_TEMPLATE = "huatuo"
+
+PADDED_SHARE = 0.9
+"""Vocabularies are padded (Qwen2.5: 151,936 rows for 151,665 tokens), but not by more than a tenth."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,30 @@ class BaseTokenizer:
 def choose_tokenizer(path: PathLike, config: ModelConfig, template: str | None) -> BaseTokenizer:
     """Loads the tokenizer of a folder (or a file) and checks it against the model and the dialogue format.
 
+    Args:
+      template: name of the format; None = the one that the folder records, else `DEFAULT_TEMPLATE`.
+
     Raises:
       ConfigError: there is none; it has more tokens than the model; it cannot carry the `template` that was asked for.
     """
     tokenizer = load_tokenizer(path)
-    require(
-        tokenizer.vocab_size <= config.vocab_size,
-        f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens and the model's vocabulary {config.vocab_size}: they "
-        "do not belong together; give the model's own tokenizer with --tokenizer",
-    )
+    check_vocabulary(tokenizer, config, "; give the model's own tokenizer with --tokenizer")
+    chosen = template or recorded_template(path) or DEFAULT_TEMPLATE
     try:
-        get_template(template or DEFAULT_TEMPLATE).check(tokenizer)
+        get_template(chosen).check(tokenizer)
     except ConfigError as error:
         if template is not None:
             raise
         return BaseTokenizer(tokenizer, None, str(error))
-    return BaseTokenizer(tokenizer, template or DEFAULT_TEMPLATE)
+    return BaseTokenizer(tokenizer, chosen)
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, remedy: str = "") -> None:
+    """Warns on stderr if the tokenizer is much smaller than the model's vocabulary; raises ConfigError if it is larger."""
+    numbers = f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens and the model's vocabulary {config.vocab_size}"
+    require(tokenizer.vocab_size <= config.vocab_size, f"{numbers}: they do not belong together{remedy}")
+    if tokenizer.vocab_size < PADDED_SHARE * config.vocab_size:
+        print(f"warning: {numbers}, more than padding explains: they may not belong together{remedy}", file=sys.stderr)
 
 
 def tokenizer_fingerprints(folder: PathLike) -> list[str]:

@@ -45,7 +45,7 @@ def _front_matter(facts: CardFacts) -> Iterator[str]:
     if facts.base_model:
         yield f"base_model: {json.dumps(facts.base_model, ensure_ascii=False)}"
     if facts.source.meta["template"] == "huatuo":
-        yield "language: [zh]"
+        yield "language: [zh, en]"
     yield "library_name: transformers"
     yield "pipeline_tag: text-generation"
     yield f"tags: [{', '.join(TAGS)}]"

@@ -8,7 +8,7 @@ differ; 0.015 in bf16 (the bound that MaxText uses for conversions).
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +18,8 @@ from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.hf.config import read_config, read_config_file
-from huatuo_jax.hf.forward import check_rows, load_any, row_logits
+from huatuo_jax.hf.config import Answers, read_config, read_config_file, refuse_answers
+from huatuo_jax.hf.forward import check_finite, check_rows, load_any, row_logits
 
 TRANSFORMERS = "transformers:"
 
@@ -63,7 +63,14 @@ class Comparison:
         return self.mean_kl <= self.gate
 
 
-def compare(a: str, b: str, texts: Sequence[str], dtype: str = "float32", trust_remote_code: bool = False) -> Comparison:
+def compare(
+    a: str,
+    b: str,
+    texts: Sequence[str],
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    **answers: Unpack[Answers],
+) -> Comparison:
     """Runs both sides on the texts, one after the other, so that one model is in memory at a time.
 
     Args:
@@ -71,11 +78,15 @@ def compare(a: str, b: str, texts: Sequence[str], dtype: str = "float32", trust_
       texts: encoded by the tokenizer of `a`, or of `b` where `a` has none.
       dtype: of the computation on both sides.
       trust_remote_code: lets transformers run the modelling file of a native Baichuan folder.
+      answers: of `read_config`, for the Hugging Face folders among the two; positions and head for a Baichuan's.
 
     Raises:
       ConfigError: a side is no model, the vocabularies differ, a text is longer than the context.
+      DataError: a logit is NaN or infinite.
     """
-    config, other = _config(a), _config(b)
+    if all(is_checkpoint(_folder(side)) for side in (a, b)):
+        refuse_answers(f"{a} like {b}", answers)
+    config, other = _config(a, answers), _config(b, answers)
     require(
         config.vocab_size == other.vocab_size,
         f"{a} has a vocabulary of {config.vocab_size} and {b} of {other.vocab_size}: they are not the same model",
@@ -83,8 +94,8 @@ def compare(a: str, b: str, texts: Sequence[str], dtype: str = "float32", trust_
     rows = [row for row in _encode(_tokenizer(a, b), texts) if row]
     for side in (config, other):
         check_rows(side, rows)
-    reference = list(_side(a, dtype, trust_remote_code)(rows))
-    return measure(reference, _side(b, dtype, trust_remote_code)(rows), KL_GATE[dtype])
+    reference = list(_side(a, dtype, trust_remote_code, answers)(rows))
+    return measure(reference, _side(b, dtype, trust_remote_code, answers)(rows), KL_GATE[dtype])
 
 
 def measure(reference: Sequence[np.ndarray], other: Iterator[np.ndarray], gate: float) -> Comparison:
@@ -118,11 +129,20 @@ def _folder(side: str) -> Path:
     return Path(side.removeprefix(TRANSFORMERS))
 
 
-def _config(side: str) -> ModelConfig:
+def _of_folder(folder: Path, answers: Answers) -> Answers:
+    """What of the answers is said of this side: one may be the llama export of the other, whose head was a NormHead."""
+    if is_checkpoint(folder):
+        return {}
+    if read_config_file(folder).get("model_type") == "baichuan":
+        return answers
+    return {"ignore": answers.get("ignore", ())}
+
+
+def _config(side: str, answers: Answers) -> ModelConfig:
     folder = _folder(side)
     require(folder.is_dir(), f"{side}: there is no directory {folder}")
     if not is_checkpoint(folder):
-        return read_config(folder)
+        return read_config(folder, **_of_folder(folder, answers))
     require(not side.startswith(TRANSFORMERS), f"{side}: transformers cannot read a checkpoint of ours; export it first")
     return config_from_dict(ModelConfig, read_meta(locate_checkpoint(folder)[1])["config"]["model"])
 
@@ -142,10 +162,10 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [[int(i) for i in tokenizer.encode(text)] for text in texts]
 
 
-def _side(side: str, dtype: str, trust_remote_code: bool) -> Logits:
+def _side(side: str, dtype: str, trust_remote_code: bool, answers: Answers) -> Logits:
     if side.startswith(TRANSFORMERS):
         return _through_transformers(_folder(side), dtype, trust_remote_code)
-    config, params = load_any(_folder(side), dtype=jnp.dtype(dtype))
+    config, params = load_any(_folder(side), dtype=jnp.dtype(dtype), **_of_folder(_folder(side), answers))
     return lambda rows: row_logits(config, params, rows, jnp.dtype(dtype))
 
 
@@ -167,8 +187,10 @@ def _through_transformers(folder: Path, dtype: str, trust_remote_code: bool) -> 
     )
 
     def logits(rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-        for row in rows:
+        for index, row in enumerate(rows):
             with torch.no_grad():
-                yield model(input_ids=torch.tensor([list(row)])).logits[0].float().numpy()
+                found = model(input_ids=torch.tensor([list(row)])).logits[0].float().numpy()
+            check_finite(found, index, f"transformers:{folder}")
+            yield found
 
     return logits

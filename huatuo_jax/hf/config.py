@@ -14,17 +14,26 @@ else hidden size 4096 or `max_position_embeddings` = RoPE, 5120 = ALiBi; `z_loss
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import PathLike, is_local
-from huatuo_jax.hf.config_fields import check_fields
+from huatuo_jax.hf.config_fields import check_fields, short
 from huatuo_jax.hf.names import Layout, check_layout
 from huatuo_jax.hf.rope import read_rope, written_rope
 
 Positions = Literal["rope", "alibi"]
 Head = Literal["linear", "norm"]
+
+
+class Answers(TypedDict, total=False):
+    """What a user says of a folder whose config.json leaves it open; see `read_config`."""
+
+    positions: Positions | None
+    head: Head | None
+    ignore: Collection[str]
+
 
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "baichuan": ("baichuan", ("BaichuanForCausalLM", "BaiChuanForCausalLM")),
@@ -55,7 +64,7 @@ def read_config_file(folder: PathLike) -> dict[str, Any]:
     require(path.is_file(), f"{folder} has no config.json; give the folder of a Hugging Face model")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); fetch it again") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} holds a {type(values).__name__}, not an object; fetch it again")
@@ -89,9 +98,10 @@ def read_config(
     else:
         values, where = read_config_file(source), str(Path(source) / "config.json")
         name = name or Path(source).resolve().name
-    family = _family(values, where)
+    family, architectures = _family(values, where)
     check_fields(values, where, ignore)
-    missing = [theirs for theirs in SHAPE.values() if not isinstance(values.get(theirs), int)]
+    _check_architectures(values, architectures, where)
+    missing = [theirs for theirs in SHAPE.values() if values.get(theirs) is None]
     require(not missing, f"{where} lacks {', '.join(missing)} (whole numbers); complete it")
     shape: dict[str, int] = {ours: values[theirs] for ours, theirs in SHAPE.items()}
     theta, scaling = read_rope(values, where)
@@ -105,14 +115,20 @@ def read_config(
         rope_theta=theta,
         rope_scaling=scaling,
         head=_head(values, family, where, head, like.head if like else None),
-        tied_embeddings=bool(values.get("tie_word_embeddings") or False),
+        tied_embeddings=_or_default(values, "tie_word_embeddings", False),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
-        norm_eps=values.get("rms_norm_eps", 1e-6),
+        norm_eps=_or_default(values, "rms_norm_eps", 1e-6),
         max_length=_max_length(values, where),
-        z_loss_weight=values.get("z_loss_weight") or 0.0,
-        initializer_range=values.get("initializer_range", 0.02),
+        z_loss_weight=_or_default(values, "z_loss_weight", 0.0),
+        initializer_range=_or_default(values, "initializer_range", 0.02),
     )
+
+
+def refuse_answers(path: PathLike, answers: Answers) -> None:
+    """Raises ConfigError if anything is answered of `path`, a checkpoint of ours, which leaves nothing open."""
+    given = ", ".join(f"--{name}" for name, value in answers.items() if value)
+    require(not given, f"{path} is a checkpoint, which says all of its model; leave out {given}")
 
 
 def is_hf_folder(path: PathLike) -> bool:
@@ -122,17 +138,27 @@ def is_hf_folder(path: PathLike) -> bool:
     return "model_type" in read_config_file(path)
 
 
-def _family(values: Mapping[str, Any], where: str) -> str:
+def _family(values: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
+    """Our family, and the architectures that the file may name."""
     kind = values.get("model_type")
-    known = ", ".join(FAMILIES)
-    require(kind in FAMILIES, f"{where} has model_type {kind!r}; huatuo-jax reads {known}")
-    family, architectures = FAMILIES[cast(str, kind)]
+    known = isinstance(kind, str) and kind in FAMILIES
+    require(known, f"{where} has model_type {short(kind)}; huatuo-jax reads {', '.join(FAMILIES)}")
+    return FAMILIES[cast(str, kind)]
+
+
+def _check_architectures(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    kind, readable = values["model_type"], ", ".join(known)
     for architecture in values.get("architectures") or ():
         require(
-            architecture in architectures,
-            f"{where} has architecture {architecture!r}; of model_type {kind} huatuo-jax reads {', '.join(architectures)}",
+            architecture in known,
+            f"{where} has architecture {architecture!r}; of model_type {kind} huatuo-jax reads {readable}",
         )
-    return family
+
+
+def _or_default(values: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The value of a field; where it is absent or null, what transformers takes."""
+    found = values.get(name)
+    return default if found is None else found
 
 
 def _num_kv_heads(values: Mapping[str, Any], family: str, where: str) -> int:
@@ -141,7 +167,12 @@ def _num_kv_heads(values: Mapping[str, Any], family: str, where: str) -> int:
         found is not None or family in ("llama", "baichuan"),
         f"{where} lacks num_key_value_heads, whose default differs between releases of transformers; add it",
     )
-    return values["num_attention_heads"] if found is None else found
+    heads = values["num_attention_heads"]
+    require(
+        found is None or heads % found == 0,
+        f"{where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {found}; mend one of them",
+    )
+    return heads if found is None else found
 
 
 def _head_dim(values: Mapping[str, Any], family: str, where: str) -> int:
@@ -166,7 +197,7 @@ def _positions(
     evidence: dict[str, str] = {}
     if family != "baichuan":
         evidence["rope"] = f"model_type {values['model_type']}"
-    elif "positions" not in values:
+    elif values.get("positions") is None:
         if values.get("max_position_embeddings") is not None:
             evidence["rope"] = "max_position_embeddings"
         if values["hidden_size"] == 4096:
@@ -180,7 +211,7 @@ def _head(values: Mapping[str, Any], family: str, where: str, answer: Head | Non
     evidence: dict[str, str] = {}
     if family != "baichuan":
         evidence["linear"] = f"model_type {values['model_type']}"
-    elif "head" not in values:
+    elif values.get("head") is None:
         if values["vocab_size"] == 64_000:
             evidence["linear"] = "vocab_size 64,000, a Baichuan 1,"
         if values["vocab_size"] == 125_696:
@@ -200,9 +231,11 @@ def _decide(
     assumed: str | None,
 ) -> Any:
     """The one value that the file speaks for; where it speaks for none or for both, the user's answer, or what is assumed."""
-    if not evidence and what in values:
-        require(values[what] in choices, f"{where} has {what} {values[what]!r}; it is {' or '.join(choices)}")
-        evidence[values[what]] = f"its field {what!r}"
+    said = values.get(what)
+    if said is not None:
+        possible = tuple(evidence) or choices
+        require(said in possible, f"{where} has {what} {short(said)}; for this model_type it is {' or '.join(possible)}")
+        evidence = {said: f"its field {what!r}"}
     if len(evidence) == 1:
         found, why = next(iter(evidence.items()))
         require(

@@ -1,23 +1,51 @@
 """The fields of a config.json, sorted by what we do with them: its values in, or a refusal that names every field at fault.
 
-Nothing that could change the function of the model passes unseen: a field is read, or has the one value that we compute, or is on
-the list of fields without effect on the function, or is refused.
+Nothing that could change the function of the model passes unseen: a field is read and of the kind that it must be, or has the one
+value that we compute, or is on the list of fields without effect on the function, or is refused.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 from huatuo_jax.errors import ConfigError
 
-READ = frozenset(
-    {
-        *("model_type", "architectures", "vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads"),
-        *("num_key_value_heads", "head_dim", "intermediate_size", "rms_norm_eps", "initializer_range", "tie_word_embeddings"),
-        *("max_position_embeddings", "model_max_length", "rope_theta", "rope_scaling", "rope_parameters"),
-        *("positions", "head", "z_loss_weight"),
-    }
-)
-"""What `huatuo_jax.hf.config` reads."""
+
+class Kind(NamedTuple):
+    """What a value must be: in words, and the test of it."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    """A number that a float can hold; neither a bool, which Python counts as one, nor NaN or infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+COUNT = Kind("a whole number of at least 1", lambda v: isinstance(v, int) and _is_number(v) and v >= 1)
+POSITIVE = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
+NOT_NEGATIVE = Kind("a number of at least 0", lambda v: _is_number(v) and v >= 0)
+TRUTH = Kind("true or false", lambda v: isinstance(v, bool))
+TEXT = Kind("text", lambda v: isinstance(v, str))
+TEXTS = Kind("a list of texts", _is_list_of_text)
+OBJECT = Kind("an object", lambda v: isinstance(v, Mapping))
+
+READ: dict[str, Kind] = {
+    **dict.fromkeys(("vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"), COUNT),
+    **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings", "model_max_length"), COUNT),
+    **dict.fromkeys(("rms_norm_eps", "rope_theta"), POSITIVE),
+    **dict.fromkeys(("initializer_range", "z_loss_weight"), NOT_NEGATIVE),
+    **dict.fromkeys(("rope_scaling", "rope_parameters"), OBJECT),
+    **dict.fromkeys(("architectures", "layer_types"), TEXTS),
+    **dict.fromkeys(("model_type", "positions", "head"), TEXT),
+    "tie_word_embeddings": TRUTH,
+}
+"""What `huatuo_jax.hf.config` reads, and what it must be; null is the same as absent."""
 
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hidden_act": (("silu", "swish"), "the feed-forward here is SwiGLU, with silu"),
@@ -58,7 +86,7 @@ WITHOUT_EFFECT = frozenset(
 
 
 def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] = ()) -> None:
-    """Refuses, all in one error, what the decoder does not compute and what nobody here knows.
+    """Refuses, all in one error, values that cannot be; then what the decoder does not compute and what nobody here knows.
 
     Args:
       values: the parsed config.json.
@@ -68,14 +96,16 @@ def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] 
     Raises:
       ConfigError: names each field, its value and the reason.
     """
-    unsupported, unknown = [], []
+    wrong, unsupported, unknown = [], [], []
     for name, value in values.items():
-        if value is None or name in READ or name in WITHOUT_EFFECT:
+        if value is None or name in WITHOUT_EFFECT:
             continue
-        if name in FIXED:
+        if name in READ and not READ[name].holds(value):
+            wrong.append(f"{name} = {short(value)}: it must be {READ[name].words}")
+        elif name in FIXED:
             allowed, reason = FIXED[name]
             if value not in allowed:
-                unsupported.append(f"{name} = {_short(value)}: {reason}")
+                unsupported.append(f"{name} = {short(value)}: {reason}")
         elif name == "sliding_window":
             if values.get("use_sliding_window") is not False:
                 unsupported.append(f"sliding_window = {value}: {FIXED['use_sliding_window'][1]}")
@@ -83,12 +113,15 @@ def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] 
             others = sorted(set(value) - {"full_attention"})
             if others:
                 unsupported.append(f"layer_types has {', '.join(others)}: all layers here are full_attention")
-        elif name not in ignore:
-            unknown.append(f"{name} = {_short(value)}: unknown; if it does not change the model, pass --ignore {name}")
+        elif name not in READ and name not in ignore:
+            unknown.append(f"{name} = {short(value)}: unknown; if it does not change the model, pass --ignore {name}")
+    if wrong:
+        raise ConfigError(f"{where} has values that cannot be:\n  " + "\n  ".join(wrong) + "\nmend or fetch it again")
     if unsupported or unknown:
         raise ConfigError(f"{where} asks for what huatuo-jax does not compute:\n  " + "\n  ".join([*unsupported, *unknown]))
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as an error names it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -5,7 +5,7 @@ The plain forward pass of training, without cache or engine: what other programs
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from huatuo_jax.checkpoint import is_checkpoint, restore_params
 from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.errors import DataError
 from huatuo_jax.files import PathLike
-from huatuo_jax.hf.config import read_config
+from huatuo_jax.hf.config import Answers, read_config, refuse_answers
 from huatuo_jax.hf.load import load_params, open_weights
 from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.models.decoder import split_decoder
@@ -25,17 +26,23 @@ ROW_BUCKET = 64
 """Rows are padded to a multiple of it, so that few lengths are compiled."""
 
 
-def load_any(path: PathLike, placement: Mesh | None = None, dtype: Any = jnp.float32) -> tuple[ModelConfig, dict[str, Any]]:
+def load_any(
+    path: PathLike, placement: Mesh | None = None, dtype: Any = jnp.float32, **answers: Unpack[Answers]
+) -> tuple[ModelConfig, dict[str, Any]]:
     """The model and parameters of a run or base directory, one of its checkpoints, or a Hugging Face folder.
 
+    Args:
+      answers: of `read_config`, for a Hugging Face folder.
+
     Raises:
-      ConfigError: nothing of that kind is there.
+      ConfigError: nothing of that kind is there, or `answers` are given of a checkpoint.
       DataError: it is torn, altered or incomplete.
     """
     folder = Path(path)
     if is_checkpoint(folder):
+        refuse_answers(path, answers)
         return restore_params(path, placement, dtype)[:2]
-    config = read_config(folder)
+    config = read_config(folder, **answers)
     return config, load_params(open_weights(folder, config), placement, dtype)
 
 
@@ -61,15 +68,33 @@ def row_logits(config: ModelConfig, params: Any, rows: Sequence[Sequence[int]], 
     Args:
       rows: token ids; checked as `check_rows` does.
       dtype: of activations and matrix products.
+
+    Raises:
+      DataError: as `check_finite`.
     """
     check_rows(config, rows)
     attention = resolve_attention("auto", config, jax.default_backend())
     forward = _compiled(split_decoder(config), jnp.dtype(dtype), attention)
-    for row in rows:
+    for index, row in enumerate(rows):
         length = -(-len(row) // ROW_BUCKET) * ROW_BUCKET
         tokens, segments = np.zeros((2, 1, length), np.int32)
         tokens[0, : len(row)], segments[0, : len(row)] = row, 1
-        yield np.asarray(forward(params, tokens, segments))[0, : len(row)]
+        logits = np.asarray(forward(params, tokens, segments))[0, : len(row)]
+        check_finite(logits, index, config.name)
+        yield logits
+
+
+def check_finite(logits: np.ndarray, row: int, model: str) -> None:
+    """Raises DataError, which names the first such position, if a logit [tokens, vocabulary] is NaN or infinite."""
+    finite = np.isfinite(logits).all(axis=-1)
+    if finite.all():
+        return
+    position = int(finite.argmin())
+    bad = int((~np.isfinite(logits[position])).sum())
+    raise DataError(
+        f"row {row}, position {position}: {bad} of the {logits.shape[-1]} logits of {model} are NaN or infinite; its weights are "
+        "broken or too large: take an earlier checkpoint, or fetch the folder again"
+    )
 
 
 def _compiled(graphdef: nnx.GraphDef[Any], dtype: Any, attention: str) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from huatuo_jax.config import ModelConfig, RopeScaling, require
+from huatuo_jax.hf.config_fields import COUNT, POSITIVE, short
 
 _LLAMA3 = {
     "factor": "factor",
@@ -16,10 +17,10 @@ _LLAMA3 = {
 
 
 def read_rope(values: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, from whichever spelling is there.
+    """Base and scaling, from whichever spelling is there; `check_fields` has seen the values.
 
     Raises:
-      ConfigError: the spellings disagree, or the kind of RoPE is not one that we compute.
+      ConfigError: the spellings disagree, the kind of RoPE is not one that we compute, or a number of it cannot be.
     """
     new, old = dict(values.get("rope_parameters") or {}), dict(values.get("rope_scaling") or {})
     require(
@@ -32,6 +33,8 @@ def read_rope(values: Mapping[str, Any], where: str) -> tuple[float, RopeScaling
         "rope_scaling.rope_theta": old.pop("rope_theta", None),
     }
     bases = {name: base for name, base in places.items() if base is not None}
+    for name, base in bases.items():
+        require(POSITIVE.holds(base), f"{where} has {name} {short(base)}; it must be {POSITIVE.words}")
     require(len(set(bases.values())) <= 1, f"{where} names several RoPE bases: {bases}; remove the wrong ones")
     found = [_rope_scaling(spelling, where) for spelling in (new, old) if spelling]
     require(len(set(found)) <= 1, f"{where}: rope_scaling {old} and rope_parameters {new} disagree; remove the wrong one")
@@ -44,10 +47,16 @@ def _rope_scaling(spelling: dict[str, Any], where: str) -> RopeScaling | None:
     if kind == "llama3":
         missing = [theirs for theirs in _LLAMA3.values() if spelling.get(theirs) is None]
         require(not missing, f"{where}: RoPE scaling llama3 lacks {', '.join(missing)}; complete it")
+        for theirs in _LLAMA3.values():
+            kind_of = COUNT if theirs == "original_max_position_embeddings" else POSITIVE
+            found = spelling[theirs]
+            require(kind_of.holds(found), f"{where}: {theirs} of RoPE scaling is {short(found)}; it must be {kind_of.words}")
+        low, high = spelling["low_freq_factor"], spelling["high_freq_factor"]
+        require(low < high, f"{where}: low_freq_factor of RoPE scaling is {low}; it must be below high_freq_factor, {high}")
         scaling = RopeScaling(**{ours: spelling[theirs] for ours, theirs in _LLAMA3.items()})
         known |= set(_LLAMA3.values())
     else:
-        require(kind == "default", f"{where} has RoPE scaling {kind!r}; huatuo-jax computes default and llama3")
+        require(kind == "default", f"{where} has RoPE scaling {short(kind)}; huatuo-jax computes default and llama3")
         scaling = None
     if spelling.get("partial_rotary_factor") == 1:
         known.add("partial_rotary_factor")

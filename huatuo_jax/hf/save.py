@@ -44,7 +44,14 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_huatuo_baichuan.BaichuanForCausalLM",
 }
 
-SAMPLING = {"do_sample": True, "temperature": 0.3, "top_p": 0.7, "repetition_penalty": 1.1, "max_new_tokens": 1024}
+SAMPLING = {
+    "do_sample": True,
+    "temperature": 0.3,
+    "top_k": 0,  # all tokens, as here; transformers would take 50
+    "top_p": 0.7,
+    "repetition_penalty": 1.1,
+    "max_new_tokens": 1024,
+}
 """As HuatuoGPT-II was released."""
 
 

@@ -18,10 +18,13 @@ from huatuo_jax.config import require
 from huatuo_jax.data.templates import get_template
 from huatuo_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from huatuo_jax.errors import DataError
-from huatuo_jax.files import read_json, write_bytes, write_json
+from huatuo_jax.files import PathLike, read_json, write_bytes, write_json
 from huatuo_jax.hf.chat_template import END_OF_TURN, chat_template
 from huatuo_jax.hf.names import Layout
 from huatuo_jax.hf.sentencepiece_json import convert, has_dummy_prefix, unknown_piece, verify
+
+TEMPLATE_FIELD = "huatuo_template"
+"""Field of tokenizer_config.json that holds the name of the dialogue format; transformers keeps it and takes no notice."""
 
 WRITES_CONTROL_TOKENS = ("llama2",)
 """Formats whose text holds `<s>` or `</s>`; the marks of the others are user-defined symbols of a SentencePiece model."""
@@ -43,6 +46,26 @@ class SpecialIds:
     def eos_token_id(self) -> int | list[int]:
         """As the two files write it."""
         return self.eos[0] if len(self.eos) == 1 else list(self.eos)
+
+
+def recorded_template(folder: PathLike) -> str:
+    """The dialogue format that an exported folder records; "" where none is recorded.
+
+    Raises:
+      DataError: tokenizer_config.json is not readable. ConfigError: no format of ours has the recorded name.
+    """
+    path = Path(folder) / "tokenizer_config.json"
+    if not path.is_file():
+        return ""
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); fetch it again") from error
+    name = config.get(TEMPLATE_FIELD) if isinstance(config, dict) else None
+    if name is None:
+        return ""
+    require(isinstance(name, str), f"{path} has {TEMPLATE_FIELD} {name!r}, not the name of a dialogue format; mend or remove it")
+    return get_template(name).name
 
 
 def check_reader(tokenizer: Tokenizer, layout: Layout) -> None:
@@ -119,7 +142,8 @@ def _from_json(tokenizer: Tokenizer, template: str | None, folder: Path) -> dict
     beside = source.parent / "tokenizer_config.json"
     config = read_json(beside) if beside.exists() else {}
     require(isinstance(config, dict), f"{beside} holds no object; mend or remove it")
-    config.pop("auto_map", None)
+    for stale in ("auto_map", TEMPLATE_FIELD):
+        config.pop(stale, None)
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     config.setdefault("model_input_names", ["input_ids", "attention_mask"])
     config["eos_token"] = config.get("eos_token") or tokenizer.id_to_piece(tokenizer.eos_id)
@@ -130,7 +154,7 @@ def _from_json(tokenizer: Tokenizer, template: str | None, folder: Path) -> dict
 
 
 def _chat_template(template: str | None, dummy_prefix: bool = False) -> dict[str, str]:
-    return {} if template is None else {"chat_template": chat_template(template, dummy_prefix)}
+    return {} if template is None else {"chat_template": chat_template(template, dummy_prefix), TEMPLATE_FIELD: template}
 
 
 def _content(token: Any) -> str:

@@ -8,7 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from huatuo_jax.cli import main
+from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.errors import DataError
 from huatuo_jax.hf.compare import measure
+from huatuo_jax.hf.forward import check_finite
 from tests.hf.export_checkpoint import random_model, tiny_tokenizer, write_run
 
 
@@ -69,6 +72,41 @@ def test_logits_that_are_not_numbers_never_pass():
     a = np.zeros((1, 3), np.float32)
     found = measure([a], iter([np.full((1, 3), np.nan, np.float32)]), gate=1.0)
     assert not found.passed and np.isnan(found.max_error)
+
+
+@pytest.fixture
+def broken(exported, tmp_path):
+    """A run whose embedding of token 9 is NaN."""
+    tokenizer = exported[0] / "tokenizer.model"
+    model, params = random_model("tiny-baichuan2-7b", tokenizer)
+    params["embedding"] = params["embedding"].at[9, 3].set(np.nan)
+    return write_run(tmp_path / "broken", model, params, tokenizer)
+
+
+def test_logits_that_are_not_finite_are_not_written(broken, tmp_path, capsys):
+    (tmp_path / "tokens.json").write_text("[[5, 6, 7], [8, 8, 9, 9]]")
+    words = ["logits", "--model", broken, "--tokens", tmp_path / "tokens.json", "--out", tmp_path / "out" / "logits.npy"]
+    assert main([str(word) for word in words]) == 1
+    assert "row 1, position 0: " in " ".join(capsys.readouterr().err.split())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_first_position_that_is_not_finite_is_named():
+    logits = np.zeros((4, 3), np.float32)
+    logits[2, 1], logits[3] = np.inf, np.nan
+    with pytest.raises(DataError, match="row 5, position 2: 1 of the 3 logits of m"):
+        check_finite(logits, 5, "m")
+
+
+def test_models_that_do_not_answer_in_numbers_are_not_compared(exported, broken, tmp_path, capsys):
+    tokenizer = load_tokenizer(broken)
+    (tmp_path / "text.txt").write_text(tokenizer.decode([300, 9, 301]), encoding="utf-8")
+    assert 9 in tokenizer.encode((tmp_path / "text.txt").read_text(encoding="utf-8"))
+    for sides in ([exported[0], broken], [broken, exported[0]]):
+        words = ["convert", "compare", *sides, "--text", tmp_path / "text.txt", "--json", tmp_path / "report.json"]
+        assert main([str(word) for word in words]) == 1
+        assert "are NaN or infinite" in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "report.json").exists()
 
 
 def test_sides_that_cannot_be_compared(exported, tmp_path, capsys):

@@ -82,6 +82,7 @@ def test_generation_defaults_are_those_of_the_release(run, tmp_path):
         "pad_token_id": 0,
         "do_sample": True,
         "temperature": 0.3,
+        "top_k": 0,
         "top_p": 0.7,
         "repetition_penalty": 1.1,
         "max_new_tokens": 1024,
@@ -93,7 +94,7 @@ def test_the_card_tells_recipe_mixture_and_figures_of_that_step(run, tmp_path):
     card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
     yaml = pytest.importorskip("yaml")
     front = yaml.safe_load(card.split("---")[1])
-    assert front["license"] == "apache-2.0" and front["base_model"] == "org/base" and front["language"] == ["zh"]
+    assert front["license"] == "apache-2.0" and front["base_model"] == "org/base" and front["language"] == ["zh", "en"]
     assert "# 湿疹: a test" in card
     assert "research artefact" in card and "<问>：first question" in card
     assert "| medical_books_cn | 4 | 1 |" in card and "| sft | 1 | 3 |" in card

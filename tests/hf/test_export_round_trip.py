@@ -64,6 +64,18 @@ def test_every_family_comes_back_bit_for_bit(name, tmp_path, sentencepiece_file,
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_torch_folder_keeps_its_dtype_and_every_bit(dtype, tmp_path, sentencepiece_file):
+    config = dataclasses.replace(FAMILIES["llama2"], vocab_size=load_tokenizer(sentencepiece_file).vocab_size)
+    module = random_model(config).to(dtype)
+    module.config.save_pretrained(tmp_path / "in")
+    torch.save(tensors_of(module), tmp_path / "in" / "pytorch_model.bin")
+    import_folder(tmp_path / "in", tmp_path / "base", config, sentencepiece_file)
+    huatuo("convert", "to-hf", tmp_path / "base", tmp_path / "out")
+    assert stored(tmp_path / "out") == {key: as_bits(tensor) for key, tensor in tensors_of(module).items()}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["baichuan2-7b", "baichuan-7b"])
 def test_a_baichuan_written_as_llama_comes_back_bit_for_bit(name, dtype, tmp_path, sentencepiece_file):
     config = dataclasses.replace(FAMILIES[name], vocab_size=load_tokenizer(sentencepiece_file).vocab_size)

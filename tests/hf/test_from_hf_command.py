@@ -126,6 +126,20 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, folder, cap
     assert "tokens and the model's vocabulary 40" in said and "--tokenizer" in said
 
 
+@pytest.mark.parametrize(("share", "warned"), [(0.88, True), (0.92, False), (1.0, False)])
+def test_a_tokenizer_smaller_than_padding_explains_is_warned_of(tmp_path, folder, capsys, share, warned):
+    size = load_tokenizer(folder).vocab_size
+    config = preset("tiny-llama2", vocab_size=round(size / share))
+    write_by_hand(folder, write_config(config, "llama", "float32"), tensors_of(oracle(config)))
+    assert convert(folder, tmp_path / "base") == 0
+    said = f"has {size} tokens and the model's vocabulary {config.vocab_size}, more than padding explains"
+    assert (said in capsys.readouterr().err) == warned
+
+
+def test_the_vocabulary_of_qwen_is_padded_and_not_warned_of():
+    assert base_module.PADDED_SHARE * 151_936 < 151_643
+
+
 def test_a_folder_without_tokenizer_is_refused(tmp_path, folder, capsys):
     (folder / "tokenizer.model").unlink()
     assert "neither a SentencePiece .model nor a tokenizer.json" in refusal(capsys, folder, tmp_path / "base")

@@ -1,12 +1,14 @@
 """config.json of the released models, as recalled from the hub, and of transformers 4 and 5: understood, or refused by name."""
 
+import contextlib
 import dataclasses
 import json
 
 import pytest
 
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.hf.config import is_hf_folder, read_config, write_config
+from huatuo_jax.hf.config import SHAPE, is_hf_folder, read_config, write_config
+from huatuo_jax.hf.config_fields import READ
 from huatuo_jax.hf.names import native_layout
 from huatuo_jax.models.presets import PRESETS, preset
 
@@ -234,6 +236,93 @@ def test_both_spellings_of_llama3_scaling():
 def test_what_would_change_the_model_is_refused_by_name(fields, reason):
     with pytest.raises(ConfigError, match=reason):
         read_config(LLAMA3 | fields)
+
+
+STRANGE = ["x", "4096", [], [1], ["x"], {}, {"a": 1}, None, -1, 0, 1.5, True, False, float("nan"), float("inf"), 10**400]
+POSSIBLE = {
+    "rms_norm_eps": [1.5],
+    "rope_theta": [1.5],
+    "initializer_range": [0, 1.5],
+    "z_loss_weight": [0, 1.5],
+    "architectures": [[]],
+    "layer_types": [[]],
+    "rope_scaling": [{}],
+    "rope_parameters": [{}],
+    "tie_word_embeddings": [True, False],
+}
+"""Of the strange values, those that the field may have."""
+NEEDED = ("model_type", "max_position_embeddings", *SHAPE.values())
+"""Fields that may not be null."""
+
+
+def is_among(value, values):
+    """`in`, for which True is no 1 and False no 0."""
+    return any(type(value) is type(other) and value == other for other in values)
+
+
+@pytest.mark.parametrize("field", READ)
+def test_a_value_that_cannot_be_is_refused_with_its_field(field):
+    for value in STRANGE:
+        if is_among(value, POSSIBLE.get(field, [])) or (value is None and field not in NEEDED):
+            read_config(LLAMA31 | {field: value})
+            continue
+        with pytest.raises(ConfigError) as caught:
+            read_config(LLAMA31 | {field: value})
+        assert field.rstrip("s") in str(caught.value) or "unknown fields of RoPE scaling default: a" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", READ)
+@pytest.mark.parametrize("name", ["Baichuan2-13B-Base", "Baichuan-7B", "Qwen3-0.6B", "Yi-34B, first release"])
+def test_no_value_ends_in_another_exception(name, field):
+    for value in STRANGE:
+        with contextlib.suppress(ConfigError):
+            read_config(RELEASED[name][0] | {field: value})
+
+
+@pytest.mark.parametrize("field", [*LLAMA31["rope_scaling"], "rope_theta"])
+@pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters"])
+def test_a_number_of_rope_that_cannot_be_is_refused(spelling, field):
+    values = {name: found for name, found in LLAMA31.items() if name not in ("rope_scaling", "rope_theta")}
+    for value in STRANGE:
+        values[spelling] = LLAMA31["rope_scaling"] | {field: value}
+        if is_among(value, [1.5]) or (field == "rope_theta" and value is None):
+            continue
+        with pytest.raises(ConfigError, match=r"RoPE|rope"):
+            read_config(values)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"rope_scaling": 5}, "rope_scaling = 5: it must be an object"),
+        ({"model_type": ["x"]}, r"model_type \['x'\]; huatuo-jax reads baichuan"),
+        ({"max_position_embeddings": "4096"}, "max_position_embeddings = '4096': it must be a whole number of at least 1"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps = '1e-5': it must be a number above 0"),
+        ({"num_attention_heads": True}, "num_attention_heads = True: it must be a whole number"),
+        ({"num_key_value_heads": 5}, "num_attention_heads 32 is not a multiple of num_key_value_heads 5"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false': it must be true or false"),
+        ({"rope_scaling": LLAMA31["rope_scaling"] | {"factor": "8"}}, "factor of RoPE scaling is '8'; it must be a number"),
+        ({"rope_scaling": LLAMA31["rope_scaling"] | {"low_freq_factor": 4.0}}, "is 4.0; it must be below high_freq_factor, 4.0"),
+        ({"positions": "alibi"}, "has positions 'alibi'; for this model_type it is rope"),
+        ({"head": "norm"}, "has head 'norm'; for this model_type it is linear"),
+    ],
+)
+def test_the_refusal_says_what_is_expected(fields, reason):
+    with pytest.raises(ConfigError, match=reason):
+        read_config(LLAMA31 | fields)
+
+
+def test_all_values_that_cannot_be_are_named_in_one_error():
+    with pytest.raises(ConfigError) as caught:
+        read_config(LLAMA3 | {"rms_norm_eps": -1, "vocab_size": 0, "rope_scaling": []})
+    assert all(name in str(caught.value) for name in ("rms_norm_eps = -1", "vocab_size = 0", "rope_scaling = []"))
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", '"llama"', "[" * 100_000, '{"vocab_size": ' + "9" * 5_000 + "}"])
+def test_a_file_that_is_no_object_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DataError, match=r"config.json (holds a|is not JSON).*fetch it again"):
+        read_config(tmp_path)
 
 
 def test_several_faults_are_named_in_one_error():

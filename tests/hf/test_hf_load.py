@@ -49,10 +49,10 @@ def their_logits(module, config):
         return module(input_ids=tokens, use_cache=False).logits.numpy()
 
 
-def assert_close(ours, theirs):
+def assert_close(ours, theirs, tolerance=TOLERANCE):
     assert ours.shape == theirs.shape
     difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
-    assert difference <= TOLERANCE, f"{difference:.1e}"
+    assert difference <= tolerance, f"{difference:.1e}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -113,17 +113,6 @@ def test_parameters_are_sharded_as_the_rules_say(tmp_path, family, mesh):
     whole = load_params(weights)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), params, whole)
     assert jax.tree.map(lambda a: a.sharding, params) == param_shardings(abstract_params(weights.config), devices)
-
-
-def test_a_norm_head_may_hold_raw_or_normalised_rows(tmp_path):
-    module = random_model(FAMILIES["baichuan2-7b"])
-    expected = their_logits(module, FAMILIES["baichuan2-7b"])
-    for name in ("raw", "normalised"):
-        write_folder(tmp_path / name, "baichuan2-7b", module)
-        weights = open_family(tmp_path / name, "baichuan2-7b")
-        assert_close(our_logits(weights.config, load_params(weights)), expected)
-        with torch.no_grad():
-            module.lm_head.weight.copy_(torch.nn.functional.normalize(module.lm_head.weight))
 
 
 def test_tables_of_rope_in_old_folders_are_ignored(tmp_path):

@@ -58,6 +58,24 @@ def test_logits_and_greedy_answers_are_ours(folder, transformers_4):
     assert [row[: row.index(2)] if 2 in row else row for row in out] == answers["answers"]
 
 
+@pytest.mark.parametrize("folder", exported("models"), ids=lambda p: p.name)
+def test_sampling_is_ours_and_the_tokenizer_opens_without_a_warning(folder, transformers_4, caplog, recwarn):
+    """Where all tokens are nearly equally likely, top-p 0.7 leaves more than the 50 of transformers' own top-k."""
+    import torch
+
+    native = folder.name.endswith("native")
+    transformers_4.utils.logging.enable_propagation()
+    tokenizer = transformers_4.AutoTokenizer.from_pretrained(folder)
+    transformers_4.utils.logging.disable_propagation()
+    assert (caplog.messages, list(recwarn)) == ([], [])
+    assert tokenizer.init_kwargs["huatuo_template"] in ("huatuo", "chatml")
+    model = transformers_4.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=native).eval()
+    model.model.norm.weight.data.mul_(1e-3)
+    prompt = torch.tensor([[5, 6, 7]])
+    drawn = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=1, num_return_sequences=400)[:, -1]
+    assert len(drawn.unique()) > 150
+
+
 @pytest.mark.parametrize("folder", exported("tokenizers"), ids=lambda p: p.name)
 def test_ids_and_prompts_are_ours(folder, transformers_4):
     tokenizer = transformers_4.AutoTokenizer.from_pretrained(folder)

@@ -4,13 +4,14 @@ import io
 import json
 import sys
 
+import jax.numpy as jnp
 import pytest
 
 from huatuo_jax.cli import main as huatuo
 from huatuo_jax.data.dialogue import prompt_tokens
 from huatuo_jax.inference.chat import Conversation
 from huatuo_jax.inference.engine import Engine
-from huatuo_jax.inference.loading import open_model
+from huatuo_jax.inference.loading import Model, open_model
 from huatuo_jax.inference.sampling import GREEDY
 
 
@@ -96,6 +97,17 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat, capsys, monkeypatch):
     assert report["questions"] == 2
     assert [len(report["turns"]), report["turns"][2]] == [4, "黄芪？"]
     assert len(report["turns"][1]) < len(report["turns"][3])
+
+
+def test_a_quantised_model_chats(chat, opened, monkeypatch):
+    loaded = []
+    params = Model.params
+    monkeypatch.setattr(Model, "params", lambda *words: loaded.append(params(*words)) or loaded[-1])
+    report = chat("甘草有什么功效？", options=("--greedy", "--max-new-tokens", "6", "--quantize", "int8"))
+    assert loaded[0]["layers"]["ffn"]["up"].qvalue.dtype == jnp.int8
+    model, _ = opened
+    engine = model.engine(1, quantizer=model.quantizer("int8"))
+    assert report["turns"][1] == "".join(Conversation(model, engine, GREEDY, 6).ask("甘草有什么功效？"))
 
 
 def test_defaults_are_those_of_the_release(chat, opened, monkeypatch):

@@ -10,6 +10,7 @@ from huatuo_jax.cli import main as huatuo
 from huatuo_jax.data.tokenizer import load_tokenizer
 from huatuo_jax.hf.config import read_config
 from huatuo_jax.hf.load import load_params, open_weights
+from huatuo_jax.inference.device import LARGEST_PIECE
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.request import Request
 from huatuo_jax.inference.sampling import Sampling
@@ -24,7 +25,7 @@ SHAPE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 1024,
     "initializer_range": 0.3,
     "bos_token_id": None,
     "eos_token_id": 7,
@@ -32,10 +33,12 @@ SHAPE = {
     "tie_word_embeddings": False,
 }
 NEW_TOKENS, MARGIN = 48, 1e-4
-PROMPTS = [np.random.default_rng(i).integers(8, 320, length).tolist() for i, length in enumerate([3, 40, 17, 1, 29])]
+
+PROMPTS = [np.random.default_rng(i).integers(8, 320, length).tolist() for i, length in enumerate([3, 40, 17, 1, 29, 700])]
+"""The last is prefilled in two pieces, of 512 tokens and of the rest."""
 
 
-@pytest.fixture(scope="module", params=["Llama", "Qwen3"])
+@pytest.fixture(scope="module", params=["Llama", "Qwen2", "Qwen3"])
 def folder_and_model(request, tmp_path_factory):
     """A folder that transformers wrote, grouped kv heads and RoPE inside, and the model that it holds."""
     torch.manual_seed(0)
@@ -64,7 +67,7 @@ def by_transformers(model, prompt, **settings):
 def test_greedy_answers_are_those_of_transformers(folder_and_model, penalty):
     folder, model = folder_and_model
     requests = [Request(prompt, NEW_TOKENS, Sampling(repetition_penalty=penalty)) for prompt in PROMPTS]
-    # Two rows for five prompts: rows are refilled in mid-flight.
+    # Two rows for six prompts: rows are refilled in mid-flight.
     answers = engine_of(folder, num_rows=2).answers(requests)
     compared = 0
     for prompt, answer in zip(PROMPTS, answers, strict=True):
@@ -79,6 +82,10 @@ def test_greedy_answers_are_those_of_transformers(folder_and_model, penalty):
             assert best - second <= MARGIN, f"token {differing} differs with a margin of {best - second}"
             compared += differing
     assert compared > 100
+
+
+def test_a_prompt_is_longer_than_the_largest_piece():
+    assert LARGEST_PIECE < max(map(len, PROMPTS)) < SHAPE["max_position_embeddings"] - NEW_TOKENS
 
 
 def test_the_command_answers_from_a_hugging_face_folder(folder_and_model, model_directory, tmp_path, capsys):

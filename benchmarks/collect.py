@@ -1,9 +1,13 @@
 """MB/s per core of each step of `huatuo-data collect`; its MinHash step beside datasketch's plain loop; two workers beside one.
 
-    python -m benchmarks.collect [--corpus F.jsonl.xz …] [--megabytes 4] [--no-workers]
+    python -m benchmarks.collect                              # all three
+    python -m benchmarks.collect --only steps --json rates.json
+    python -m benchmarks.collect --only minhash
+    python -m benchmarks.collect --only workers               # 2 workers against 1, and the ratio; needs an idle machine
 
 Steps are measured one after the other on the same texts in one process, in CPU seconds, so that other work on the machine blurs
-them less; MB are of UTF-8 text before the step. The last table runs the whole command with one worker and with two, by the clock.
+them less; MB are of UTF-8 text before the step. `workers` runs the whole command with one worker and with two, by the clock.
+`benchmarks.scale --rates rates.json` works out core-hours from the steps.
 """
 
 import argparse
@@ -27,6 +31,7 @@ from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel
 from data_tools.collect.exams import ExamIndex, read_exams
 from data_tools.collect.language import language_of
 from data_tools.collect.ngrams import shingles
+from data_tools.collect.passage_files import write_rows
 from data_tools.collect.personal_data import mask_personal_data
 from data_tools.collect.reading import Document, ReadingConfig, read_documents
 from data_tools.collect.segment import segment
@@ -34,6 +39,7 @@ from data_tools.collect.shards import InputFile, list_shards
 from data_tools.collect.stage_passages import passages_of
 from data_tools.collect.statistics import Statistics
 from data_tools.collect.vocabulary import load_vocabularies
+from huatuo_jax.files import write_json
 
 BATCH = 512
 
@@ -66,6 +72,7 @@ def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 def measure_steps(documents: Sequence[Document], model: DomainModel, index: ExamIndex | None) -> dict[str, float]:
     """MB/s of each step, and of the three together as `collect` runs them."""
     config, near = CollectConfig(), NearDuplicates()
+    seconds, _ = cpu_seconds(lambda: _read_as_lines(documents))
     texts = [document.text for document in documents]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     languages = [language_of(text) for text in texts]
@@ -87,7 +94,18 @@ def measure_steps(documents: Sequence[Document], model: DomainModel, index: Exam
     }
     if index is not None:
         steps["decontaminate"] = lambda: [index.find(batch) for batch in batches(pieces)]
-    return {name: megabytes / max(cpu_seconds(work)[0], 1e-9) for name, work in steps.items()}
+    rates = {"read .jsonl.zst": megabytes / max(seconds, 1e-9)}
+    return rates | {name: megabytes / max(cpu_seconds(work)[0], 1e-9) for name, work in steps.items()}
+
+
+def _read_as_lines(documents: Sequence[Document]) -> None:
+    """Reads the documents from a file as `collect` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "raw.jsonl.zst"
+        with write_rows(path) as file:
+            for document in documents:
+                file.write({"text": document.text, "source": document.source})
+        take(list_shards([path]).shards[0].files[0], float("inf"))
 
 
 def cut(text: str, language: str, config: CollectConfig) -> Iterator[str]:
@@ -149,9 +167,21 @@ def main() -> None:
     real = sorted((REAL / "corpus").glob("*.jsonl.xz"))
     parser.add_argument("--corpus", type=Path, nargs="+", default=real or [REPOSITORY / "examples" / "quickstart" / "corpus"])
     parser.add_argument("--megabytes", type=float, default=4.0, help="of text taken from each file")
-    parser.add_argument("--no-workers", action="store_true", help="leave out the runs with one and two workers")
+    parser.add_argument("--only", choices=["steps", "minhash", "workers"], help="one of the three measurements")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the steps' rates, for benchmarks.scale")
     args = parser.parse_args()
     console = Console()
+    if args.only != "workers":
+        measure_texts(args, console)
+    if args.only in (None, "workers"):
+        seconds = measure_workers(args.corpus)
+        console.print(
+            f"passages stage: 1 worker {seconds[1]:.1f} s, 2 workers {seconds[2]:.1f} s, {seconds[1] / seconds[2]:.2f}×"
+        )
+
+
+def measure_texts(args: argparse.Namespace, console: Console) -> None:
+    """Prints the tables of steps and of MinHash."""
     model = DomainModel(load_vocabularies("medicine", []), DEFAULT_THRESHOLDS)
     exams = sorted((REAL / "exams").glob("*.jsonl.xz"))
     index = ExamIndex(read_exams(exams)) if exams else None
@@ -160,11 +190,16 @@ def main() -> None:
         for file in shard.files:
             documents = take(file, args.megabytes)
             by_language[language_of(documents[0].text)] += documents
-    steps = {language: measure_steps(own, model, index) for language, own in by_language.items() if own}
-    table = Table("step", *(f"{language}, MB/s" for language in steps), title="one core")
-    for name in next(iter(steps.values())):
-        table.add_row(name, *(f"{found[name]:,.1f}" for found in steps.values()))
-    console.print(table)
+    if args.only != "minhash":
+        steps = {language: measure_steps(own, model, index) for language, own in by_language.items() if own}
+        table = Table("step", *(f"{language}, MB/s" for language in steps), title="one core")
+        for name in next(iter(steps.values())):
+            table.add_row(name, *(f"{found[name]:,.1f}" for found in steps.values()))
+        console.print(table)
+        if args.json:
+            write_json(args.json, steps)
+    if args.only == "steps":
+        return
     ratios = Table("language", "texts", "ours, s", "datasketch, s", "ratio", title="MinHash and LSH")
     for language, own in by_language.items():
         if own:
@@ -172,11 +207,6 @@ def main() -> None:
             ours, plain = measure_minhash(texts)
             ratios.add_row(language, f"{len(texts):,}", f"{ours:.2f}", f"{plain:.2f}", f"{plain / ours:.1f}")
     console.print(ratios)
-    if not args.no_workers:
-        seconds = measure_workers(args.corpus)
-        console.print(
-            f"passages stage: 1 worker {seconds[1]:.1f} s, 2 workers {seconds[2]:.1f} s, {seconds[1] / seconds[2]:.2f}×"
-        )
 
 
 if __name__ == "__main__":

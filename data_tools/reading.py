@@ -17,6 +17,10 @@ from typing import IO, Any
 from huatuo_jax.errors import DataError
 
 CHUNK = 1 << 20
+LONGEST_LINE = 256 << 20
+"""Bytes; a longer line is a Fault, so that no file can fill the memory."""
+ZSTANDARD_PIECE = 8 << 10
+"""Compressed bytes that are expanded at a time: a block of 128 KiB may take 4 bytes, so a larger piece could fill the memory."""
 SNIFFED = 1 << 16
 """Bytes of the first line that are looked at: a document of gigabytes may be a single line."""
 
@@ -92,13 +96,17 @@ def iterate_json(path: Path, on_read: Callable[[int], None] | None = None) -> It
         if starts_document(line):
             yield from iterate_document(path, line, file)
             return
-        if not line.endswith(b"\n"):
-            line += file.readline()
-        if line:
-            yield first, parse_json(line)
-        for number, later in enumerate(file, first + 1):
-            if later.strip():
-                yield number, parse_json(later)
+        number = first
+        while line:
+            if not line.endswith(b"\n"):
+                line += file.readline(LONGEST_LINE + 1 - len(line))
+            if len(line) > LONGEST_LINE:
+                yield number, Fault(f"line is longer than the limit of {LONGEST_LINE:,} bytes; split it")
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(CHUNK)
+            elif line.strip():
+                yield number, parse_json(line)
+            line, number = file.readline(LONGEST_LINE + 1), number + 1
 
 
 def _without_mark(line: bytes) -> bytes:
@@ -143,7 +151,7 @@ class _Zstandard(io.RawIOBase):
         self._file = file
         self._decompressor = zstandard.ZstdDecompressor()
         self._frame: Any = None
-        self._waiting = b""
+        self._waiting = memoryview(b"")
         self._input = b""
 
     def readable(self) -> bool:
@@ -153,7 +161,7 @@ class _Zstandard(io.RawIOBase):
         import zstandard
 
         while not self._waiting:
-            content = self._input or self._file.read(CHUNK)
+            content = self._input or self._file.read(ZSTANDARD_PIECE)
             self._input = b""
             if not content:
                 if self._frame is not None:
@@ -162,7 +170,7 @@ class _Zstandard(io.RawIOBase):
             if self._frame is None:
                 self._frame = self._decompressor.decompressobj()
             try:
-                self._waiting = self._frame.decompress(content)
+                self._waiting = memoryview(self._frame.decompress(content))
             except zstandard.ZstdError as error:
                 raise EOFError(str(error)) from error
             if self._frame.eof:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.cli import COMMANDS
+
 REPOSITORY = Path(__file__).parents[1]
 
 LEAVES = {f"huatuo_jax.{name}" for name in ("errors", "files", "console", "config", "config_files")} | {"huatuo_jax"}
@@ -74,9 +76,7 @@ def test_the_data_side_imports_neither_jax_nor_grain(top):
             assert not {name.split(".")[0] for name in imports(path)} & {"jax", "jaxlib", "flax", "grain", "tensorflow"}, path
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["plan"], ["build"], ["mix"], ["inspect"], ["encode"], ["import"], ["tokenizer", "train"]]
-)
+@pytest.mark.parametrize("command", [[], *(name.split() for name in COMMANDS)], ids=" ".join)
 def test_help_of_huatuo_data_starts_without_jax(command):
     code = f"""
 import sys

@@ -25,14 +25,18 @@ class Overlap:
     Attributes:
       zh_characters, en_words: length of the n-grams.
       share: of a question's n-grams, the least that must occur in the text.
-      long_question: n-grams from which a question is told by itself; a shorter one ("The drug of choice is") only together with
-        the same share of its options, or as a line of its own with some of them (a line alone may be a heading: "Aspirin").
+      long_question: n-grams from which a question is told by itself; a shorter one ("The drug of choice is") only if it is there
+        whole and has `whole_question` n-grams, or together with the same share of its options, or as a line of its own with
+        some of them (a line alone may be a heading: "Aspirin").
+      whole_question: n-grams from which a whole question is no chance: in 47,506 real documents and dialogues none with 5 to 11
+        occurs, three with 4 do ("特发性血小板减少性紫癜").
     """
 
     zh_characters: int = 8
     en_words: int = 6
     share: float = 0.6
     long_question: int = 12
+    whole_question: int = 6
 
     def __post_init__(self) -> None:
         if self.zh_characters < 2 or self.en_words < 2:
@@ -107,9 +111,11 @@ class ExamIndex:
         rows = sorted({row for row, _ in shares})
         options = {(rows[row], i): seen for (row, i), seen in self._options.count([texts[row] for row in rows]).items()}
         for (row, i), share in shares.items():
-            if self._questions.sizes[i] < self._overlap.long_question and self._options.sizes[i]:
-                of_options = options.get((row, i), 0) / self._options.sizes[i]
-                if not (of_options > 0 and _is_a_line(self.items[i].question, texts[row])):
+            needed = self._overlap.whole_question if share == 1 else self._overlap.long_question
+            if self._questions.sizes[i] < needed:
+                of_options = options.get((row, i), 0) / max(self._options.sizes[i], 1)
+                some = of_options > 0 or not self._options.sizes[i]
+                if not (some and _is_a_line(self.items[i].question, texts[row])):
                     share = min(share, of_options)
             if share >= least:
                 out[row].append(Hit(self.items[i], float(share)))

@@ -12,13 +12,10 @@ Every piece of work leaves a marker with a key made of its inputs and settings; 
 one.
 """
 
-import contextlib
-import errno
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +28,12 @@ from data_tools.collect.stage_duplicates import DuplicatesTask, find_duplicates
 from data_tools.collect.stage_output import OutputTask, write_output
 from data_tools.collect.stage_passages import PassagesTask, make_passages
 from data_tools.collect.statistics import Statistics
+from data_tools.full_disk import full_disk_named
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import read_json, sha256_file, sha256_json, write_json, write_text
 
 OnStage = Callable[[str, list[int]], OnDone]
 """Called with a stage's name and the size of each of its tasks; returns what is called with each finished task's number."""
-
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def _silent(stage: str, sizes: list[int]) -> OnDone:
@@ -89,18 +85,6 @@ def collect(
     _check_settings(out, settings, redo)
     with full_disk_named(out):
         return _collect(listing, out, config, model, settings, workers, engine, on_stage)
-
-
-@contextlib.contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """Turns the errors of a disk without room, which name no file, into a DataError with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        where, reason = error.filename or folder, os.strerror(error.errno)
-        raise DataError(f"{where}: {reason}; nothing is half-written: make room, then give the same command") from error
 
 
 def _collect(

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_tools.collect.encodings import SNIFFED, AsUtf8, detect_encoding
-from data_tools.collect.shards import InputFile
+from data_tools.collect.shards import InputFile, printable
 from data_tools.formats import canonical_source
-from data_tools.reading import Fault, Pair, TornFileError, iterate_json, open_bytes, parse_json
+from data_tools.json_stream import iterate_document, starts_document
+from data_tools.reading import Fault, Pair, TornFileError, open_bytes, parse_json
 from huatuo_jax.errors import ConfigError, DataError
 
 PARQUET_ROWS = 256
@@ -30,7 +31,8 @@ class ReadingConfig:
     Attributes:
       text_field, title_field, source_field: keys of a row; `title_field` and `source_field` may be absent from it.
       source: overrides the source that rows name; without both, it is the file's name.
-      max_line_bytes: longer lines (and .txt files) are not read but put into quarantine.
+      max_line_bytes: longer lines (and .txt files, and the rest of a .json document from a longer value on) are not read but put
+        into quarantine.
     """
 
     text_field: str = "text"
@@ -66,14 +68,14 @@ def read_documents(file: InputFile, config: ReadingConfig) -> Iterator[Document 
         for number, value in readers.get(file.format, _read_lines)(file, config):
             yield _to_document(value, file, number, config)
     except (TornFileError, DataError, UnicodeDecodeError) as error:
-        yield Unreadable(file.path, None, str(error).removeprefix(f"{file.path}: "))
+        yield Unreadable(printable(file.path), None, printable(str(error).removeprefix(f"{file.path}: ")))
     except PermissionError as error:
-        yield Unreadable(file.path, None, f"cannot be opened ({error.strerror})")
+        yield Unreadable(printable(file.path), None, f"cannot be opened ({error.strerror})")
 
 
 def _to_document(value: Any, file: InputFile, number: int, config: ReadingConfig) -> Document | Unreadable:
     def unreadable(reason: str) -> Unreadable:
-        return Unreadable(file.path, number, reason)
+        return Unreadable(printable(file.path), number, printable(reason))
 
     if isinstance(value, Fault):
         return unreadable(value.reason)
@@ -87,15 +89,14 @@ def _to_document(value: Any, file: InputFile, number: int, config: ReadingConfig
         found = "missing" if text is None else f"of type {type(text).__name__}, not a string"
         return unreadable(f"`{config.text_field}` is {found}; the row's keys: {', '.join(map(str, list(row)[:8]))}")
     source = config.source or row.get(config.source_field) or file.source
-    try:
-        text.encode("utf-8")
-        content = hashlib.blake2b(f"{file.name}\0{number}\0{text}".encode(), digest_size=8).hexdigest()
-    except UnicodeEncodeError as error:
-        return unreadable(f"text is not valid Unicode (lone surrogate at character {error.start})")
-    own = row.get("id")
-    return Document(
-        content if own is None else str(own), canonical_source(str(source)), text, title if isinstance(title, str) else ""
-    )
+    own, title = row.get("id"), title if isinstance(title, str) else ""
+    for name, field in (("text", text), ("title", title), ("id", str(own))):
+        try:
+            field.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return unreadable(f"{name} is not valid Unicode (lone surrogate at character {error.start})")
+    content = hashlib.blake2b(f"{file.name}\0{number}\0{text}".encode(), digest_size=8).hexdigest()
+    return Document(content if own is None else str(own), canonical_source(str(source)) or "unnamed", text, title)
 
 
 @contextmanager
@@ -136,31 +137,53 @@ class _Joined(io.RawIOBase):
 
 
 def _read_lines(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, Any]]:
-    limit = config.max_line_bytes
     with _as_utf8(file) as opened:
-        number = 0
-        while line := opened.readline(limit + 1):
-            number += 1
-            if len(line) > limit and not line.endswith(b"\n"):
-                while line and not line.endswith(b"\n"):
-                    line = opened.readline(SNIFFED)
-                yield number, Fault(f"line is longer than the limit of {limit:,} bytes; raise --max-line-bytes to read it")
-            elif line.strip():
-                yield number, parse_json(line)
+        yield from _lines(opened, config)
+
+
+def _lines(opened: IO[bytes], config: ReadingConfig) -> Iterator[tuple[int, Any]]:
+    limit, number = config.max_line_bytes, 0
+    while line := opened.readline(limit + 1):
+        number += 1
+        if len(line) > limit and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = opened.readline(SNIFFED)
+            yield number, Fault(f"line is longer than the limit of {limit:,} bytes; raise --max-line-bytes to read it")
+        elif line.strip():
+            yield number, parse_json(line)
 
 
 def _read_json(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, Any]]:
     """A JSON document is parsed part by part; one value per line is taken too."""
-    with open_bytes(Path(file.path)) as opened:
-        encoding = detect_encoding(_read_up_to(opened, SNIFFED))
-    if encoding == "utf-8":
-        yield from iterate_json(Path(file.path))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "content.json")
-        with _as_utf8(file) as opened, open(copy, "wb") as out:
-            shutil.copyfileobj(opened, out)
-        yield from iterate_json(copy)
+    with _as_utf8(file) as opened:
+        beginning = line = opened.readline(SNIFFED)
+        while line.isspace():
+            line = opened.readline(SNIFFED)
+            beginning += line
+        if not starts_document(line):
+            yield from _lines(io.BufferedReader(_Joined(beginning, opened), SNIFFED), config)
+            return
+        parts = _Limited(opened, config.max_line_bytes)
+        for number, value in iterate_document(Path(file.path), beginning, parts):  # type: ignore[arg-type]
+            parts.begin()
+            yield number, value
+
+
+class _Limited:
+    """A file that gives no more than a limit between two calls of `begin`: no part of a document is longer."""
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self._file, self._limit, self._left = file, limit, limit
+
+    def begin(self) -> None:
+        self._left = self._limit
+
+    def read(self, count: int) -> bytes:
+        if self._left <= 0:
+            raise DataError(f"a value is longer than the limit of {self._limit:,} bytes; raise --max-line-bytes to read it")
+        content = self._file.read(min(count, self._left))
+        self._left -= len(content)
+        return content
 
 
 def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, Any]]:

@@ -15,6 +15,8 @@ FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 GROUP_BYTES = 64 << 20
 GROUP_FILES = 20_000
+NAME_BYTES = 180
+"""Of a shard's name; file systems take 255, of which suffixes need some."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class InputFile:
     """One file of a raw corpus.
 
     Attributes:
-      path: where it lies. name: its path below the folder that was given, or its file name.
+      path: where it lies. name: its path below the folder that was given, or its file name, as `printable` shows it.
       size, modified: bytes and nanoseconds, to see whether it has changed.
     """
 
@@ -107,13 +109,18 @@ def list_shards(inputs: Sequence[Path], group_bytes: int = GROUP_BYTES) -> Listi
     return Listing(tuple(_grouped(files, group_bytes)), tuple(skipped))
 
 
+def printable(text: str) -> str:
+    """Text that every file can hold: file names in GBK and broken keys come with lone surrogates, which become `\\udcb7`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _in_folder(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[InputFile]:
     seen = {os.path.realpath(folder)}
     for parent, folders, names in os.walk(folder, followlinks=True):
         for child in sorted(folders):
             real = os.path.realpath(os.path.join(parent, child))
             if real in seen:
-                skipped.append((os.path.join(parent, child), "a link to a folder that is read already"))
+                skipped.append((printable(os.path.join(parent, child)), "a link to a folder that is read already"))
                 folders.remove(child)
             seen.add(real)
         folders.sort()
@@ -122,16 +129,16 @@ def _in_folder(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[InputFi
             if name.startswith("."):
                 continue
             if _format_of(name) is None:
-                skipped.append((str(path), "its suffix is not one of a corpus file"))
+                skipped.append((printable(str(path)), "its suffix is not one of a corpus file"))
             elif not path.exists():
-                skipped.append((str(path), "a link to nothing"))
+                skipped.append((printable(str(path)), "a link to nothing"))
             else:
                 yield _input_file(path, str(path.relative_to(folder)))
 
 
 def _input_file(path: Path, name: str) -> InputFile:
     status = path.stat()
-    return InputFile(str(path), name, status.st_size, status.st_mtime_ns)
+    return InputFile(str(path), printable(name), status.st_size, status.st_mtime_ns)
 
 
 def _format_of(name: str) -> str | None:
@@ -144,6 +151,7 @@ def _grouped(files: Sequence[InputFile], group_bytes: int) -> Iterator[Shard]:
     """A large file by itself; small neighbours of the same folder together."""
     group: list[InputFile] = []
     names: set[str] = set()
+    size = 0
 
     def close() -> Shard:
         shard = Shard(_unused_name(group[0], names), tuple(group))
@@ -155,11 +163,13 @@ def _grouped(files: Sequence[InputFile], group_bytes: int) -> Iterator[Shard]:
         if group and (
             alone
             or os.path.dirname(group[0].name) != os.path.dirname(file.name)
-            or sum(one.size for one in group) + file.size > group_bytes
+            or size + file.size > group_bytes
             or len(group) >= GROUP_FILES
         ):
             yield close()
+            size = 0
         group.append(file)
+        size += file.size
         if alone:
             yield close()
     if group:
@@ -167,9 +177,10 @@ def _grouped(files: Sequence[InputFile], group_bytes: int) -> Iterator[Shard]:
 
 
 def _unused_name(first: InputFile, names: set[str]) -> str:
-    """A file name made of the first file's path; with a hash of the path where another shard has it."""
-    plain = os.path.join(os.path.dirname(first.name), first.stem).replace(os.sep, "-")
-    if plain in names:
-        plain += "-" + hashlib.blake2b(first.name.encode() + first.path.encode(), digest_size=4).hexdigest()
+    """A file name made of the first file's path; with a hash of the path where another shard has it, or it is too long."""
+    whole = os.path.join(os.path.dirname(first.name), first.stem).replace(os.sep, "-")
+    plain = whole.encode()[:NAME_BYTES].decode("utf-8", "ignore")
+    if plain != whole or plain in names:
+        plain += "-" + hashlib.blake2b(first.name.encode() + os.fsencode(first.path), digest_size=4).hexdigest()
     names.add(plain)
     return plain

@@ -69,7 +69,10 @@ def make_passages(task: PassagesTask) -> None:
     statistics.unreadable = len(unreadable)
     write_text(task.folder / "unreadable.jsonl", "".join(line + "\n" for line in unreadable))
     hashes.save(task.folder)
-    inputs = [{**asdict(file), "sha256": sha256_file(file.path)} for file in task.shard.files]
+    inputs = [
+        {"name": file.name, "size": file.size, "modified": file.modified, "sha256": sha256_file(file.path)}
+        for file in task.shard.files
+    ]
     done = {"key": task.key, "inputs": inputs, "rows": hashes.rows, "sources": hashes.sources, "statistics": statistics.to_json()}
     write_json(task.folder / "done.json", done)
 
@@ -100,7 +103,8 @@ def passages_of(
             return
     statistics.count(source, "extracted", text)
     bounds = segment(text, config.windows[language], language)
-    title = document.title.strip() or (_first_heading(text, language) if len(bounds) > 1 else "")
+    own_title = remove_control_characters(document.title).strip()
+    title = own_title or (_first_heading(text, language) if len(bounds) > 1 else "")
     for number, (start, end) in enumerate(bounds):
         piece, id = text[start:end].strip(), f"{document.id}-{number}"
         if rule := dropping_rule(piece, language_of(piece) if len(bounds) > 1 else language, config.clean):
@@ -111,7 +115,7 @@ def passages_of(
             statistics.mask(masks)
         statistics.count(source, "cleaned", piece)
         row: dict[str, Any] = {"id": id, "source": source, "text": piece}
-        if title and (number or document.title.strip()):
+        if title and (number or own_title):
             row["title"] = title
         yield row | {"language": language} | ({} if score is None else {"score": round(score, 4)})
 

@@ -79,8 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.collect.page import page
-    from data_tools.collect.pipeline import collect, full_disk_named
+    from data_tools.collect.pipeline import collect
     from data_tools.collect.report import print_report, to_report
+    from data_tools.full_disk import full_disk_named
     from huatuo_jax.config import require
     from huatuo_jax.console import make_console, make_progress, write_report
     from huatuo_jax.files import write_json, write_text
@@ -106,6 +107,10 @@ def run(args: argparse.Namespace) -> int:
     if not any(result.done_now.values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
+    named = {*config.in_domain, *config.source_priority}
+    if unknown := sorted(named - set(report["sources"])):
+        known = ", ".join(list(report["sources"])[:20])
+        console.print(f"no document is of {', '.join(unknown)} (--in-domain, --source-priority); the sources are {known}")
     console.print(f"{result.passages:,} passages in {args.out / 'passages'}; report: {args.out / 'report.html'}", markup=False)
     write_report(args.json, report)
     return 0
@@ -119,6 +124,7 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
     from data_tools.collect.reading import ReadingConfig
     from data_tools.collect.semantic import Semantic
     from data_tools.commands.decontaminate import to_overlap
+    from data_tools.formats import canonical_source
     from data_tools.importing import check_inputs
 
     check_inputs(args.exams)
@@ -128,13 +134,13 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
     return CollectConfig(
         reading=ReadingConfig(args.text_field, args.title_field, args.source_field, args.source, args.max_line_bytes),
         extract=not args.any_domain,
-        in_domain=tuple(args.in_domain),
+        in_domain=tuple(map(canonical_source, args.in_domain)),
         windows={"zh": _window(args.window_zh, "--window-zh"), "en": _window(args.window_en, "--window-en")},
         clean=CleanRules(disabled=tuple(args.disable_rule)),
         mask=not args.no_mask,
         near=NearDuplicates(args.near_threshold) if args.near_threshold else None,
         semantic=semantic,
-        source_priority=tuple(filter(None, args.source_priority.split(","))),
+        source_priority=tuple(map(canonical_source, filter(None, args.source_priority.split(",")))),
         exams=tuple(args.exams),
         overlap=to_overlap(args),
         keep_dropped=args.keep_dropped,

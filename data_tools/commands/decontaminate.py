@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 HELP = """Find and remove rows that hold exam questions.
 
 Takes passages, dialogues of every layout that `import` reads, or other exams. A row is removed if so much of a question's n-grams
-(of characters in Chinese, of words in English) occurs in it; short questions count only together with their options. What is
-removed is listed with the question in DIR/contaminated.jsonl."""
+(of characters in Chinese, of words in English) occurs in it; short questions count only whole, the shortest only together with
+their options. What is removed is listed with the question in DIR/contaminated.jsonl."""
 EXAMPLE = """
 huatuo-data decontaminate sft.jsonl pairs.jsonl --exams exams/*.jsonl.xz --out clean
 """
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     from data_tools.collect.decontaminate import decontaminate_files
     from data_tools.collect.exams import ExamIndex, read_exams
+    from data_tools.full_disk import full_disk_named
     from data_tools.importing import check_inputs
     from huatuo_jax.console import make_console, make_progress, print_table, write_report
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     check_inputs([*args.exams])
     console = make_console(args.quiet)
     index = ExamIndex(read_exams(args.exams), to_overlap(args))
-    with make_progress(console, "bytes") as progress:
+    with full_disk_named(args.out), make_progress(console, "bytes") as progress:
         task = progress.add_task("decontaminate", total=sum(path.stat().st_size for path in args.files))
         report = decontaminate_files(args.files, args.out, index, lambda count: progress.advance(task, count))
     table = Table("file", "rows", "with exam questions")

@@ -11,7 +11,8 @@ HELP = """Turn passages into question-and-answer pairs, ready for `huatuo-data i
 any OpenAI-compatible endpoint, the key from the environment variable OPENAI_API_KEY only. question-only asks for the question
 and takes the passage as the answer. template (or --template) needs no model: it asks about the title, the passage answers.
 Every answer is kept in a ledger beside --out, so a run that is killed at any moment continues with the same command and repeats
-no call. What is rejected is listed beside --out, in a file that ends in .rejected.jsonl, with all texts."""
+no call. What is rejected is listed beside --out, in a file that ends in .rejected.jsonl, with all texts; the report, with model,
+prompts and filters, in one that ends in .report.json."""
 EXAMPLE = """
 huatuo-data unify --template corpus/*.jsonl --out pairs.jsonl
 export OPENAI_API_KEY=…
@@ -91,20 +92,25 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.commands.import_records import check_max_rejected
     from data_tools.commands.unify_report import print_report
+    from data_tools.full_disk import full_disk_named
     from data_tools.importing import check_inputs
     from huatuo_jax.console import make_console, write_report
+    from huatuo_jax.files import write_json
 
     check_max_rejected(args.max_rejected)
     check_inputs(args.files)
     console = make_console(args.quiet)
     provider = args.provider or "template"
-    if provider == "template":
-        report, coverage = _by_template(args, console)
-    else:
-        found = _by_model(args, console, question_only=provider == "question-only")
-        if found is None:
-            return 0
-        report, coverage = found
+    with full_disk_named(args.out.parent):
+        if provider == "template":
+            report, coverage = _by_template(args, console)
+        else:
+            found = _by_model(args, console, question_only=provider == "question-only")
+            if found is None:
+                return 0
+            report, coverage = found
+        report = {"provider": provider, **report}
+        write_json(args.out.with_suffix(".report.json"), report)
     print_report(console, report)
     if args.plot:
         from data_tools.unify.coverage import plot

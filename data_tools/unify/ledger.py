@@ -72,7 +72,9 @@ class Ledger:
             self._prepare()
         except sqlite3.DatabaseError as error:
             self._lock.close()
-            raise ConfigError(f"{self.path} cannot be used as a ledger ({error}); give another --ledger") from None
+            raise ConfigError(
+                f"{self.path} cannot be used as a ledger ({error}); if the disk is full, make room, else give another --ledger"
+            ) from None
         except BaseException:
             self._lock.close()
             raise

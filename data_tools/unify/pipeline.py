@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,8 +248,11 @@ def report(
         "rejected_tries": dict(written.tries.most_common()),
         "coverage": writer.coverage.report(),
         "model": job.model,
-        "prompts": job.how.prompts.version,
+        "prompts": job.how.prompts.to_json(),
         "filters": sorted(job.how.filters.enabled),
+        "limits": asdict(job.how.filters.limits),
+        "language": job.how.spoken,
+        "tries": job.how.tries,
         "spent": {"prompt_tokens": totals.get("prompt_tokens", 0), "output_tokens": totals.get("output_tokens", 0), "cost": cost},
         "client": client.report() if client else None,
         "out": str(job.out),

@@ -6,11 +6,13 @@ A template has two sections, `[system]` and `[user]`, and placeholders `${domain
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from huatuo_jax.errors import ConfigError
+from huatuo_jax.files import sha256_json
 
 FOLDER = Path(__file__).parent / "prompts"
 LANGUAGES = ("zh", "en")
@@ -60,23 +62,29 @@ class Prompts:
         Args:
           folder: a folder of own templates, named as ours: `question.zh.v1.txt`, …
           domain: the domain's name by language; what is left out is taken from `prompts/defaults.json`.
-          persona: who speaks, by language; likewise.
+          persona: who speaks, by language; without, an expert of the domain.
 
         Raises:
           ConfigError: a template is missing or has a section or placeholder too many or too few.
         """
         self.version, self.cuts = version, cuts or Cuts()
         defaults = json.loads((FOLDER / "defaults.json").read_text(encoding="utf-8"))
-        self.values = {
-            spoken: {
-                "domain": (domain or {}).get(spoken, defaults[spoken]["domain"]),
-                "persona": (persona or {}).get(spoken, defaults[spoken]["persona"]),
-            }
-            for spoken in LANGUAGES
-        }
+        self.values = {}
+        for spoken in LANGUAGES:
+            name = (domain or {}).get(spoken, defaults[spoken]["domain"])
+            speaker = (persona or {}).get(spoken, Template(defaults[spoken]["persona"]).substitute(domain=name))
+            self.values[spoken] = {"domain": name, "persona": speaker}
         self._templates = {
             (step, spoken): _read(folder or FOLDER, step, spoken, version) for step in STEPS for spoken in LANGUAGES
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """What the prompts were made from, for the report: version, names, and a hash of each template's text."""
+        templates = {
+            f"{step}.{spoken}": sha256_json([[role, template.template] for role, template in sections])
+            for (step, spoken), sections in self._templates.items()
+        }
+        return {"version": self.version, "templates": templates, **self.values, "cuts": asdict(self.cuts)}
 
     def question(self, spoken: str, passage: str) -> Messages:
         """The messages of the first call: a question for which the passage would be the answer."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -151,6 +152,55 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path):
     assert output(tmp_path / "killed") == output(tmp_path / "whole")
 
 
+def descendants(process_id, name):
+    """Ids of the processes that a run has started, or those have, and whose command line holds a name."""
+    found = []
+    for task in Path(f"/proc/{process_id}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            try:
+                found += [int(child)] * (name in Path(f"/proc/{child}/cmdline").read_bytes())
+                found += descendants(child, name)
+            except FileNotFoundError:  # ended meanwhile
+                continue
+    return found
+
+
+def kill_a_worker(process, folder, name):
+    """Kills a worker once the first shard is done; says how many there were."""
+    while not list(folder.glob("work/passages/*/done.json")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    workers = descendants(process.pid, name)
+    os.kill(workers[0], signal.SIGKILL)
+    assert len(list(folder.glob("work/passages/*/done.json"))) < 8, "the worker was to die in mid-run"
+    return len(workers)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes_though_a_worker_is_killed(tmp_path):
+    pytest.importorskip("ray")
+    raw = corpus(tmp_path / "raw", files=8, rows=2_000)
+    settings = (*SETTINGS, "--near-threshold", "0")
+    collect(raw, *settings, "--out", tmp_path / "whole")
+    words = ["collect", str(raw), *settings, "--engine", "ray", "--out", str(tmp_path / "killed"), "--quiet"]
+    process = subprocess.Popen([sys.executable, "-c", "from data_tools.cli import main; main()", *words])
+    kill_a_worker(process, tmp_path / "killed", b"ray::make_passages")
+    assert process.wait(300) == 0
+    assert output(tmp_path / "killed") == output(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the workers")
+def test_a_worker_killed_in_mid_run_changes_no_byte(tmp_path):
+    raw = corpus(tmp_path / "raw", files=8, rows=500)
+    settings = (*SETTINGS, "--near-threshold", "0")
+    collect(raw, *settings, "--out", tmp_path / "whole")
+    words = ["collect", str(raw), *settings, "--workers", "2", "--out", str(tmp_path / "killed"), "--quiet"]
+    process = subprocess.Popen([sys.executable, "-c", "from data_tools.cli import main; main()", *words])
+    assert kill_a_worker(process, tmp_path / "killed", b"spawn_main") == 2
+    assert process.wait(120) == 0
+    assert output(tmp_path / "killed") == output(tmp_path / "whole")
+
+
 def die_once(folder):
     """A task that kills its own worker the first time."""
     if folder.name == "2" and not (folder.parent / "died").exists():
@@ -192,6 +242,24 @@ def test_long_documents_carry_their_title(tmp_path):
     rows = passages(tmp_path / "out")
     assert len(rows) > 2 and all(row["title"] == "肺炎的诊治" for row in rows[1:])
     assert "".join(row["text"] for row in rows) == text and "title" not in rows[0]
+
+
+def test_sources_are_named_as_rows_name_them_or_said_to_be_unknown(tmp_path, capsys):
+    (tmp_path / "raw.jsonl").write_text(json.dumps({"text": OTHER.format(1, 1), "source": "Medical_Books_cn"}))
+    words = ["--in-domain", "Medical_Books_cn", "--source-priority", "no_such_source", "--out", tmp_path / "out"]
+    assert huatuo_data(["collect", *map(str, [tmp_path / "raw.jsonl", *SETTINGS, *words])]) == 0
+    assert len(passages(tmp_path / "out")) == 1
+    assert "no document is of no_such_source" in capsys.readouterr().out
+
+
+def test_the_page_shows_many_sources_in_any_script(tmp_path):
+    (tmp_path / "raw.jsonl").write_text(
+        "".join(json.dumps({"text": MEDICAL.format(i, i), "source": f"来源{i:02}"}) + "\n" for i in range(15))
+    )
+    collect(tmp_path / "raw.jsonl", *SETTINGS, "--near-threshold", 0, "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(f"<td>来源{i:02}</td>" in page for i in range(15)), "the table has all of them"
+    assert page.count("<span class=key>") == 10 and "</i>other sources" in page, "the bars have the nine largest, and the rest"
 
 
 def test_the_page_is_self_contained_and_names_every_source_and_reason(tmp_path):

@@ -58,6 +58,32 @@ def test_a_common_phrase_is_no_question():
     assert found("龋病好发于儿童，下颌第一磨牙尤其常见。") == []
 
 
+def test_a_question_of_middle_length_is_found_whole_without_its_options():
+    middle = Item("m", "exam", "下列哪项是治疗高血压首选的药物", ("氢氯噻嗪", "阿司匹林"))  # 15 characters: 8 n-grams
+    index = ExamIndex([middle])
+    assert index.find([f"请问{middle.question}呢？"])[0] and not index.find(["请问治疗高血压首选的药物是什么？"])[0]
+
+
+def test_a_short_question_without_options_must_be_a_line_of_its_own():
+    index = ExamIndex([Item("o", "open", "胃痛怎么办")])
+    assert index.find(["胃痛怎么办？\n先休息。"])[0] and not index.find(["我不知道胃痛怎么办，请指教。"])[0]
+
+
+@pytest.mark.slow
+def test_no_question_of_middle_length_occurs_in_real_texts_by_chance(shared_data):
+    """The figure in `Overlap`: of questions with 6 to 11 n-grams, which are found by themselves if whole, none is found."""
+    index = ExamIndex(read_exams(sorted((shared_data / "exams").glob("*.jsonl.xz"))))
+    sizes = dict(zip(index.items, index._questions.sizes.tolist(), strict=True))
+    found = []
+    for path in [*(shared_data / "corpus").glob("*.jsonl.xz"), shared_data / "sft" / "sft_zh.jsonl.xz"]:
+        with lzma.open(path, "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        documents = [row.get("text") or "\n".join(row["turns"]) for row in rows]
+        for start in range(0, len(documents), 512):
+            found += [hit.item for hits in index.find(documents[start : start + 512]) for hit in hits]
+    assert not [item.question for item in found if 6 <= sizes[item] <= 11]
+
+
 def test_half_a_question_is_found_if_so_little_is_asked_for():
     half = LONG.question[: len(LONG.question) // 2]
     assert found(half) == [] and ExamIndex([LONG], Overlap(share=0.3)).find([half])[0]

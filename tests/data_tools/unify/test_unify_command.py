@@ -1,6 +1,8 @@
 """The whole command over real HTTP: what it writes, what it never does twice, when it stops."""
 
+import errno
 import json
+import os
 import re
 import sqlite3
 import traceback
@@ -144,6 +146,36 @@ def test_domain_and_persona_reach_the_prompts_and_change_them(unify, server):
     assert len(server.arrivals) == 20
 
 
+def test_a_domain_without_a_persona_is_asked_by_an_expert_of_it(unify, server):
+    assert unify("--domain", "zh=法律", "--domain", "en=law") == 0
+    assert all("an experienced expert in law" in a.prompt for a in server.arrivals if a.spoken == "en")
+    assert all("一位经验丰富的法律专家" in a.prompt for a in server.arrivals if a.spoken == "zh")
+
+
+def test_the_report_beside_the_pairs_says_how_they_were_made(unify, tmp_path):
+    assert unify("--domain", "en=law", "--no-filter", "leak") == 0
+    report = json.loads((tmp_path / "pairs.report.json").read_text(encoding="utf-8"))
+    assert (report["provider"], report["model"], report["records"]) == ("openai", "tiny", 5)
+    assert report["prompts"]["version"] == "v1" and report["prompts"]["en"]["domain"] == "law"
+    assert set(report["prompts"]["templates"]) == {"question.zh", "question.en", "answer.zh", "answer.en"}
+    assert "leak" not in report["filters"] and report["limits"]["question_characters"] == 180
+
+
+def test_a_full_disk_under_the_output_loses_no_answer(unify, server, rows, monkeypatch, capsys):
+    from data_tools.unify.files import PairWriter
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PairWriter, "pair", full)
+        assert unify() == 1
+    assert "No space left on device; nothing is half-written: make room" in capsys.readouterr().err
+    assert unify() == 0
+    assert len(rows("pairs.jsonl")) == 5
+    assert len(server.arrivals) == 10
+
+
 def test_an_estimate_makes_no_call(unify, server, tmp_path):
     assert unify("--estimate", "--price-in", "1", "--price-out", "2") == 0
     forecast = json.loads((tmp_path / "report.json").read_text())
@@ -166,6 +198,16 @@ def test_the_budget_is_never_passed_and_a_larger_one_continues(unify, server, ro
     assert unify("--max-tokens", "100000", "--max-output-tokens", "100") == 0
     assert len(rows("pairs.jsonl")) == 5
     assert len(server.arrivals) == 10
+
+
+def test_a_cap_in_money_stops_and_a_larger_one_continues(unify, server, rows, capsys):
+    words = ["--price-in", "1", "--price-out", "2", "--max-output-tokens", "100", "--concurrency", "1"]
+    assert unify("--max-cost", "0.0015", *words) == 4
+    assert "--max-cost 0.0015" in capsys.readouterr().err
+    calls = len(server.arrivals)
+    assert unify("--max-cost", "1", *words) == 0
+    assert len(rows("pairs.jsonl")) == 5
+    assert 0 < calls < len(server.arrivals) == 10
 
 
 def test_a_cap_in_money_needs_prices(unify, capsys):

@@ -5,15 +5,19 @@ import datetime
 import email.utils
 import sqlite3
 import time
+from collections import Counter
 
 import pytest
 
 from data_tools.unify.api_key import ApiKey, key_from_environment
 from data_tools.unify.budget import Budget, Caps, Prices, Usage
+from data_tools.unify.client import ChatClient, ClientSettings
 from data_tools.unify.filters import Filters
 from data_tools.unify.forecast import Forecast, TokenRates
 from data_tools.unify.ledger import Ledger
+from data_tools.unify.live import line
 from data_tools.unify.pacing import Pacer, retry_after
+from data_tools.unify.pipeline import RunCounts
 from data_tools.unify.prompting import FAITHFUL_CUTS, Cuts, Prompts, by_language
 from data_tools.unify.rewriting import Answer, Call, Rewriting, rewrite
 from data_tools.unify.template import Passage
@@ -218,6 +222,17 @@ def test_the_forecast_uses_what_answers_in_the_ledger_took():
 def test_tokens_of_chinese_and_other_characters_differ():
     assert TokenRates(1.0, 0.25).tokens("心动周期abcd") == pytest.approx(4 + 1)
     assert TokenRates().most([{"role": "user", "content": "心"}]) >= 3
+
+
+def test_the_live_line_says_done_rate_cost_time_left_and_rejects():
+    budget = Budget(Caps(prices=Prices(1, 2)), Usage(2_000_000, 500_000))
+    client = ChatClient(ClientSettings("http://host/v1", "m"), ApiKey(""), Pacer(), budget)
+    client.counts.answers, client.counts.failures = 120, Counter({"429": 3})
+    counts = RunCounts(total=400, done=100, replayed=40, rejects=Counter(leak=2), started=1_000)
+    assert line(counts, client, now=1_060) == (
+        "100/400 passages (25.0%) · 2.0 calls/s · 2,500,000 tokens · cost 3.00 · ETA 0:05:00 · rejects: leak 2 · "
+        "failed requests: 429 3"
+    )
 
 
 @pytest.mark.parametrize(("text", "reason"), [(" \n ", "passage_blank"), ("x" * 8001, "passage_too_long")])

@@ -44,7 +44,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
-        "torch": ["torch>=2.6"],
+        "torch": ["torch>=2.6", "transformers>=4.46"],
         "unify": ["aiohttp>=3.14.4", "openai>=3.57"],
         "collect": ["faiss-cpu>=1.9", "pyahocorasick>=2.1", "pyarrow>=15", "rensa>=0.5"],
         "ray": ["ray>=2.40"],

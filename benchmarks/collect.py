@@ -36,6 +36,7 @@ from data_tools.collect.personal_data import mask_personal_data
 from data_tools.collect.reading import Document, ReadingConfig, read_documents
 from data_tools.collect.segment import segment
 from data_tools.collect.shards import InputFile, list_shards
+from data_tools.collect.stage_output import with_questions
 from data_tools.collect.stage_passages import passages_of
 from data_tools.collect.statistics import Statistics
 from data_tools.collect.vocabulary import load_vocabularies
@@ -93,7 +94,12 @@ def measure_steps(documents: Sequence[Document], model: DomainModel, index: Exam
         "near: MinHash": lambda: [band_keys(signatures(own, near), near) for own in (shingles(b) for b in batches(pieces))],
     }
     if index is not None:
-        steps["decontaminate"] = lambda: [index.find(batch) for batch in batches(pieces)]
+        rows = [
+            {"id": f"{number}-{i}", "text": piece}
+            for number, (text, lang) in enumerate(zip(texts, languages, strict=True))
+            for i, piece in enumerate(cut(text, lang, config))
+        ]
+        steps["decontaminate"] = lambda: list(with_questions(iter(rows), index))
     rates = {"read .jsonl.zst": megabytes / max(seconds, 1e-9)}
     return rates | {name: megabytes / max(cpu_seconds(work)[0], 1e-9) for name, work in steps.items()}
 

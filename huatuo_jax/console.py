@@ -96,16 +96,17 @@ def main(program: str, description: str, package: str, commands: dict[str, str],
         description=module.HELP,
         epilog="example:\n" + textwrap.indent(textwrap.dedent(module.EXAMPLE).strip(), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     module.add_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     rest = argv[len(name.split()) :]
-    args, unknown = parser.parse_known_args(rest)
     if getattr(module, "PASS_UNKNOWN", False):
+        args, unknown = parser.parse_known_args(rest)
         args.unknown = unknown
-    elif unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    else:
+        args = parser.parse_intermixed_args(rest)
     try:
         _check_writable(args.json)
         return module.run(args)

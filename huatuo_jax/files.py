@@ -5,10 +5,12 @@ visible by its manifest, which is written last.
 """
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,36 @@ def written_aside(path: PathLike) -> Iterator[Path]:
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def directory_aside(target: Path) -> Iterator[Path]:
+    """Yields a new directory beside `target`, to be filled and renamed; removed if it was not.
+
+    Removes first what processes of this machine that are dead left there, for it may be as large as a model.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        if left.is_dir() and not _is_running(left.name.split(".")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        if aside.exists():
+            shutil.rmtree(aside)
+
+
+def _is_running(pid: str) -> bool:
+    """Whether a process has this number; True for what is no number of a process."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):
+        return True
+    return int(pid) != os.getpid()
 
 
 def write_bytes(path: PathLike, content: bytes) -> None:

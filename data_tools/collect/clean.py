@@ -1,9 +1,11 @@
 """A passage in, the name of the rule that drops it out, or None: advertising, links, scripts, repetition, garble, length …
 
-The phrases of `advertising` and `boilerplate` are data files in `phrases/`, one a line; `#` begins a comment.
+The phrases of `advertising` and `boilerplate` are data files in `phrases/`, one a line; `#` begins a comment, `~` a phrase that
+ordinary sentences use too.
 """
 
 import functools
+import html
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +21,16 @@ _URL = re.compile(r"(?:https?://|www\.)[^\s一-鿿，。；）)】>\"']+|\b[\w.+
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
 _BAD_CHARACTER = re.compile(
-    r"[\ufffd\ue000-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|[\u00c2\u00c3][\u00a0-\u00bf]|\u00e2\u20ac|\u00ef\u00bb\u00bf|&(?:#\d{2,6}|nbsp|amp|lt|gt|quot);"
+    r"[\ufffd\ue000-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|[\u00c2\u00c3][\u00a0-\u00bf]|\u00e2\u20ac|\u00ef\u00bb\u00bf"
 )
+_ENTITY = re.compile(r"&(?:#\d{2,6}|#[xX][0-9a-fA-F]{2,5}|[A-Za-z]{2,8}\d{0,2});")
+_RULED = re.compile(r"[\s|]|[-=_]{2,}")
+"""Space, and the lines that a table is drawn with."""
+_LIST_MARK = re.compile(r"^[\s\d\W]+")
+LIST_LINES, LIST_LINE_LENGTH = 3, 120
+"""A list has so many lines at least, of so many characters at most."""
+WEAK_PHRASE = 0.5
+"""What a phrase marked with `~` counts."""
 GRAM = 12
 """Length of the pieces whose repetition is counted."""
 
@@ -34,9 +44,12 @@ class CleanRules:
       max_url_share: above it a passage is `links`.
       max_other_script: share of letters that are neither Chinese, Latin nor Greek; above it `wrong_script`.
       max_repetition: share of the passage's pieces of 12 characters that occurred before in it; above it `repetition`.
+      max_list_repetition: the same for a list whose lines all begin differently (six drugs at one dose).
       max_bad_characters: share of characters that decoding or scraping has broken; above it `garble`.
       min_letters: share of characters that are letters; below it a passage is `no_prose` (columns of numbers, rows of symbols).
-      advertising_phrases, boilerplate_phrases: so many different phrases of the files drop a passage.
+        Dosage regimens have 0.4, laboratory tables 0.37; the lines a table is drawn with are not counted.
+      advertising_phrases, boilerplate_phrases: so many different phrases of the files drop a passage; one marked with `~` counts
+        as half.
       disabled: names of rules that are switched off.
     """
 
@@ -45,8 +58,9 @@ class CleanRules:
     max_url_share: float = 0.2
     max_other_script: float = 0.2
     max_repetition: float = 0.3
+    max_list_repetition: float = 0.6
     max_bad_characters: float = 0.005
-    min_letters: float = 0.5
+    min_letters: float = 0.3
     advertising_phrases: int = 2
     boilerplate_phrases: int = 2
     disabled: tuple[str, ...] = ()
@@ -58,7 +72,9 @@ RULES = ("too_short", "garble", "no_prose", "wrong_script", "links", "advertisin
 
 
 def remove_control_characters(text: str) -> str:
-    """The text without control, zero-width and direction characters (line breaks and tabs stay)."""
+    """The text without control, zero-width and direction characters (line breaks and tabs stay), HTML entities decoded."""
+    if "&" in text:
+        text = _ENTITY.sub(lambda match: html.unescape(match[0]).replace("\xa0", " "), text)
     return _CONTROL.sub("", text) if _CONTROL.search(text) else text
 
 
@@ -84,9 +100,14 @@ def repetition(text: str) -> float:
 
 
 def phrases_in(text: str, kind: str) -> list[str]:
-    """The phrases of a kind ("advertising" or "boilerplate") that a text holds, both languages."""
+    """The phrases of a kind ("advertising" or "boilerplate") that a text holds, both languages; English ones as whole words."""
     lowered = _lowered(text)
-    return [phrase for phrase in load_phrases(kind) if phrase in lowered]
+    return [phrase for phrase in load_phrases(kind) if phrase in lowered and _as_whole_words(phrase).search(lowered)]
+
+
+@functools.cache
+def _as_whole_words(phrase: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![a-z]){re.escape(phrase)}(?![a-z])")
 
 
 @functools.lru_cache(maxsize=1)
@@ -96,10 +117,14 @@ def _lowered(text: str) -> str:
 
 
 @functools.cache
-def load_phrases(kind: str) -> tuple[str, ...]:
-    """All phrases of a kind, lower case."""
+def load_phrases(kind: str) -> dict[str, float]:
+    """All phrases of a kind, lower case, and what each counts."""
     lines = [line for language in LANGUAGES for line in (PHRASES / f"{kind}.{language}.txt").read_text("utf-8").splitlines()]
-    return tuple(dict.fromkeys(line.strip().lower() for line in lines if line.strip() and not line.startswith("#")))
+    return {
+        line.lstrip("~").strip().lower(): WEAK_PHRASE if line.startswith("~") else 1.0
+        for line in lines
+        if line.strip() and not line.startswith("#")
+    }
 
 
 def _too_short(text: str, language: str, rules: CleanRules) -> bool:
@@ -112,7 +137,7 @@ def _garble(text: str, language: str, rules: CleanRules) -> bool:
 
 
 def _no_prose(text: str, language: str, rules: CleanRules) -> bool:
-    dense = len(text) - sum(map(text.count, " \n\t　"))
+    dense = len(_RULED.sub("", text))
     return dense > 0 and len(_NOT_LETTERS.sub("", text)) < rules.min_letters * dense
 
 
@@ -129,13 +154,22 @@ def _links(text: str, language: str, rules: CleanRules) -> bool:
 def _phrase_rule(kind: str) -> _Check:
     def check(text: str, language: str, rules: CleanRules) -> bool:
         limit = rules.advertising_phrases if kind == "advertising" else rules.boilerplate_phrases
-        return len(phrases_in(text, kind)) >= limit
+        counts = load_phrases(kind)
+        return sum(counts[phrase] for phrase in phrases_in(text, kind)) >= limit
 
     return check
 
 
 def _repetition(text: str, language: str, rules: CleanRules) -> bool:
-    return repetition(text) > rules.max_repetition
+    share = repetition(text)
+    return share > rules.max_repetition and (share > rules.max_list_repetition or not _is_list(text))
+
+
+def _is_list(text: str) -> bool:
+    """Whether a text is several short lines that all begin differently, after their bullets or numbers."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    beginnings = {_LIST_MARK.sub("", line)[:4].lower() for line in lines}
+    return len(lines) >= LIST_LINES and len(beginnings) == len(lines) and max(map(len, lines)) <= LIST_LINE_LENGTH
 
 
 _CHECKS: dict[str, _Check] = {

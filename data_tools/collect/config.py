@@ -13,8 +13,10 @@ from data_tools.collect.semantic import Semantic
 from huatuo_jax.config import require
 from huatuo_jax.files import sha256_file
 
-SCHEMA = 1
-"""Raised when a stage's output changes for the same input and settings."""
+SCHEMA = 2
+"""Raised when the passages change for the same input and settings."""
+OUTPUT_SCHEMA = 2
+"""Raised when the last stage's output changes for the same input and settings."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class CollectConfig:
 
     def output_part(self) -> dict[str, Any]:
         """What the output depends on, beside passages and copies."""
-        return {"exams": [sha256_file(path) for path in self.exams], "overlap": asdict(self.overlap)}
+        return {"schema": OUTPUT_SCHEMA, "exams": [sha256_file(path) for path in self.exams], "overlap": asdict(self.overlap)}
 
     def to_json(self) -> dict[str, Any]:
         """All settings by stage, for the manifest and the comparison with an earlier run."""

@@ -7,6 +7,7 @@ needs the memory of one column for all passages instead of an index of all of th
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,11 +112,8 @@ def candidate_pairs(keys: np.ndarray, bucket: int) -> tuple[np.ndarray, int]:
     pairs = [np.zeros((0, 2), np.int64)]
     for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
         members = order[start : start + size]
-        firsts, others = np.triu_indices(size, 1)
-        if size > bucket:
-            near = firsts < bucket
-            saved += int((~near).sum())
-            firsts, others = firsts[near], others[near]
+        firsts, others = np.triu_indices(min(size, bucket), 1, size)
+        saved += math.comb(max(int(size) - bucket, 0), 2)
         pairs.append(np.stack([members[firsts], members[others]], axis=1))
     return np.concatenate(pairs), saved
 

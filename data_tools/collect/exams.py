@@ -17,6 +17,9 @@ from data_tools.importing import plain_stem
 from data_tools.reading import Fault, iterate_json
 from huatuo_jax.errors import ConfigError, DataError
 
+SEAM_CHARS_PER_UNIT = 12
+"""So many characters at the end or start of a text hold a letter or word of a question that is cut there."""
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -103,8 +106,36 @@ class ExamIndex:
 
     def find(self, texts: Sequence[str]) -> list[list[Hit]]:
         """The questions that each text holds, the best first."""
+        return self._hits(texts, self._questions.count(texts))
+
+    def find_with_cut(self, texts: Sequence[str], follows: Sequence[bool]) -> tuple[list[list[Hit]], list[list[Hit]]]:
+        """The questions that each text holds, and those that it holds only together with the text before it.
+
+        Args:
+          follows: for each text whether it is to be looked at together with the one before; the first's counts as False.
+        """
+        counts = self._questions.count(texts)
+        alone, cut = self._hits(texts, counts), [list[Hit]() for _ in texts]
+        seconds = [row for row in range(1, len(texts)) if follows[row]]
+        # Two texts have no more of a question's n-grams than each and their seam: mostly too few to look at both together.
+        seam = SEAM_CHARS_PER_UNIT * max(self._overlap.zh_characters, self._overlap.en_words)
+        across = self._questions.count([f"{texts[row - 1][-seam:]}\n{texts[row][:seam]}" for row in seconds])
+        most = {(seconds[pair], i): seen for (pair, i), seen in across.items()}
+        for (row, i), seen in counts.items():
+            for second in (row, row + 1):
+                if 0 < second < len(texts) and follows[second]:
+                    most[second, i] = most.get((second, i), 0) + seen
+        found_alone = [{hit.item for hit in hits} for hits in alone]
+        enough = [place for place, seen in most.items() if seen >= self._overlap.share * self._questions.sizes[place[1]]]
+        likely = sorted({row for row, i in enough if self.items[i] not in found_alone[row - 1] | found_alone[row]})
+        for row, hits in zip(likely, self.find([f"{texts[row - 1]}\n{texts[row]}" for row in likely]), strict=True):
+            cut[row] = [hit for hit in hits if hit.item not in found_alone[row - 1] | found_alone[row]]
+        return alone, cut
+
+    def _hits(self, texts: Sequence[str], counts: dict[tuple[int, int], int]) -> list[list[Hit]]:
+        """The questions that each text holds by how many of their n-grams it has, the best first."""
         least = self._overlap.share
-        shares = {place: seen / self._questions.sizes[place[1]] for place, seen in self._questions.count(texts).items()}
+        shares = {place: seen / self._questions.sizes[place[1]] for place, seen in counts.items()}
         shares = {place: share for place, share in shares.items() if share >= least}
         out: list[list[Hit]] = [[] for _ in texts]
         # Options are often common words: they are looked for only where a question is.

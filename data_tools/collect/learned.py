@@ -80,20 +80,26 @@ class Sample:
         known = [[number[name] for name in own if name in number] for own in found]
         self._rows = np.repeat(np.arange(len(texts)), [len(own) for own in known])
         self._columns = np.array([i for own in known for i in own], np.int64)
-        self._sizes = np.maximum(np.bincount(self._rows, minlength=len(texts)), 1)
         self.labels, self.roots = labels, np.sqrt(densities)
 
     def means(self, weights: np.ndarray) -> np.ndarray:
-        """Mean weight of the features of each text, float64 [n]."""
-        return np.bincount(self._rows, weights[self._columns], len(self.labels)) / self._sizes
+        """Mean weight of the features of each text, float64 [n]; those whose weight is NaN are unknown."""
+        own = weights[self._columns]
+        known = ~np.isnan(own)
+        rows = self._rows[known]
+        return np.bincount(rows, own[known], len(self.labels)) / np.maximum(np.bincount(rows, minlength=len(self.labels)), 1)
 
     def weights(self, chosen: np.ndarray) -> np.ndarray:
-        """Weights learned from the texts of the mask `chosen`, float64 [features]."""
+        """Weights learned from the texts of the mask `chosen`, float64 [features].
+
+        NaN for a feature of fewer than `MIN_TEXTS` of them, so that texts left out do not choose features.
+        """
+        rare = np.bincount(self._columns[chosen[self._rows]], minlength=len(self.names)) < MIN_TEXTS
         counts = []
         for side in (self.labels, ~self.labels):
             own = (chosen & side)[self._rows]
             count = np.bincount(self._columns[own], minlength=len(self.names)) + SMOOTHING
-            counts.append(np.log(count / count.sum()))
+            counts.append(np.log(np.where(rare, np.nan, count) / count[~rare].sum()))
         return counts[0] - counts[1]
 
     def fit(self, chosen: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:

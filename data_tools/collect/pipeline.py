@@ -126,7 +126,7 @@ def _collect(
 
     began = time.monotonic()
     outputs = _output_tasks(passages_tasks, dones, duplicates, out, config, settings)
-    open_outputs = [task for task in outputs if _key_of(task.marker) != task.key or not task.output.exists()]
+    open_outputs = [task for task in outputs if not _is_written(task)]
     run_tasks(write_output, open_outputs, workers, engine, on_stage("output", [task.rows for task in open_outputs]))
     seconds["output"], done_now["output"] = time.monotonic() - began, len(open_outputs)
     return _finish(listing, out, settings, passages_tasks, dones, outputs, done_now, seconds)
@@ -151,6 +151,13 @@ def _is_same(file: InputFile, before: dict[str, Any] | None) -> bool:
     if before is None or before["size"] != file.size:
         return False
     return bool(before["modified"] == file.modified or before["sha256"] == sha256_file(file.path))
+
+
+def _is_written(task: OutputTask) -> bool:
+    """Whether the shard's output is there, whole and made with these settings."""
+    if _key_of(task.marker) != task.key or not task.output.exists():
+        return False
+    return bool(read_json(task.marker).get("bytes") == task.output.stat().st_size)
 
 
 def _key_of(marker: Path) -> str | None:

@@ -15,7 +15,7 @@ WITHIN_LIST, SENTENCE, LINE, PARAGRAPH, HEADING = range(5)
 """Strengths of the places where a document may be cut, weakest first; `HEADING` is the place before a heading."""
 
 _PLACE = re.compile(
-    r"(?P<lines>[ \t\r　]*\n[\s　]*)"
+    r"(?P<lines>\n[\s　]*)"
     r"|[。！？!?；…]+[”’\"'」』）)】]*[ \t　]*"
     r"|(?<=[^\s.][^\s.])\.+[\"'”’)\]]*[ \t]+(?=[\"'“‘(\[]?[A-Z0-9])"
 )

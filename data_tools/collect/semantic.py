@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_tools.unify.api_key import ApiKey
 from huatuo_jax.errors import ConfigError, DataError
 
 BATCH = 64
@@ -40,7 +41,13 @@ class Semantic:
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise ConfigError(f"--semantic-threshold is {self.threshold}; a cosine to go by lies above 0 and at most at 1")
-        if "://" in self.embedder and not self.model:
+        _, is_url, address = self.embedder.partition("://")
+        if is_url and "@" in address:
+            # Settings and messages name the URL.
+            raise ConfigError(
+                f"--embedder must be a URL without user name or password; a key goes into {API_KEY}, an @ of the path is %40"
+            )
+        if is_url and not self.model:
             raise ConfigError(f"the endpoint {self.embedder} needs --semantic-model, the name of its embedding model")
 
 
@@ -87,6 +94,7 @@ class EndpointEmbedder:
 
     def __init__(self, base: str, model: str, timeout: float = 120.0) -> None:
         self._url, self._model, self._timeout = base.rstrip("/") + "/embeddings", model, timeout
+        self._key = ApiKey(os.environ.get(API_KEY, ""), API_KEY)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of the texts, in order.
@@ -99,15 +107,16 @@ class EndpointEmbedder:
 
     def _request(self, texts: Sequence[str]) -> np.ndarray:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(API_KEY):
-            headers["Authorization"] = f"Bearer {key}"
+        if self._key.is_set:
+            headers["Authorization"] = f"Bearer {self._key.reveal()}"
         body = json.dumps({"model": self._model, "input": list(texts)}).encode()
         try:
             with urllib.request.urlopen(urllib.request.Request(self._url, body, headers), timeout=self._timeout) as answer:
                 rows: Any = json.load(answer)["data"]
             vectors = np.array([row["embedding"] for row in sorted(rows, key=lambda row: row["index"])], np.float32)
         except (urllib.error.URLError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self._url} gives no embeddings ({error}); the same command continues once it does") from error
+            said = self._key.hide(str(error))
+            raise DataError(f"{self._url} gives no embeddings ({said}); the same command continues once it does") from error
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise DataError(f"{self._url} gave {len(vectors)} vectors for {len(texts)} texts; it is not an embeddings endpoint")
         return vectors

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,22 +54,23 @@ def write_output(task: OutputTask) -> None:
         index = _exam_index(task.config.exams, task.config.overlap, " ".join(task.config.output_part()["exams"]))
     dropped_path, contaminated = task.out / "dropped" / f"{task.name}.jsonl.zst", []
     with write_rows(task.output) as output, write_rows(dropped_path) as dropped:
-        rows = zip(read_rows(task.passages / "passages.jsonl.zst"), codes, copies, strict=True)
-        while batch := list(itertools.islice(rows, BATCH)):
-            kept = [row for row, code, _ in batch if code == STAYS]
-            for row, code, copy in batch:
-                if code != STAYS:
+
+        def staying() -> Iterator[dict[str, Any]]:
+            for row, code, copy in zip(read_rows(task.passages / "passages.jsonl.zst"), codes, copies, strict=True):
+                if code == STAYS:
+                    yield row
+                else:
                     _drop(row, REASONS[int(code)], statistics, dropped, {"copy_of": int(copy)})
-            found: list[list[Hit]] = [[]] * len(kept) if index is None else index.find([row["text"] for row in kept])
-            for row, hits in zip(kept, found, strict=True):
-                statistics.count(row["source"], "deduplicated", row["text"])
-                if hits:
-                    contaminated.append(_contamination(row, hits))
-                    _drop(row, CONTAMINATED, statistics, dropped, {"exam": hits[0].item.exam, "item": hits[0].item.id})
-                    continue
-                if index is not None:
-                    statistics.count(row["source"], "decontaminated", row["text"])
-                output.write(row)
+
+        for row, hits in ((row, []) for row in staying()) if index is None else with_questions(staying(), index):
+            statistics.count(row["source"], "deduplicated", row["text"])
+            if hits:
+                contaminated.append(_contamination(row, hits))
+                _drop(row, CONTAMINATED, statistics, dropped, {"exam": hits[0].item.exam, "item": hits[0].item.id})
+                continue
+            if index is not None:
+                statistics.count(row["source"], "decontaminated", row["text"])
+            output.write(row)
     if task.config.keep_dropped:
         _join(task.passages / "dropped.jsonl.zst", dropped_path)
     else:
@@ -78,11 +80,32 @@ def write_output(task: OutputTask) -> None:
         {
             "key": task.key,
             "passages": output.rows,
+            "bytes": task.output.stat().st_size,
             "sha256": sha256_file(task.output),
             "statistics": statistics.to_json(),
             "contaminated": contaminated,
         },
     )
+
+
+def with_questions(rows: Iterator[dict[str, Any]], index: ExamIndex) -> Iterator[tuple[dict[str, Any], list[Hit]]]:
+    """Each passage with the questions that it holds, alone or together with the one before or after it in its document."""
+    # The last passage of a batch waits for its neighbour in the next.
+    held: list[tuple[dict[str, Any], list[Hit]]] = []
+    while new := list(itertools.islice(rows, BATCH)):
+        batch = [row for row, _ in held] + new
+        documents = [row["id"].rpartition("-")[0] for row in batch]
+        follows = [False, *(a == b for a, b in itertools.pairwise(documents))]
+        found, cut = index.find_with_cut([row["text"] for row in batch], follows)
+        if held:
+            found[0] = held[0][1]
+        for i, hits in enumerate(cut):
+            for place in (i - 1, i) if hits else ():
+                known = {hit.item for hit in found[place]}
+                found[place] = found[place] + [hit for hit in hits if hit.item not in known]
+        yield from zip(batch[:-1], found, strict=False)
+        held = [(batch[-1], found[-1])]
+    yield from held
 
 
 def _drop(row: dict[str, Any], reason: str, statistics: Statistics, dropped: RowWriter, why: dict[str, Any]) -> None:

@@ -90,10 +90,19 @@ def passages_of(
     text = remove_control_characters(text)
     language = language_of(text)
 
+    def mask(piece: str) -> str:
+        return mask_personal_data(piece)[0] if config.mask else piece
+
+    def mask_and_count(piece: str) -> str:
+        if config.mask:
+            piece, masks = mask_personal_data(piece)
+            statistics.mask(masks)
+        return piece
+
     def drop(reason: str, piece: str, id: str) -> None:
-        statistics.drop(source, reason, piece)
+        statistics.drop(source, reason, piece, mask)
         if dropped is not None:
-            dropped.write({"id": id, "source": source, "dropped": reason, "text": piece})
+            dropped.write({"id": id, "source": source, "dropped": reason, "text": mask(piece)})
 
     score = None
     if model is not None:
@@ -110,13 +119,11 @@ def passages_of(
         if rule := dropping_rule(piece, language_of(piece) if len(bounds) > 1 else language, config.clean):
             drop(rule, piece, id)
             continue
-        if config.mask:
-            piece, masks = mask_personal_data(piece)
-            statistics.mask(masks)
+        piece = mask_and_count(piece)
         statistics.count(source, "cleaned", piece)
         row: dict[str, Any] = {"id": id, "source": source, "text": piece}
         if title and (number or own_title):
-            row["title"] = title
+            row["title"] = mask_and_count(title)
         yield row | {"language": language} | ({} if score is None else {"score": round(score, 4)})
 
 

@@ -1,5 +1,6 @@
 """Counts of a shard or of a run: documents, passages, characters and bytes after each step, per source; drops with examples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +38,12 @@ class Statistics:
         bins = self.lengths.setdefault(source, {}).setdefault(step, [0] * (LAST_BIN + 1))
         bins[min(len(text) // LENGTH_BIN, LAST_BIN)] += 1
 
-    def drop(self, source: str, reason: str, text: str) -> None:
-        """Counts a dropped text and keeps it as an example if there are few."""
+    def drop(self, source: str, reason: str, text: str, to_shown: Callable[[str], str] = str) -> None:
+        """Counts a dropped text and, if there are few examples, keeps what `to_shown` makes of it as one."""
         _add(self.drops.setdefault(reason, {}).setdefault(source, [0, 0, 0]), [1, len(text), len(text.encode("utf-8"))])
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
-            examples.append(" ".join(text[: 2 * EXAMPLE_CHARS].split())[:EXAMPLE_CHARS])
+            examples.append(" ".join(to_shown(text)[: 2 * EXAMPLE_CHARS].split())[:EXAMPLE_CHARS])
 
     def mask(self, counts: dict[str, int]) -> None:
         """Counts masked personal data."""

@@ -206,12 +206,12 @@ class ChatClient:
             body = json.loads(response.content)
         except ValueError:
             body = None
-        text = "" if body is not None else self._key.hide(response.text)
+        text = self._key.hide(response.text if body is None else json.dumps(body, ensure_ascii=False))
         answer = check_body(body, text, (self.settings.model, *self.settings.accept_models), self._works)
         if not answer.prompt_tokens:
             guess = self._rates.usage(call.messages, self.settings.max_output_tokens, answer.text)
             answer = Answer(answer.text, answer.finish, guess.prompt, guess.output)
-        return Answer(self._key.hide(answer.text), answer.finish, answer.prompt_tokens, answer.output_tokens)
+        return Answer(self._key.hide_in_answer(answer.text), answer.finish, answer.prompt_tokens, answer.output_tokens)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -1,6 +1,5 @@
 """A status or a body in, a usable answer or the kind of fault out: tried again, refused for good, or the end of the run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +66,7 @@ def check_body(body: Any, text: str, models: Sequence[str], works: bool) -> Answ
     """The answer in the body of a 200 response.
 
     Args:
-      body: the parsed JSON, None if it does not parse; text: then the raw text, the API key hidden.
+      body: the parsed JSON, None if it does not parse; text: what errors quote of it, the API key hidden.
       models: the model that was asked for, and other names that it may answer under.
 
     Raises:
@@ -87,9 +86,7 @@ def check_body(body: Any, text: str, models: Sequence[str], works: bool) -> Answ
         if not (isinstance(content, str) and isinstance(served, str)):
             raise TypeError
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        raise Retry(
-            "wrong shape", f"the answer is no chat completion: {_quoted(json.dumps(body, ensure_ascii=False))}", billed=True
-        ) from None
+        raise Retry("wrong shape", f"the answer is no chat completion: {_quoted(text)}", billed=True) from None
     if not any(_same_model(served, name) for name in models):
         message = (
             f"the endpoint answers as model {served!r}, asked for {models[0]!r}; if that is right, give --accept-model {served}"

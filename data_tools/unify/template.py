@@ -4,8 +4,8 @@ A stand-in for the rewriting by a language model (HuatuoGPT-II, §"data unificat
 be tried with it, but its questions are as plain as the titles. What a passage offers is used in this order:
   1. a patient's question and a doctor's answer (lines `患者：…`, `医生：…`): just these, with the line above if the patient asks
      nothing;
-  2. one of the first two lines is a question (ends in ? or ？), or the passage comes from a web corpus, where the first line is
-     what a user wrote: that line, answered by the lines after it;
+  2. one of the first two lines is a question (ends in ? or ？), or the passage comes from a web corpus (its source says so),
+     where the first line is what a user wrote: that line, answered by the lines after it;
   3. a title (its field `title`, a line after `TITLE:`, or a short first line that is not a sentence): a question about it;
   4. else its first words, quoted in the question.
 """
@@ -21,6 +21,8 @@ QUOTED = {"zh": 30, "en": 80}
 """Characters of the passage that stand in for a title."""
 TITLE_LENGTH = {"zh": 40, "en": 200}
 QUESTION_LENGTH = 300
+WEB_CORPUS = "web_corpus"
+"""In a source's name (`medical_web_corpus_en`, say) it says that a passage's first line is what a user wrote."""
 GENERIC_TITLES = {"introduction", "learning outcomes", "abstract", "summary", "overview", "background", "目的", "摘要", "前言"}
 
 ABOUT = {
@@ -41,12 +43,12 @@ ABOUT = {
 }
 OPENING = {
     "zh": (
-        "请讲讲与“{}……”有关的医学知识。",
+        "请讲讲与“{}……”有关的知识。",
         "“{}……”这部分内容具体说的是什么？",
         "请以“{}……”为主题，给出完整的说明。",
     ),
     "en": (
-        'What does medicine have to say on this: "{} …"?',
+        'What is there to know about this: "{} …"?',
         'Please give the full account that begins "{} …".',
         'Explain the topic that is introduced by "{} …".',
     ),
@@ -99,7 +101,7 @@ def to_pair(passage: Passage) -> tuple[str, str]:
     lines = [line.strip() for line in text.split("\n")]
     for i, line in enumerate(lines[:2]):
         rest = "\n".join(lines[i + 1 :]).strip()
-        asked = line.endswith(_QUESTION_END) or (i == 0 and passage.source.startswith("medical_web_corpus"))
+        asked = line.endswith(_QUESTION_END) or (i == 0 and WEB_CORPUS in passage.source)
         if asked and line and len(line) <= QUESTION_LENGTH and rest:
             return re.sub(r"\s+([?？])$", r"\1", line), rest
     if found := _find_title(lines, spoken):

@@ -20,4 +20,4 @@ printf '\n160 records by heart: the held-out loss rises, and what was drawn earl
 step huatuo ask $run --recall 16
 step huatuo report $run
 step huatuo convert to-hf $run $run/hf --name huatuo-quickstart --license apache-2.0 --overwrite
-printf '\nOpen %s/report.html; %s/hf opens in transformers\n' "$run" "$run"
+printf '\nOpen %s/report.html; %s/hf opens in transformers. Next: source .venv/bin/activate && huatuo chat %s\n' "$run" "$run" "$run"

@@ -19,7 +19,7 @@ huatuo ask runs/quickstart "感冒了可以喝酒吗？"   # one question of you
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("run", metavar="RUN", type=local_path, help="run directory of `huatuo train`")
-    parser.add_argument("question", nargs="*", help="questions of your own; default: the config's")
+    parser.add_argument("question", nargs="*", default=[], help="questions of your own; default: the config's")
     parser.add_argument("--recall", metavar="N", type=int, default=0, help="also ask N training records of every source")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, default=256, help="longest answer in tokens (default: 256)")
     parser.add_argument("--quantize", metavar="KIND", help="weights of 8 or 4 bits: int8, int4 or int4:GROUP")
@@ -38,8 +38,12 @@ def run(args: argparse.Namespace) -> int:
 
     require(args.max_new_tokens >= 1, f"--max-new-tokens is {args.max_new_tokens}; it must be at least 1")
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")
-    require(not is_hf_folder(args.run), f"{args.run} is a Hugging Face folder; import it: huatuo convert from-hf {args.run} OUT")
+    require(not is_hf_folder(args.run), f"{args.run} is a Hugging Face folder; `huatuo chat {args.run}` and generate open it")
     is_run = (args.run / "config.json").is_file()
+    require(
+        args.run.parent.name != "checkpoints",
+        f"{args.run} is one checkpoint; `huatuo chat` and `generate` open it, ask takes the run, {args.run.parent.parent}",
+    )
     require(
         is_run or (args.run / "checkpoints").is_dir(),
         f"{args.run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {args.run}` makes one",

@@ -81,9 +81,13 @@ def _end_and_begin(tokenizer: Any, path: str) -> tuple[int, int | None]:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         beside = epath.Path(path).parent / name
         if beside.exists():
-            for key, value in json.loads(beside.read_text(encoding="utf-8")).items():
-                if key in ("eos_token", "bos_token") and value:
-                    named[key] = value["content"] if isinstance(value, dict) else value
+            try:
+                values = json.loads(beside.read_text(encoding="utf-8"))
+                for key in ("eos_token", "bos_token"):
+                    if value := values.get(key):
+                        named[key] = str(value["content"] if isinstance(value, dict) else value)
+            except (ValueError, AttributeError, KeyError, RecursionError) as error:
+                raise DataError(f"{beside} is no object with tokens by name ({error!r}); fetch it again") from error
     known = [token for token in KNOWN_EOS if tokenizer.token_to_id(token) is not None]
     if "eos_token" not in named and len(known) != 1:
         what = f"several possible end tokens ({', '.join(known)})" if known else "no well-known end token"

@@ -40,7 +40,7 @@ class Template:
       name: what `get_template` knows it by; version: changes whenever the tokens that it yields change.
       render: (turns, system) → pieces; raises RecordError for a dialogue that the format cannot express.
       prefixes: what `render` puts in front of a text. literals: what else it writes. tokens: every token that it names.
-      follows_text: a prefix may follow a text directly, so its tokens must be the same there too.
+      follow_text: the prefixes that follow a text directly, so their tokens must be the same there too.
       closing_eos: EOS ends the whole example, as input and as target.
     """
 
@@ -50,7 +50,7 @@ class Template:
     prefixes: tuple[str, ...] = ()
     literals: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
-    follows_text: bool = False
+    follow_text: tuple[str, ...] = ()
     closing_eos: bool = False
 
     def token_id(self, name: str, tokenizer: Tokenizer) -> int:
@@ -72,7 +72,7 @@ class Template:
                 raise self._refusal(tokenizer, f"the format writes {literal.strip()!r} as plain text, but it is a token here")
         texts = tokenizer.texts_of_vocabulary("".join(self.prefixes)) if self.prefixes else []
         for prefix in self.prefixes:
-            if reason := prefix_fault(prefix, tokenizer, texts, self.follows_text):
+            if reason := prefix_fault(prefix, tokenizer, texts, prefix in self.follow_text):
                 raise self._refusal(tokenizer, f"{prefix!r} {reason}")
 
     def _refusal(self, tokenizer: Tokenizer, reason: str) -> ConfigError:
@@ -93,9 +93,10 @@ def literal_fault(literal: str, tokenizer: Tokenizer) -> str:
 def prefix_fault(prefix: str, tokenizer: Tokenizer, texts: list[str], follows_text: bool) -> str:
     """Why `prefix` cannot mark off the text after it (and, if it `follows_text`, the text before it), "" if it can.
 
-    Its tokens must be the same alone and in context, a dummy-prefix "▁" aside. The contexts are three samples and whatever the
-    vocabulary (`texts`) could glue to the prefix. Only letters and digits count at the seam: an answer that begins with a rare
-    mark of punctuation may merge with the prefix without harm.
+    Its tokens must be the same alone and in context, a dummy-prefix "▁" aside. The contexts are samples and whatever the
+    vocabulary (`texts`) could glue to the prefix. What may come before it is any text, for questions end in "？", and a program
+    that renders a prompt as one string (a chat template) must get the same tokens. After it only letters and digits count: an
+    answer that begins with a rare mark of punctuation may merge with the prefix without harm.
     """
     alone = tokenizer.encode("", trusted_prefix=prefix)
     tails, heads = tuple(prefix[i:] for i in range(len(prefix))), tuple(prefix[: i + 1] for i in range(len(prefix)))
@@ -108,7 +109,7 @@ def prefix_fault(prefix: str, tokenizer: Tokenizer, texts: list[str], follows_te
     pieces = [tokenizer.id_to_piece(i) for i in alone]
     without_dummy = [piece for piece in (pieces[0].removeprefix("▁"), *pieces[1:]) if piece]
     glued = {text[: -len(head)] for text in texts if text.endswith(heads) for head in heads if text.endswith(head)}
-    for text in ("好", "a", "1", *sorted(rest for rest in glued if rest[-1:].isalnum())):
+    for text in ("好", "a", "1", "？", "。", "?", ".", *sorted(rest for rest in glued if rest.strip())):
         joined = tokenizer.encode("", trusted_prefix=text + prefix)
         last_pieces = [tokenizer.id_to_piece(i) for i in joined[-len(without_dummy) :]]
         if joined[-len(alone) :] != alone and last_pieces != without_dummy:
@@ -170,7 +171,14 @@ def _chatml(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
 TEMPLATES = {
     template.name: template
     for template in (
-        Template("huatuo", 1, _huatuo, prefixes=("<问>：", "\n<答>：", "\n<问>："), follows_text=True, closing_eos=True),
+        Template(
+            "huatuo",
+            1,
+            _huatuo,
+            prefixes=("<问>：", "\n<答>：", "\n<问>："),
+            follow_text=("\n<答>：", "\n<问>："),
+            closing_eos=True,
+        ),
         Template("llama2", 1, _llama2, literals=("[INST]", " [/INST]"), tokens=(BOS,)),
         Template(
             "llama3",

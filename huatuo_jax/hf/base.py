@@ -7,12 +7,9 @@
 OUT appears when it is whole.
 """
 
-import contextlib
-import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from huatuo_jax.config_files import config_to_dict
 from huatuo_jax.data.templates import get_template
 from huatuo_jax.data.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DoesNotFitError
-from huatuo_jax.files import PathLike, sha256_file
+from huatuo_jax.files import PathLike, directory_aside, sha256_file
 from huatuo_jax.hf.load import HFWeights
 from huatuo_jax.hf.tokenizer_export import recorded_template
 
@@ -112,7 +109,7 @@ def write_base(out: PathLike, weights: HFWeights, params: Any, base: BaseTokeniz
       The facts of its checkpoint, as `huatuo_jax.checkpoint.read_meta(OUT/checkpoints/0)` gives them, without the fingerprints.
     """
     source, tokenizer = weights.files.folder, base.tokenizer
-    with _directory_aside(Path(out)) as aside:
+    with directory_aside(Path(out)) as aside:
         name = copy_tokenizer(tokenizer.path, aside)
         kept = [source / name for name in KEPT if (source / name).is_file()]
         (aside / "hf").mkdir()
@@ -134,18 +131,5 @@ def write_base(out: PathLike, weights: HFWeights, params: Any, base: BaseTokeniz
             "time": time.time(),
         }
         write_checkpoint(aside / "checkpoints" / "0", 0, {"params": params}, facts)
+        aside.rename(out)
     return facts
-
-
-@contextlib.contextmanager
-def _directory_aside(target: Path) -> Iterator[Path]:
-    """A directory beside `target` that becomes it on success and is removed on any error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    aside.mkdir()
-    try:
-        yield aside
-        aside.rename(target)
-    finally:
-        if aside.exists():
-            shutil.rmtree(aside)

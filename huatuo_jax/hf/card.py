@@ -57,8 +57,8 @@ def _head(facts: CardFacts) -> Iterator[str]:
     parameters = sum(_count(text) for text in facts.source.meta["fingerprints"]["params"].values())
     yield f"# {facts.name}"
     yield ""
-    yield "> **A research artefact, not a medical device.** Its answers can be wrong, incomplete or dangerous. It must not be"
-    yield "> used to diagnose, to treat or to decide on a treatment, and nothing it says replaces the advice of a doctor."
+    yield "> **A research artefact, not a medical device and not an adviser.** Its answers can be wrong, incomplete or dangerous."
+    yield "> It must not decide on a diagnosis, a treatment, a law case or an investment, and replaces no professional's advice."
     yield ""
     shape = f"{model.num_layers} layers, hidden size {model.hidden_size}, vocabulary {model.vocab_size:,}"
     yield f"{_size(parameters)} parameters ({shape}), exported in {facts.dtype} as a {facts.layout.title()} model"
@@ -78,7 +78,8 @@ def _load(facts: CardFacts) -> Iterator[str]:
     yield 'folder = "."  # this folder'
     yield f"tokenizer = AutoTokenizer.from_pretrained(folder{remote})"
     yield f'model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto"{remote})'
-    yield 'messages = [{"role": "user", "content": "感冒了可以喝酒吗？"}]'
+    questions = facts.source.meta["config"].get("questions") or [{"prompt": "你好，你能做什么？"}]
+    yield f'messages = [{{"role": "user", "content": {json.dumps(questions[0]["prompt"], ensure_ascii=False)}}}]'
     yield 'prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
     yield "output = model.generate(**prompt)"
     yield 'print(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))'

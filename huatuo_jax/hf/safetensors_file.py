@@ -6,6 +6,7 @@ range of bytes behind the header; then the bytes, little-endian, row-major, with
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class SafetensorsFile:
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             self._ranges = {name: _range(entry) for name, entry in entries.items()}
             self.tensors = {name: _info(entry) for name, entry in entries.items()}
+            _check_apart(self._ranges)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path} has no readable safetensors header ({error!r}); fetch it again") from error
         end = self._start + max((end for _, end in self._ranges.values()), default=0)
@@ -60,10 +62,20 @@ class SafetensorsFile:
 
 def _range(entry: dict[str, Any]) -> tuple[int, int]:
     begin, end = entry["data_offsets"]
+    if not (isinstance(begin, int) and isinstance(end, int)):
+        raise ValueError(f"data_offsets {begin}, {end} are not whole numbers")
     dtype = DTYPES.get(entry["dtype"])
     if not 0 <= begin <= end or (dtype and end - begin != math.prod(entry["shape"]) * dtype.itemsize):
         raise ValueError(f"bytes {begin} to {end} for {entry['dtype']} {entry['shape']}")
     return begin, end
+
+
+def _check_apart(ranges: Mapping[str, tuple[int, int]]) -> None:
+    last, reached = "", 0
+    for name, (begin, end) in sorted(ranges.items(), key=lambda item: item[1]):
+        if begin < reached:
+            raise ValueError(f"{last} and {name} lie over the same bytes")
+        last, reached = name, end
 
 
 def _info(entry: dict[str, Any]) -> TensorInfo:

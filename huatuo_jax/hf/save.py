@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.files import PathLike, write_json, write_text
+from huatuo_jax.files import PathLike, directory_aside, write_json, write_text
 from huatuo_jax.hf.card import CardFacts, model_card
 from huatuo_jax.hf.checkpoint_source import CheckpointSource
 from huatuo_jax.hf.config import write_config
@@ -128,18 +128,13 @@ def export(
     tokenizer = source.tokenizer()
     _check_vocabulary(source.model, tokenizer.vocab_size, tokenizer.path)
     check_reader(tokenizer, layout)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with directory_aside(folder) as aside:
         ids = export_tokenizer(tokenizer, source.meta["template"], aside, source.model.max_length, request.inexact_tokenizer)
         _write_configs(source.model, layout, dtype, ids, aside)
         written = write_weights(source, layout, dtype, aside, request.max_shard_size, advance)
         facts = CardFacts(source, layout, dtype, request.license, request.name or folder.name, request.base_model)
         write_text(aside / "README.md", model_card(facts))
         _reveal(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return {
         "checkpoint": str(source.folder),
         "step": source.meta["step"],

@@ -106,8 +106,17 @@ def unknown_piece(content: dict[str, Any]) -> str:
 
 
 def has_dummy_prefix(content: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json that `convert` made puts a "▁" in front of every text."""
-    return any(step["type"] == "Prepend" for step in content["normalizer"]["normalizers"])
+    """Whether a tokenizer.json, of `convert` or of a base model, puts a "▁" in front of every text."""
+    steps = [step for name in ("normalizer", "pre_tokenizer") for step in _steps(content.get(name))]
+    return any(
+        step["type"] == "Prepend" or (step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
+        for step in steps
+    )
+
+
+def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, whether it is a sequence or a single one."""
+    return (part.get("normalizers") or part.get("pretokenizers") or [part]) if part else []
 
 
 def differences(path: PathLike, content: dict[str, Any], seed: int = 0) -> list[Difference]:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from huatuo_jax.config import require
+from huatuo_jax.data.dialogue import prompt_tokens
 from huatuo_jax.data.templates import get_template
 from huatuo_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
-from huatuo_jax.errors import DataError
+from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.files import PathLike, read_json, write_bytes, write_json
 from huatuo_jax.hf.chat_template import END_OF_TURN, chat_template
 from huatuo_jax.hf.names import Layout
@@ -144,13 +145,32 @@ def _from_json(tokenizer: Tokenizer, template: str | None, folder: Path) -> dict
     require(isinstance(config, dict), f"{beside} holds no object; mend or remove it")
     for stale in ("auto_map", TEMPLATE_FIELD):
         config.pop(stale, None)
-    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    # By many another name transformers 5 builds a tokenizer of that kind's own rules, whatever tokenizer.json says.
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
     config.setdefault("model_input_names", ["input_ids", "attention_mask"])
     config["eos_token"] = config.get("eos_token") or tokenizer.id_to_piece(tokenizer.eos_id)
     if not config.get("bos_token") and tokenizer.bos_id is not None:
         config["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)
     config["pad_token"] = config.get("pad_token") or _content(config["eos_token"])
-    return {**config, **_chat_template(template)}
+    dummy = _has_space_at_seam(tokenizer) if template == "huatuo" else has_dummy_prefix(read_json(source))
+    return {**config, **_chat_template(template, dummy)}
+
+
+def _has_space_at_seam(tokenizer: Tokenizer) -> bool:
+    """Whether the huatuo format, rendered as one string, gives our tokens with a space before the line breaks or without.
+
+    Raises:
+      ConfigError: it does in neither way.
+    """
+    questions, huatuo = ("头痛怎么办？", "What is a cold?", "一 1。"), get_template("huatuo")
+    for space in ("", " "):
+        rendered = [list(tokenizer.encode("", trusted_prefix=f"<问>：{question}{space}\n<答>：")) for question in questions]
+        if rendered == [list(prompt_tokens([question], tokenizer, huatuo, "")) for question in questions]:
+            return bool(space)
+    raise ConfigError(
+        f"with {tokenizer.path} no chat template renders the huatuo format to the tokens of training; train in the format of the "
+        "base model (--template chatml, llama3, …)"
+    )
 
 
 def _chat_template(template: str | None, dummy_prefix: bool = False) -> dict[str, str]:

@@ -3,6 +3,7 @@
 `FILE.settings.json` beside it holds the settings that the answers were made with; other settings are refused.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -31,13 +32,15 @@ class AnswerFile:
         self.path, self._settings = path, dict(settings)
         self._beside = path.with_name(path.name + ".settings.json")
         self._file: IO[bytes] | None = None
+        self._size = 0
         self._check_settings()
         self._whole, self.done = self._read()
 
     def __enter__(self) -> "AnswerFile":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._beside, self._settings)
         self._file = open(self.path, "ab")
+        self._be_alone(self._file)
+        write_json(self._beside, self._settings)
         self._file.truncate(self._whole)
         return self
 
@@ -53,6 +56,19 @@ class AnswerFile:
         self._file.flush()
         os.fsync(self._file.fileno())
         self.done[answer["id"]] = dict(answer)
+
+    def _be_alone(self, file: IO[bytes]) -> None:
+        """Raises ConfigError if another process of this machine writes to the file, or did since it was read."""
+        alone = os.fstat(file.fileno()).st_size == self._size
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            pass  # some network file systems have no locks
+        if not alone:
+            file.close()
+            raise ConfigError(f"another process writes to {self.path}; wait for it, or choose another file")
 
     def _check_settings(self) -> None:
         if not self.path.exists() or not self.path.stat().st_size:
@@ -72,6 +88,7 @@ class AnswerFile:
         if not self.path.exists():
             return 0, {}
         content = self.path.read_bytes()
+        self._size = len(content)
         whole = content.rfind(b"\n") + 1
         done = {}
         for number, line in enumerate(content[:whole].splitlines(), 1):

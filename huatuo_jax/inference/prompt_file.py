@@ -81,9 +81,9 @@ def _decoded(line: bytes, place: str) -> str:
 
 def _from_object(text: str, number: int, place: str) -> Prompt:
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON ({error.msg}, column {error.colno})") from None
+        values = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: not valid JSON ({error})") from None
     if not isinstance(values, dict) or ("prompt" in values) == ("turns" in values):
         raise DataError(f'{place}: a prompt is an object with either "prompt" or "turns"')
     turns = [values["prompt"]] if "prompt" in values else values["turns"]
@@ -92,10 +92,16 @@ def _from_object(text: str, number: int, place: str) -> Prompt:
         raise DataError(f'{place}: "prompt" and "system" are strings, "turns" is a list of strings')
     if len(turns) % 2 == 0:
         raise DataError(f'{place}: {len(turns)} turns do not end with a question; "turns" are user, assistant, …, user')
+    if not turns[-1].strip():
+        raise DataError(f"{place}: the question is empty; write one or take the line out")
     taken = [name for name in OURS[4:] if name in values]
     if taken:
         raise DataError(f"{place}: the field {taken[0]!r} is one of the output's own; rename it")
     id = values.get("id", number)
-    if not isinstance(id, str | int):
+    if not isinstance(id, str | int) or isinstance(id, bool):
         raise DataError(f'{place}: "id" is a {type(id).__name__}; it must be a string or a whole number')
     return Prompt(str(id), tuple(turns), system, values, place)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

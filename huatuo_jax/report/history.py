@@ -103,6 +103,7 @@ def _trained_mixing(run: Path, config: dict[str, Any], last_step: int, windows: 
     draws = np.asarray(plan.row_docs[: plan.row_starts[trained_rows]])
     source_ids = np.searchsorted(np.asarray(plan.manifest["offsets"]), draws, side="right") - 1
     names = plan.manifest["sources"]
+    windows = max(1, min(windows, len(draws) // 10))  # fewer draws a window are noise
     counts = np.stack([np.bincount(part, minlength=len(names)) for part in np.array_split(source_ids, windows)])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     drawn = in_mixture_order(config, (name for i, name in enumerate(names) if counts[:, i].any()))

@@ -50,7 +50,7 @@ def smooth(values: np.ndarray, share: float = 0.05) -> np.ndarray:
 
 def _loss(axes: Axes, history: History) -> None:
     steps, loss = history.series("loss")
-    axes.plot(steps, loss, color=PALETTE[1], linewidth=0.8, alpha=0.7, label="each logged step")
+    axes.plot(steps, loss, color=PALETTE[1], linewidth=0.8, alpha=0.7, label="each logged step", marker=_marker(steps))
     axes.plot(steps, smooth(loss), color=PALETTE[0], linewidth=2, label="moving average")
     held_out_steps, held_out = history.series("eval_loss")
     if held_out_steps.size:
@@ -62,7 +62,7 @@ def _loss(axes: Axes, history: History) -> None:
 def _loss_per_source(axes: Axes, history: History) -> None:
     for color, source in zip(_colors(len(history.sources)), history.sources, strict=True):
         steps, loss = history.series(f"loss/{source}")
-        axes.plot(steps, smooth(loss), color=color, linewidth=1.6, label=source)
+        axes.plot(steps, smooth(loss), color=color, linewidth=1.6, label=source, marker=_marker(steps))
     axes.set(title="Training loss per source", xlabel="step", ylabel="cross-entropy per target token (nats)")
     _legend_beside(axes)
 
@@ -83,14 +83,15 @@ def _mixing(axes: Axes, history: History) -> None:
 
 
 def _learning_rate(axes: Axes, history: History) -> None:
-    axes.plot(*history.series("learning_rate"), color=PALETTE[0], linewidth=2)
+    steps, rates = history.series("learning_rate")
+    axes.plot(steps, rates, color=PALETTE[0], linewidth=2, marker=_marker(steps))
     axes.set(title="Learning rate", xlabel="step", ylabel="rate")
     axes.set_ylim(bottom=0)
 
 
 def _throughput(axes: Axes, history: History) -> None:
     steps, tokens = history.series("tokens_per_second")
-    axes.plot(steps, tokens, color=PALETTE[2], linewidth=1.5)
+    axes.plot(steps, tokens, color=PALETTE[2], linewidth=1.5, marker=_marker(steps))
     axes.set(title="Throughput", xlabel="step", ylabel="tokens per second")
     axes.set_ylim(bottom=0)
 
@@ -113,3 +114,8 @@ def _colors(count: int) -> list[str]:
 
 def _legend_beside(axes: Axes) -> None:
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
+
+
+def _marker(steps: np.ndarray) -> str:
+    """Points of a run with few logged steps, which would else draw no line."""
+    return "o" if len(steps) < 5 else ""

@@ -137,3 +137,19 @@ def test_every_trained_tokenizer_can_carry_chatml_by_further_symbols(tmp_path):
 
 def test_versions_are_positive_and_names_are_keys():
     assert all(template.name == name and template.version >= 1 for name, template in TEMPLATES.items())
+
+
+def test_a_tokenizer_that_joins_question_and_line_break_is_refused(tmp_path):
+    """A question ends in "？": where it merges with the break before <答>, a rendered prompt has other tokens than training."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=262, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    made.train_from_iterator(["？\n", "a？\nb"] * 50, trainer)
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert len(tokenizer.encode("？\n")) < len(tokenizer.encode("？")) + len(tokenizer.encode("\n"))
+    with pytest.raises(ConfigError, match=r"has other tokens after '.*' than alone; choose another template"):
+        get_template("huatuo").check(tokenizer)

@@ -227,3 +227,11 @@ def test_an_ambiguous_end_token_is_asked_for(tmp_path):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
     assert load_tokenizer(tmp_path).eos_id == 1
+
+
+@pytest.mark.parametrize("beside", ["{", "[]", '{"eos_token": {"c": 1}}', "[" * 100_000])
+def test_a_broken_tokenizer_config_is_named(tmp_path, beside):
+    file = write_json_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(beside)
+    with pytest.raises(DataError, match=r"tokenizer_config\.json is no object with tokens by name"):
+        load_tokenizer(file)

@@ -6,7 +6,7 @@ import pytest
 
 from data_tools.cli import main
 from data_tools.unified import UnifiedDataset
-from data_tools.unify.template import ABOUT, Passage, language, to_pair
+from data_tools.unify.template import ABOUT, OPENING, Passage, language, to_pair
 from huatuo_jax.errors import RecordError
 
 
@@ -68,6 +68,16 @@ def test_a_passage_that_begins_within_a_sentence_is_quoted():
 def test_english_quotes_end_at_a_word():
     question, _ = pair("Advanced glycation end products formed by non-enzymatic reactions have been found in many diseases.")
     assert "formed by non-enzymatic reactions have been …" in question
+
+
+def test_the_questions_name_no_domain():
+    wordings = [wording for spoken in (*ABOUT.values(), *OPENING.values()) for wording in spoken]
+    assert not [wording for wording in wordings if "医" in wording or "medic" in wording.lower()]
+
+
+def test_the_first_line_of_any_domains_web_corpus_is_the_question():
+    text = "my landlord keeps the deposit\nHe has to say why."
+    assert pair(text, source="law_web_corpus_en") == ("my landlord keeps the deposit", "He has to say why.")
 
 
 def test_a_blank_passage_is_refused():

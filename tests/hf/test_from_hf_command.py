@@ -92,7 +92,7 @@ def test_a_base_answers(tmp_path, folder, capsys):
 
 def test_a_folder_that_was_not_imported_cannot_be_asked(folder, capsys):
     assert cli.main(["ask", str(folder), "感冒了怎么办？"]) == 2
-    assert "import it: huatuo convert from-hf" in " ".join(capsys.readouterr().err.split())
+    assert "and generate open it" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_real_vocabulary_with_the_real_tokenizer(tmp_path, shared_data):

@@ -151,6 +151,9 @@ def test_a_truncated_safetensors_file(tmp_path, left):
         b'{"x": 3}',
         b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
         b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}',
+        b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}}',
+        b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, '
+        b'"y": {"dtype": "F16", "shape": [1], "data_offsets": [2, 4]}}',
         b"\xff\xfe",
     ],
 )

@@ -229,3 +229,35 @@ def test_a_qwen2_takes_tokenizers_of_qwens_rules_alone(quickstart_model, tmp_pat
     other.save(str(file))
     with pytest.raises(ConfigError, match="Qwen's own"):
         check_reader(load_tokenizer(file), "qwen2")
+
+
+def test_a_tokenizer_json_with_a_dummy_prefix_gets_the_same_prompts(shared_data, tmp_path):
+    """A Llama base whose folder has no tokenizer.model."""
+    (tmp_path / "base").mkdir()
+    content = convert(shared_data / "tokenizers" / "llama2.model")
+    (tmp_path / "base" / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False))
+    named = {"eos_token": "</s>", "bos_token": "<s>", "tokenizer_class": "LlamaTokenizer", "unk_token": "<unk>"}
+    (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps(named))
+    tokenizer = load_tokenizer(tmp_path / "base")
+    (tmp_path / "out").mkdir()
+    export_tokenizer(tokenizer, "huatuo", tmp_path / "out", 512)
+    (tmp_path / "out" / "config.json").write_text('{"model_type": "llama"}')
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for turns in (["甘草？"], ["一 leading", "二。", "三"]):
+        asked = messages(turns)
+        theirs = auto.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        assert theirs == prompt_tokens(turns, tokenizer, get_template("huatuo"), "")
+
+
+@pytest.mark.parametrize("kind", ["GPT2TokenizerFast", "GemmaTokenizer", "LlamaTokenizerFast"])
+def test_transformers_reads_the_file_whatever_class_the_base_named(kind, tmp_path):
+    source = byte_level_tokenizer(tmp_path)
+    beside = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": kind}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(beside))
+    tokenizer = load_tokenizer(source)
+    (tmp_path / "out").mkdir()
+    export_tokenizer(tokenizer, "chatml", tmp_path / "out", 512)
+    (tmp_path / "out" / "config.json").write_text('{"model_type": "llama"}')
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in (*TEXTS, " leading", "I'm 123 甘草？\n\n"):
+        assert auto(text, add_special_tokens=False)["input_ids"] == list(tokenizer.encode(text))

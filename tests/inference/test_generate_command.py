@@ -12,6 +12,8 @@ import pytest
 
 from huatuo_jax.checkpoint import restore_params, write_checkpoint
 from huatuo_jax.cli import main as huatuo
+from huatuo_jax.errors import ConfigError
+from huatuo_jax.inference.answer_file import AnswerFile
 from huatuo_jax.inference.loading import Model
 
 QUESTIONS = ["甘草有什么功效？", "黄芪归经？", "当归性味？", "人参有什么功效？", "甘"]
@@ -127,6 +129,11 @@ def test_a_rerun_with_other_settings_or_prompts_is_refused(model_directory, work
         ("bad.jsonl", b'{"prompt": "a", "answer": "b"}', "the field 'answer' is one of the output's own", 1),
         ("bad.jsonl", b'{"prompt": "a", "system": "b"}', "line 1: the huatuo template has no place for a system prompt", 1),
         ("bad.jsonl", b'{"prompt": "\\ud800"}', "line 1: text is not valid Unicode", 1),
+        ("bad.jsonl", b'{"prompt": ' + b"[" * 100_000, "line 1: not valid JSON", 1),
+        ("bad.jsonl", b'{"prompt": "a", "id": ' + b"1" * 5_000 + b"}", "line 1: not valid JSON", 1),
+        ("bad.jsonl", b'{"prompt": "a", "weight": NaN}', "line 1: not valid JSON (NaN is no JSON)", 1),
+        ("bad.jsonl", b'{"turns": ["a", "b", " "]}', "line 1: the question is empty", 1),
+        ("bad.jsonl", b'{"prompt": "a", "id": true}', '"id" is a bool', 1),
         ("bad.txt", b"\n \n", "holds no prompt", 1),
         ("bad.csv", b"a", "a .txt (one a line) or a .jsonl file", 2),
         ("bad.txt", "甘草，".encode() * 400, "line 1 has", 2),
@@ -192,6 +199,18 @@ def test_answers_say_which_weights_gave_them_even_if_the_newest_checkpoint_is_da
     assert not answers(work)
     assert generate(run / "checkpoints" / "3", work) == 0
     assert len(answers(work)) == 5
+
+
+def test_two_processes_do_not_write_the_same_answers(work):
+    first, second = (AnswerFile(work / "answers.jsonl", {"seed": 1}) for _ in range(2))
+    with first:
+        with pytest.raises(ConfigError, match="another process writes to"), second:
+            pass
+        first.append({"id": "1"})
+    with pytest.raises(ConfigError, match="another process writes to"), second:
+        pass
+    with AnswerFile(work / "answers.jsonl", {"seed": 1}) as third:
+        assert list(third.done) == ["1"]
 
 
 @pytest.mark.slow

@@ -29,6 +29,63 @@ DROPPED = {
 }
 
 
+GOOD = {
+    "an entity of HTML": ("zh", "血清总胆固醇&gt;6.2mmol/L者，应当在医生的指导下服用他汀类药物，并定期复查肝功能。"),
+    "a dosage regimen": (
+        "zh",
+        "成人：第1～3周0.3mg，第4～6周0.6mg，第7～15周1.0mg，2次/日；儿童：0.05mg/kg，最大量2.5mg，1次/日，10～14日为1疗程。",
+    ),
+    "a laboratory table": (
+        "zh",
+        "| 项目 | 参考值 | 单位 |\n| 白细胞 | 4.0～10.0 | ×10^9/L |\n"
+        "| 红细胞 | 3.5～5.5 | ×10^12/L |\n| 血红蛋白 | 110～160 | g/L |",
+    ),
+    "a padded Markdown table": (
+        "en",
+        "| Drug           | Dose           | Route          |\n|----------------|----------------|----------------|\n"
+        "| Amoxicillin    | 500 mg         | oral           |\n| Ceftriaxone    | 1 g            | IV             |",
+    ),
+    "variants of a gene": (
+        "en",
+        "c.76A>G, c.1521_1523del, p.Phe508del, c.350G>A, c.1652G>A, c.3846G>A, c.1624G>T and c.2657+5G>A were found in CFTR.",
+    ),
+    "drugs at one dose": (
+        "en",
+        "\n".join(
+            f"- {drug} 5 mg tablet once daily"
+            for drug in ("amlodipine", "atorvastatin", "lisinopril", "metoprolol", "warfarin", "bisoprolol")
+        ),
+    ),
+    "words that web pages use too": (
+        "en",
+        "Children who read more and log in to fewer games sleep better; the table of contents of sleep research is long.",
+    ),
+    "a phrase within longer words": (
+        "en",
+        "The disease spread more slowly than feared; the skip to contention and the border now closed slowed it further.",
+    ),
+    "services of a hospital": (
+        "zh",
+        "医院为患者提供免费咨询和在线咨询服务，并公布服务热线，便于慢性病患者在家中获得用药指导和复诊提醒，提高了依从性。",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_text_stays(name):
+    language, text = GOOD[name]
+    assert dropping_rule(remove_control_characters(text), language, CleanRules()) is None
+
+
+def test_entities_are_decoded():
+    assert remove_control_characters("a&nbsp;&lt;&#8203; &amp; b&#x3E;") == "a < & b>"
+
+
+def test_a_list_that_says_the_same_again_is_repetition():
+    spam = "\n".join(f"{city} hotels at the very best rates of the season, all of them with breakfast" for city in "ABCDEF")
+    assert dropping_rule(spam, "en", CleanRules()) == "repetition"
+
+
 @pytest.mark.parametrize("language", CLEAN)
 def test_a_clean_passage_stays(language):
     assert dropping_rule(CLEAN[language], language, CleanRules()) is None
@@ -74,6 +131,21 @@ MASKED = {
     "微信号：doctor_wang88，回复": "微信号：[chat account]，回复",
     "加QQ 123456789 咨询": "加QQ [chat account] 咨询",
     "身份证11010519491231002X。": "身份证[identity card]。",
+    "身份证：110105 19491231 002X": "身份证：[identity card]",
+    "ID11010519491231002X": "ID[identity card]",
+    "手机１３８１２３４５６７８，": "手机[phone]，",
+    "电话01062345678": "电话[phone]",
+    "电话010 6234 5678": "电话[phone]",
+    "致电400 820 1234": "致电[phone]",
+    "Call 415.555.2671": "Call [phone]",
+    "微信：zhangsan": "微信：[chat account]",
+    "微信公众号：jiankang2020": "微信公众号：[chat account]",
+    "加我 wxid_abcdef": "加我 [chat account]",
+    "WeChat ID: doctor88": "WeChat ID: [chat account]",
+    "Wechat：doctor88": "Wechat：[chat account]",
+    "VX：abc12345": "VX：[chat account]",
+    "张三@qq.com": "[email]",
+    "（全角，）１２３ 13812345678": "（全角，）１２３ [phone]",
 }
 
 
@@ -94,6 +166,16 @@ def test_personal_data_is_masked_and_counted(text):
         "2019-2020 年，1500-2000 例",
         "剂量 400-800 mg，PMID 13812345",
         "3.13812345678 倍",
+        "400-800-1200 mg",
+        "200-300-4000 mg/d",
+        "WBC 15012345678/L",
+        "13800000000个",
+        "共13800000000元",
+        "+10 20 30 40",
+        "8001234567 bp",
+        "QQ 10000 users",
+        "VX-770 与 VX：无",
+        "ISBN 7-117-04567-8, ISBN 0-306-40615-2, CAS 7732-18-5, NCT01234567, 国药准字Z13812345678",
     ],
 )
 def test_numbers_of_science_stay(text):

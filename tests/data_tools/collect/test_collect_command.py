@@ -107,6 +107,8 @@ def test_a_rerun_does_only_what_is_missing(tmp_path):
     assert done_now() == {"passages": 0, "duplicates": 0, "output": 0}
     (tmp_path / "out" / "passages" / "part1.jsonl.zst").unlink()
     assert done_now() == {"passages": 0, "duplicates": 0, "output": 1} and output(tmp_path / "out") == first
+    os.truncate(tmp_path / "out" / "passages" / "part1.jsonl.zst", 100)
+    assert done_now() == {"passages": 0, "duplicates": 0, "output": 1} and output(tmp_path / "out") == first
     os.utime(raw / "part0.jsonl")
     assert done_now() == {"passages": 0, "duplicates": 0, "output": 0}
     (raw / "part2.jsonl").write_text((raw / "part2.jsonl").read_text().replace("青霉素", "红霉素"))
@@ -233,6 +235,23 @@ def test_exam_questions_leave_the_corpus_and_are_listed(tmp_path):
     assert question["question"] not in [row["text"] for row in passages(tmp_path / "out")]
 
 
+def test_a_question_cut_between_passages_leaves_the_corpus_the_same_for_any_workers(tmp_path):
+    filler = "".join(MEDICAL.format(i, i) for i in range(6))
+    question = "".join(f"第{i}天血压升至{i * 7}毫米汞柱。" for i in range(12, 32)) + "最可能的诊断是"
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"question": question, "options": ["甲", "乙"]}))
+    (tmp_path / "raw").mkdir()
+    for name in "ab":
+        text = (filler + question + 3 * filler).replace("患者", f"患者{name}")
+        (tmp_path / "raw" / f"{name}.jsonl").write_text(json.dumps({"text": text}))
+    words = (*SETTINGS, "--near-threshold", 0, "--disable-rule", "repetition", "--exams", tmp_path / "exam.jsonl")
+    for workers in (1, 2):
+        collect(tmp_path / "raw", *words, "--workers", workers, "--out", tmp_path / f"out{workers}")
+    assert output(tmp_path / "out1") == output(tmp_path / "out2")
+    entries = [json.loads(line) for line in (tmp_path / "out1" / "contaminated.jsonl").read_text().splitlines()]
+    assert len(entries) == 4 and passages(tmp_path / "out1")
+    assert "血压升至" not in "".join(row["text"] for row in passages(tmp_path / "out1"))
+
+
 def test_long_documents_carry_their_title(tmp_path):
     text = "肺炎的诊治\n" + "".join(MEDICAL.format(i, i) for i in range(30))
     (tmp_path / "raw").mkdir()
@@ -242,6 +261,46 @@ def test_long_documents_carry_their_title(tmp_path):
     rows = passages(tmp_path / "out")
     assert len(rows) > 2 and all(row["title"] == "肺炎的诊治" for row in rows[1:])
     assert "".join(row["text"] for row in rows) == text and "title" not in rows[0]
+
+
+def personal_corpus(folder):
+    """Kept texts, some out of the domain (in one an example ends within the number), one too short: with a phone number each."""
+    phone = "13812345678"
+    rows = [
+        {"text": f"{MEDICAL.format(1, 1)}电话{phone}。", "title": f"肺炎咨询 {phone}"},
+        {"text": "桥" * 153 + f"。{phone}。" + OTHER.format(1, 1)},
+        {"text": f"联系{phone}。{OTHER.format(2, 2)}"},
+        {"text": f"肺炎{phone}"},
+    ]
+    long_document = f"肺炎专家热线 {phone}\n" + "".join(MEDICAL.format(i, i) for i in range(30))
+    folder.mkdir()
+    lines = [json.dumps(row, ensure_ascii=False) for row in [*rows, {"text": long_document}]]
+    (folder / "raw.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder, phone
+
+
+def everything_read(out):
+    """All that people read of a run: passages, dropped texts and reports."""
+    content = ""
+    for path in (*out.glob("passages/*"), *out.glob("dropped/*")):
+        with open(path, "rb") as file:
+            content += zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read().decode()
+    return content + (out / "report.json").read_text() + (out / "report.html").read_text()
+
+
+def test_titles_dropped_texts_and_examples_are_masked_too(tmp_path):
+    raw, phone = personal_corpus(tmp_path / "raw")
+    words = (*SETTINGS, "--near-threshold", 0, "--disable-rule", "repetition", "--keep-dropped")
+    collect(raw, *words, "--out", tmp_path / "out")
+    assert phone[:6] not in everything_read(tmp_path / "out")
+    rows = passages(tmp_path / "out")
+    assert {row.get("title") for row in rows} == {"肺炎咨询 [phone]", "肺炎专家热线 [phone]", None}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["masked"]["phone"] == sum(row["text"].count("[phone]") + ("title" in row) for row in rows)
+    assert {reason: drop["texts"] for reason, drop in report["drops"].items()} == {"out of domain": 2, "too_short": 1}
+    collect(raw, *words, "--no-mask", "--out", tmp_path / "unmasked")
+    unmasked = everything_read(tmp_path / "unmasked")
+    assert phone in unmasked and "[phone]" not in unmasked
 
 
 def test_sources_are_named_as_rows_name_them_or_said_to_be_unknown(tmp_path, capsys):

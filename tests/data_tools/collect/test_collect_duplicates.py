@@ -2,6 +2,7 @@
 
 import random
 import re
+import tracemalloc
 import unicodedata
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_a_copy_of_a_removed_copy_stays_if_it_is_unlike_the_kept_one():
 def test_large_buckets_are_compared_with_the_preferred_ones_only():
     pairs, saved = candidate_pairs(np.zeros(10, np.uint64), 3)
     assert len(pairs) + saved == 45 and set(pairs[:, 0].tolist()) == {0, 1, 2}
+
+
+def test_a_bucket_of_many_copies_needs_memory_for_its_pairs_only():
+    keys = np.zeros(4000, np.uint64)
+    tracemalloc.start()
+    pairs, saved = candidate_pairs(keys, 8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(pairs) + saved == 4000 * 3999 // 2
+    assert peak < 4 * pairs.nbytes
 
 
 def test_bands_that_would_miss_copies_are_refused():

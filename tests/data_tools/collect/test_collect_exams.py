@@ -8,6 +8,7 @@ import pytest
 from real_passages import texts
 
 from data_tools.cli import main as huatuo_data
+from data_tools.collect import stage_output
 from data_tools.collect.exams import ExamIndex, Item, Overlap, read_exams
 from data_tools.collect.ngrams import normalise
 from huatuo_jax.errors import ConfigError, DataError
@@ -67,6 +68,31 @@ def test_a_question_of_middle_length_is_found_whole_without_its_options():
 def test_a_short_question_without_options_must_be_a_line_of_its_own():
     index = ExamIndex([Item("o", "open", "胃痛怎么办")])
     assert index.find(["胃痛怎么办？\n先休息。"])[0] and not index.find(["我不知道胃痛怎么办，请指教。"])[0]
+
+
+@pytest.mark.parametrize("item", INDEX.items, ids=lambda item: item.id)
+def test_a_question_cut_between_two_texts_is_found_in_both_together(item):
+    middle = {"1": item.question[18:], "3": item.question[60:]}.get(item.id, item.options[0])
+    before, after = laid_out(item).split(middle, 1)
+    texts = ["上一章。", f"病例讨论。{before}", f"{middle}{after}\n下一章。", "完。"]
+    alone, cut = INDEX.find_with_cut(texts, [False, True, True, True])
+    assert not any(alone) and [[hit.item.id for hit in hits] for hits in cut] == [[], [], [item.id], []]
+    assert not any(INDEX.find_with_cut(texts, [False, True, False, True])[1]), "of two documents"
+
+
+def test_a_question_that_one_text_holds_leaves_its_neighbour_alone():
+    alone, cut = INDEX.find_with_cut(["上一章。", laid_out(LONG), "下一章。"], [False, True, True])
+    assert [bool(hits) for hits in alone] == [False, True, False] and not any(cut)
+
+
+def test_both_passages_of_a_cut_question_go_also_where_two_batches_meet(monkeypatch):
+    monkeypatch.setattr(stage_output, "BATCH", 2)
+    texts = ["上一章。", "例题。" + LONG.question[:18], LONG.question[18:], "下一章。", laid_out(SHORT)]
+    rows = [{"id": f"a-b-{number}", "text": text} for number, text in enumerate(texts)]
+    for shift in range(2):
+        given = [{"id": "z-0", "text": "前言"}] * shift + rows
+        found = [[hit.item.id for hit in hits] for _, hits in stage_output.with_questions(iter(given), INDEX)]
+        assert found[shift:] == [[], ["1"], ["1"], [], ["2"]]
 
 
 @pytest.mark.slow

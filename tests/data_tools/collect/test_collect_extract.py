@@ -116,6 +116,17 @@ def test_labels_that_say_nothing_are_not_learned_from():
     assert results["zh"].precision < 0.65
 
 
+def test_texts_held_out_choose_no_features():
+    from data_tools.collect.learned import Sample
+
+    texts, labels = ["甲乙丙", "甲乙丁", "丙丁甲乙", "丁戊", "丙丁戊"], np.array([True, False, True, False, True])
+    chosen = np.array([True, True, True, False, False])
+    weights = Sample(texts, labels, np.ones(5), "zh").weights(chosen)
+    alone = Sample(texts[:3], labels[:3], np.ones(3), "zh")
+    assert weights[~np.isnan(weights)] == pytest.approx(alone.weights(np.ones(3, bool)))
+    assert np.isnan(weights).sum() == 2  # 丙丁 and 丁戊 occur twice only with the texts held out
+
+
 def test_too_small_a_sample_is_refused():
     with pytest.raises(DataError, match="at least 20 of each label"):
         calibrate(labelled_sample()[:30], Vocabulary({"被告": 1.0}), learn=False)

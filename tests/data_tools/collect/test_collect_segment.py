@@ -1,5 +1,7 @@
 """Passages tile their document, keep to the window, and are cut where a reader would cut."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,6 +86,19 @@ def test_a_table_stays_whole_where_it_fits():
 
 def test_a_sentence_longer_than_the_window_is_cut_at_a_blank():
     assert passages("word " * 30, Window(10, 52), "en")[0] == "word " * 10
+
+
+@pytest.mark.parametrize("blank", " \t\r　")
+def test_a_long_run_of_blanks_takes_linear_time(blank):
+    text = "前文" + blank * 50_000 + "后文"
+    began = time.process_time()
+    assert "".join(passages(text, Window(60, 600), "zh")) == text
+    assert time.process_time() - began < 1
+
+
+def test_blanks_at_the_end_of_a_line_change_no_cut():
+    text = "概述  \n" + "这是一种常见的病。" * 4 + " \r\n　\n治疗\t\n" + "首先应当卧床休息。" * 4
+    assert passages(text, Window(20, 70), "zh") == [text[: text.index("治疗")], text[text.index("治疗") :]]
 
 
 def test_an_impossible_window_is_refused():

@@ -115,6 +115,29 @@ def test_impossible_settings_are_refused(settings):
         Semantic(**settings)
 
 
+def test_a_password_in_the_url_is_refused_without_showing_it(tmp_path, capsys):
+    (tmp_path / "raw.jsonl").write_text(json.dumps({"text": "text"}))
+    for url in ("http://user:PASSWORD@host/v1", "http://user:PASS/WORD@host/v1", "https://PASSWORD@host"):
+        words = ["collect", str(tmp_path / "raw.jsonl"), "--any-domain", "--embedder", url, "--out", str(tmp_path / "out")]
+        assert huatuo_data(words) == 2
+        printed = "".join(capsys.readouterr())
+        assert "without user name or password" in printed and "WORD" not in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_key_of_a_file_with_a_line_end_is_sent_without_it(endpoint, monkeypatch):
+    monkeypatch.setenv("EMBEDDINGS_API_KEY", "sk-secret\r\n")
+    EndpointEmbedder(endpoint, "m").embed(["text"])
+    assert Server.calls[0]["key"] == "Bearer sk-secret"
+
+
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(monkeypatch):
+    monkeypatch.setenv("EMBEDDINGS_API_KEY", "sk-secret\rX: y")
+    with pytest.raises(ConfigError, match="EMBEDDINGS_API_KEY holds a blank") as refused:
+        EndpointEmbedder("http://host/v1", "m").embed(["text"])
+    assert "sk-" not in str(refused.value)
+
+
 def test_a_missing_folder_is_told(tmp_path):
     with pytest.raises(ConfigError, match="no folder of a sentence-transformers model"):
         open_embedder(Semantic(str(tmp_path / "none")))

@@ -275,6 +275,14 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(unify, mon
     assert "sk-" not in capsys.readouterr().err
 
 
+def test_a_key_that_is_a_common_word_changes_no_answer(unify, server, rows, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    server.text = lambda arrival: f"{plain_text(arrival)} There are four chambers and none of them is empty."
+    assert unify("--no-filter", "coverage", "--no-filter", "question_length") == 0
+    found = rows("pairs.jsonl")
+    assert found and all("and none of them is empty" in row["turns"][1] for row in found)
+
+
 def test_no_traceback_shows_the_key(unify, monkeypatch):
     import data_tools.unify.client as client
 

@@ -3,15 +3,18 @@
 import asyncio
 import datetime
 import email.utils
+import json
 import sqlite3
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from data_tools.unify.api_key import ApiKey, key_from_environment
 from data_tools.unify.budget import Budget, Caps, Prices, Usage
 from data_tools.unify.client import ChatClient, ClientSettings
+from data_tools.unify.faults import Retry
 from data_tools.unify.filters import Filters
 from data_tools.unify.forecast import Forecast, TokenRates
 from data_tools.unify.ledger import Ledger
@@ -192,6 +195,24 @@ def test_openai_itself_needs_a_key_and_other_servers_do_not(monkeypatch):
         key_from_environment("https://api.openai.com/v1", "https://api.openai.com/v1")
     assert key_from_environment("http://localhost/v1", "https://api.openai.com/v1").reveal() == "none"
     assert "secret" not in repr(ApiKey("secret"))
+
+
+def test_an_endpoint_that_quotes_the_key_in_an_unknown_shape_is_told_without_it():
+    key = "sk-test-1f6f0c8e"
+
+    class Response:
+        content = json.dumps({"error": f"bad key {key}"}).encode()
+
+    async def post(*_, **__):
+        return Response()
+
+    async def ask():
+        client = ChatClient(ClientSettings("http://host/v1", "m"), ApiKey(key), Pacer(), Budget(Caps()))
+        client._client = SimpleNamespace(post=post)
+        await client._send(CALL, "id")
+
+    with pytest.raises(Retry, match=r"no chat completion.*bad key \[API key\]"):
+        asyncio.run(ask())
 
 
 def test_the_forecast_counts_both_calls_and_their_templates():

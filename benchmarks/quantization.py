@@ -5,7 +5,8 @@
 
 Every form is read from the run's checkpoint as `huatuo generate --quantize` reads it, and computes in fp32 (bf16: in bf16)
 without a cache. Texts: records that the run trained on, records that it held out, and real dialogues beside the repository (where
-they are there; the model has not seen them). Divergence is KL(fp32 ‖ form) of the next-token distributions at target tokens.
+they are there; the model has not seen them). Divergence is KL(fp32 ‖ form) and KL(bf16 ‖ form) of the next-token distributions at
+target tokens.
 """
 
 import argparse
@@ -82,12 +83,15 @@ def trained_model(run: Path, count: int) -> None:
     for name, rows in texts_of(run, model, count).items():
         exact, whole = log_probabilities(model, "fp32", rows)
         title = f"{model.config.name}, {len(rows)} {name}, {sum(map(len, exact)):,} target tokens"
-        table = Table("weights", "MB", "of fp32", "mean KL, nats", "perplexity", "same top token", title=title)
+        columns = ("weights", "MB", "of fp32", "KL from fp32, nats", "from bf16", "perplexity", "same top token as fp32")
+        table = Table(*columns, title=title)
+        rounded, _ = log_probabilities(model, "bf16", rows)
         for kind in ("fp32", "bf16", *kinds):
             other, size = log_probabilities(model, kind, rows)
             kl, perplexity, agreement = figures(exact, other, rows)
+            from_bf16, _, _ = figures(rounded, other, rows)
             share, same = f"{size / whole:.3f}", f"{100 * agreement:.2f} %"
-            table.add_row(kind, f"{size / 1e6:.2f}", share, f"{kl:.2e}", f"{perplexity:.4f}", same)
+            table.add_row(kind, f"{size / 1e6:.2f}", share, f"{kl:.2e}", f"{from_bf16:.2e}", f"{perplexity:.4f}", same)
         Console().print(table)
 
 

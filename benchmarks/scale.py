@@ -23,9 +23,9 @@ RATES = {
     "mask": (117.6, 20.7),
     "exact: digests": (19.9, 60.4),
     "near: MinHash": (8.3, 12.6),
-    "decontaminate": (2.4, 2.1),
+    "decontaminate": (1.7, 1.8),
 }
-"""MB of UTF-8 text per second and core, Chinese and English: benchmarks.collect, 2 cores under load, 1 MB of eight corpora."""
+"""MB of UTF-8 text per second and core, Chinese and English: benchmarks.collect, 2 cores under load, 4 MB of each of eight corpora."""
 STEP_OF = {
     "read .jsonl.zst": "raw",
     "language": "raw",

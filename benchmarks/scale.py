@@ -25,7 +25,7 @@ RATES = {
     "near: MinHash": (8.3, 12.6),
     "decontaminate": (1.7, 1.8),
 }
-"""MB of UTF-8 text per second and core, Chinese and English: benchmarks.collect, 2 cores under load, 4 MB of each of eight corpora."""
+"""MB of UTF-8 text per second and core, Chinese and English: benchmarks.collect, 2 cores under load, 4 MB of each corpus."""
 STEP_OF = {
     "read .jsonl.zst": "raw",
     "language": "raw",

@@ -15,7 +15,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["huatuo_jax*", "data_tools*", "configs*"]),
+    # The recipes of `configs/` are installed inside the package, so that a user's own `configs` folder cannot collide with them.
+    packages=[*find_packages(include=["huatuo_jax*", "data_tools*"]), "huatuo_jax.recipes"],
+    package_dir={"huatuo_jax.recipes": "configs"},
     package_data={
         "data_tools.collect": ["phrases/*", "vocabularies/*"],
         "data_tools.unify": ["phrases.json", "prompts/*"],

@@ -40,7 +40,7 @@ from data_tools.collect.stage_output import with_questions
 from data_tools.collect.stage_passages import passages_of
 from data_tools.collect.statistics import Statistics
 from data_tools.collect.vocabulary import load_vocabularies
-from huatuo_jax.files import write_json
+from huatuo_jax.io.files import write_json
 
 BATCH = 512
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.cli import main as huatuo_data
-from data_tools.tokenizer_training import train_tokenizer
+from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.data.dialogue import encode_record
+from huatuo_jax.data.formats import get_template
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
 
 REPOSITORY = Path(__file__).parents[1]
 REAL = REPOSITORY.parent / "shared" / "data"

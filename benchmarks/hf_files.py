@@ -56,11 +56,11 @@ class Watch:
 
 
 def ours_load(folder: Path) -> None:
-    """`huatuo_jax.hf.load`."""
+    """`huatuo_jax.weights.hf_read`."""
     import jax
 
-    from huatuo_jax.hf.config import read_config
-    from huatuo_jax.hf.load import load_params, open_weights
+    from huatuo_jax.weights.hf_config import read_config
+    from huatuo_jax.weights.hf_read import load_params, open_weights
 
     jax.devices()
     with Watch() as watch:
@@ -79,7 +79,7 @@ def ours_save(folder: Path) -> None:
     """`huatuo convert to-hf` from the base beside the folder."""
     import jax
 
-    from huatuo_jax.hf.save import ExportRequest, export
+    from huatuo_jax.weights.hf_write import ExportRequest, export
 
     jax.devices()
     with tempfile.TemporaryDirectory(dir=folder.parent) as out, Watch() as watch:
@@ -114,7 +114,7 @@ def make_folder(folder: Path, gigabytes: float) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from benchmarks.corpora import dialogues
-    from data_tools.tokenizer_training import train_tokenizer
+    from data_tools.tokens.tokenizer_training import train_tokenizer
     from huatuo_jax.cli import main
 
     layers = max(1, round((gigabytes * 1e9 / 2 - 2 * 32_000 * 1536) / (4 * 1536**2 + 3 * 1536 * 4096)))

@@ -20,7 +20,7 @@ from huatuo_jax.config import MeshConfig
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import RowSource
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.sharding import batch_sharding, make_mesh
 
 

@@ -18,12 +18,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from configs.mixtures import PAPER, PAPER_RECORDS
-from data_tools.planning import make_plan
+from data_tools.planning.planner import make_plan
 from huatuo_jax.config import DataConfig
 from huatuo_jax.data.packing import Packing
 from huatuo_jax.data.priority import draw_order
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
+from huatuo_jax.mixtures import PAPER, PAPER_RECORDS
 
 PROMPT_TOKENS = 20
 

@@ -28,15 +28,15 @@ from huatuo_jax.config import ModelConfig, RunConfig
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.dialogue import IGNORED, encode_record
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.files import read_json
-from huatuo_jax.fingerprint import named_leaves
-from huatuo_jax.hf.forward import row_logits
 from huatuo_jax.inference.loading import Model, open_model
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization, stored_bytes
+from huatuo_jax.io.files import read_json
+from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
-from huatuo_jax.sharding import abstract_params
+from huatuo_jax.weights.fingerprint import named_leaves
+from huatuo_jax.weights.forward import row_logits
 
 KINDS = ("int8", "int4:32", "int4:64", "int4:128")
 RELEASED = ("baichuan2-7b", "baichuan2-13b", "yi-34b")

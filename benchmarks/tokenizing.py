@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.corpora import REAL
-from data_tools.build import BuildRequest, build
-from data_tools.importing import import_files
-from data_tools.unified import UnifiedDataset, UnifiedWriter
-from huatuo_jax.data.templates import get_template
+from data_tools.records.importing import import_files
+from data_tools.records.unified import UnifiedDataset, UnifiedWriter
+from data_tools.tokens.build import BuildRequest, build
+from huatuo_jax.data.formats import get_template
 
 
 def prepare(files: list[Path], times: int, out: Path) -> list[str]:

@@ -56,13 +56,13 @@ async def make_calls(
     url: str, folder: Path, calls: int, in_flight: int, on_sample: list[tuple[int, float]] | None = None
 ) -> None:
     """Makes so many calls, so many at a time; samples the resident memory (MiB) twenty times."""
-    from data_tools.unify.api_key import ApiKey
     from data_tools.unify.budget import Budget, Caps
     from data_tools.unify.client import ChatClient, ClientSettings
     from data_tools.unify.ledger import Ledger
     from data_tools.unify.pacing import Pacer
     from data_tools.unify.prompting import Prompts
     from data_tools.unify.rewriting import Call
+    from huatuo_jax.io.api_key import ApiKey
 
     prompts, numbers = Prompts(), iter(range(calls))
     settings = ClientSettings(url, "stub", concurrency=in_flight, timeout=60)

@@ -6,15 +6,15 @@ Hardware: written for 32 TPU v5p chips; two-way tensor parallelism and micro-bat
 
 import dataclasses
 
-from configs import huatuo2_7b
 from huatuo_jax.config import MeshConfig, RunConfig
+from huatuo_jax.config_files import load_config
 from huatuo_jax.models.presets import preset
 
 
 def config() -> RunConfig:
     """The 7B's run with the 13B's model and mesh."""
     return dataclasses.replace(
-        huatuo2_7b.config(),
+        load_config("huatuo2_7b"),
         name="huatuo2_13b",
         model=preset("baichuan2-13b"),
         mesh=MeshConfig(fsdp=-1, tensor=2),

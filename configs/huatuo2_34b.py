@@ -6,14 +6,14 @@ Expected loss: not published.
 
 import dataclasses
 
-from configs import huatuo2_7b
 from huatuo_jax.config import MeshConfig, RunConfig
+from huatuo_jax.config_files import load_config
 from huatuo_jax.models.presets import preset
 
 
 def config() -> RunConfig:
     """The 7B's run with Yi-34B: other tokenizer, hence other token dataset and plan."""
-    base = huatuo2_7b.config()
+    base = load_config("huatuo2_7b")
     return dataclasses.replace(
         base,
         name="huatuo2_34b",

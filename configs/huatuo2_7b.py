@@ -4,8 +4,8 @@ Hardware: any mesh of TPUs or GPUs; written for 32 TPU v5p chips (4 rows a chip 
 Hours: the original took 3 days on 8×A100; not measured here. Expected loss: 2.05 at the start, 1.0 at 85 %, about 0.5 at the end.
 """
 
-from configs.mixtures import PAPER
 from huatuo_jax.config import CheckpointConfig, DataConfig, LoggingConfig, RunConfig
+from huatuo_jax.mixtures import PAPER
 from huatuo_jax.models.presets import preset
 
 

@@ -1,10 +1,10 @@
 """Baseline of quickstart: the same data and recipe in plain random order. Hardware and hours as quickstart."""
 
-from configs import quickstart
-from configs.baselines import random_mixing
 from huatuo_jax.config import RunConfig
+from huatuo_jax.config_files import load_config
+from huatuo_jax.mixtures import random_mixing
 
 
 def config() -> RunConfig:
     """Plan it with `huatuo-data plan TOKENS --config configs/quickstart_random.py --out PLAN`."""
-    return random_mixing(quickstart.config(), plan="runs/quickstart/data/plan_random")
+    return random_mixing(load_config("quickstart"), plan="runs/quickstart/data/plan_random")

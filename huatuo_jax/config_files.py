@@ -1,12 +1,14 @@
 """Config files in, `RunConfig`s out; configs to plain values and back; what a rerun may change."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import sys
+import sysconfig
 import traceback
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,32 +36,87 @@ MAY_DIFFER_ON_RESUME = (
 """
 
 
-def load_config(path: str | Path) -> RunConfig:
-    """Loads a config file and returns `config()`; its folder's parent is importable, so that configs can share modules."""
-    path = Path(path)
-    require(path.is_file(), f"no config file {path}; see configs/ for examples")
-    root = str(path.resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.insert(0, root)
+def recipes() -> dict[str, Path]:
+    """Name → file of the configs that ship with this project, in a checkout and in an installed wheel alike."""
+    installed = Path(__file__).parent / "recipes"  # `setup.py` installs `configs/` there, so that no top-level name is taken
+    folder = installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def load_config(name: str | Path) -> RunConfig:
+    """Loads a config file, or a recipe that ships with this project by its name ("huatuo2_7b"), and returns `config()`.
+
+    A config may import its neighbours: `from configs.mine import MIX` and `import mine` both find `configs/mine.py` beside it.
+
+    Raises:
+      ConfigError: no such file or recipe, or the file does not make a `RunConfig`; names the line at fault.
+    """
+    path = Path(name)
+    if not path.is_file():
+        shipped = recipes()
+        require(str(name) in shipped, f"no config file {name} and no recipe of that name; the recipes are {', '.join(shipped)}")
+        path = shipped[str(name)]
     spec = importlib.util.spec_from_file_location(f"_run_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file; a config is a .py file with `def config() -> RunConfig`")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        make = getattr(module, "config", None)
-        if make is None:
-            raise ConfigError(f"{path} has no function `config() -> RunConfig`")
-        made = make()
+        with _importing_neighbours(path.resolve().parent):
+            spec.loader.exec_module(module)
+            make = getattr(module, "config", None)
+            if make is None:
+                raise ConfigError(f"{path} has no function `config() -> RunConfig`")
+            made = make()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:
         at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = at[-1] if at else getattr(error, "lineno", None)
         place = f"{path}, line {line}" if line else str(path)
-        raise ConfigError(f"{place}: {type(error).__name__}: {error}; mend the config") from error
+        raise ConfigError(f"{place}: {type(error).__name__}: {error}; correct the config") from error
     require(isinstance(made, RunConfig), f"{path}: config() returned {type(made).__name__}, not RunConfig")
     return made
+
+
+@contextlib.contextmanager
+def _importing_neighbours(folder: Path) -> Iterator[None]:
+    """Within the context the modules of `folder` can be imported, by their own name and as `<name of the folder>.<module>`.
+
+    Afterwards they are forgotten: one process may load two folders that are both called `configs`, and a neighbour that was
+    edited is read again.
+    """
+
+    def in_package(name: str) -> bool:
+        return name.split(".")[0] == folder.name
+
+    hidden = {name: module for name, module in sys.modules.items() if in_package(name)}
+    library = folder.name in hidden and _is_installed(hidden[folder.name])  # ~/jax/law.py must not hide the library jax
+    path_before = list(sys.path)
+    if not library:
+        for name in hidden:
+            del sys.modules[name]
+        package = types.ModuleType(folder.name)  # made here, for an installed package may have the folder's name
+        package.__path__ = [str(folder)]
+        sys.modules[folder.name] = package
+    # The parent for packages beside the folder; the folder itself last, for it may hold a `random.py`.
+    sys.path[:] = [str(folder.parent), *path_before, str(folder)]
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = path_before
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if (in_package(name) and not library) or (file and Path(file).parent == folder):
+                del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _is_installed(module: types.ModuleType) -> bool:
+    """Whether a module belongs to the standard library or to an installed package."""
+    places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
+    roots = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
+    return any(place.startswith(roots) for place in places)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

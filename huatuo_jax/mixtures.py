@@ -1,6 +1,13 @@
-"""The paper's mixture, written once: sources, their sizes, priorities and epochs (arXiv 2311.09774, table of data sources)."""
+"""The paper's mixture, written once (arXiv 2311.09774, table of data sources), and the two baselines of one-stage training.
 
-from huatuo_jax.config import SourceMix
+A baseline is derived from a one-stage config, so that everything else stays the same. Random mixing draws every record with
+equal priority. Classic adaptation has two stages: next-token training on the raw passages (records with `text`), then an SFT
+run that starts from its weights.
+"""
+
+import dataclasses
+
+from huatuo_jax.config import RunConfig, SourceMix
 
 PAPER = {
     "medical_web_corpus_cn": SourceMix(priority=32),
@@ -34,3 +41,26 @@ MIXTURES = {"paper": (PAPER, PAPER_RECORDS)}
 def equal_priorities(mixture: dict[str, SourceMix]) -> dict[str, SourceMix]:
     """The same sources and epochs in plain random order: the baseline of the paper's ablation."""
     return {source: SourceMix(priority=1, epochs=mix.epochs) for source, mix in mixture.items()}
+
+
+SFT = "sft"
+
+
+def random_mixing(one_stage: RunConfig, plan: str) -> RunConfig:
+    """The same records, epochs and recipe in plain random order."""
+    data = dataclasses.replace(one_stage.data, plan=plan, mixture=equal_priorities(dict(one_stage.data.mixture)))
+    return dataclasses.replace(one_stage, name=f"{one_stage.name}_random", data=data)
+
+
+def stage_one(one_stage: RunConfig, tokens: str, plan: str) -> RunConfig:
+    """Continued pre-training: every token of the raw passages is a target, plain random order, as many epochs as one-stage."""
+    mixture = {name: SourceMix(epochs=mix.epochs) for name, mix in one_stage.data.mixture.items() if name != SFT}
+    data = dataclasses.replace(one_stage.data, tokens=tokens, plan=plan, mixture=mixture)
+    return dataclasses.replace(one_stage, name=f"{one_stage.name}_stage1", data=data, questions=())
+
+
+def stage_two(one_stage: RunConfig, plan: str, stage_one_run: str) -> RunConfig:
+    """SFT alone, from the weights of stage one, as many epochs as one-stage."""
+    mixture = {SFT: SourceMix(epochs=one_stage.data.mixture[SFT].epochs)}
+    data = dataclasses.replace(one_stage.data, plan=plan, mixture=mixture)
+    return dataclasses.replace(one_stage, name=f"{one_stage.name}_stage2", data=data, init=stage_one_run)

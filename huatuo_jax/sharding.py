@@ -1,10 +1,9 @@
-"""Where every array lives: the mesh, the rules from logical axes to mesh axes, and parameters that are made sharded.
+"""Where every array lives: the mesh, the rules from logical axes to mesh axes, and how arrays are cast and converted in place.
 
 The only file that knows the mesh axes: `data` replicates parameters (use it across slices), `fsdp` shards parameters and rows,
 `tensor` shards heads, FFN and vocabulary.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from huatuo_jax.config import MeshConfig, ModelConfig
+from huatuo_jax.config import MeshConfig
 from huatuo_jax.errors import ConfigError, DoesNotFitError
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -105,26 +104,6 @@ def check_batch(batch_size: int, mesh: Mesh, rules: ShardingRules = DEFAULT_RULE
         )
 
 
-def abstract_params(config: ModelConfig, param_dtype: Any = jnp.float32) -> dict[str, Any]:
-    """The model's parameters as a nested dict of `ParamSpec`; nothing is allocated."""
-    from huatuo_jax.models.decoder import abstract_decoder  # the models import this module
-
-    model = abstract_decoder(config, param_dtype)
-    return _describe(model)
-
-
-def _describe(node: Any) -> dict[str, Any]:
-    from flax import nnx
-
-    def leaf(param: Any) -> ParamSpec:
-        value = param.get_value()
-        return ParamSpec(value.shape, value.dtype, param.get_metadata()["axes"])
-
-    state = nnx.state(node, nnx.Param)
-    specs = jax.tree.map(leaf, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
-    return nnx.to_pure_dict(specs)
-
-
 def param_shardings(abstract: Any, mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> Any:
     """A tree of `NamedSharding` for the tree of `ParamSpec` that `abstract_params` returned.
 
@@ -200,24 +179,6 @@ def converted(convert: Convert, name: str, array: jax.Array) -> Any:
     return kept
 
 
-def init_params(
-    config: ModelConfig,
-    seed: int,
-    mesh: Mesh,
-    rules: ShardingRules = DEFAULT_RULES,
-    param_dtype: Any = jnp.float32,
-) -> tuple[Any, dict[str, Any]]:
-    """(graphdef, params) of a randomly initialised model; every device makes only its own part.
-
-    The values do not depend on the mesh. Raises ConfigError as `param_shardings` does.
-    """
-    from huatuo_jax.models.decoder import init_decoder, split_decoder  # the models import this module
-
-    shardings = param_shardings(abstract_params(config, param_dtype), mesh, rules)
-    make = jax.jit(lambda key: init_decoder(config, key, param_dtype), out_shardings=shardings)
-    return split_decoder(config), make(jax.random.key(seed))
-
-
 def activation_spec(mesh: Any, *axes: str | None, rules: ShardingRules = DEFAULT_RULES) -> PartitionSpec:
     """The partition of an activation with these logical axes over the mesh axes that `mesh` has."""
     spec = rules.spec(axes)
@@ -237,7 +198,3 @@ def constrain(x: jax.Array, *axes: str | None, rules: ShardingRules = DEFAULT_RU
         for size, entry in zip(x.shape, activation_spec(mesh, *axes, rules=rules), strict=True)
     ]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
-
-
-LOGICAL_AXES = tuple(field.name for field in dataclasses.fields(ShardingRules))
-"""The names that a parameter's or activation's dimensions may have."""

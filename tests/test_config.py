@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from configs.mixtures import PAPER
 from huatuo_jax.config import (
     ComputeConfig,
     DataConfig,
@@ -18,6 +17,7 @@ from huatuo_jax.config import (
 )
 from huatuo_jax.config_files import config_from_dict, config_to_dict, differences, load_config
 from huatuo_jax.errors import ConfigError
+from huatuo_jax.mixtures import PAPER
 from huatuo_jax.models.presets import preset
 
 REPOSITORY = Path(__file__).parents[1]

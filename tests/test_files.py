@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from huatuo_jax.files import directory_aside
+from huatuo_jax.io.files import directory_aside
 
 
 def test_a_directory_aside_is_renamed_or_removed(tmp_path):

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quickstart_data import CONFIG, EXAMPLES, REPOSITORY, make_quickstart_data
 
 from huatuo_jax.config_files import load_config
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import RowSource
-from huatuo_jax.data.token_dataset import TokenDataset
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.token_store import TokenDataset
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.step import build_step
+from tests.support.quickstart_data import CONFIG, EXAMPLES, REPOSITORY, make_quickstart_data
 
 GOLDEN = Path(__file__).parent / "golden" / "quickstart_losses.json"
 """Made by `python tests/test_quickstart.py`; a change needs a reason in its commit."""

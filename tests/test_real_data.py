@@ -6,16 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from configs.mixtures import PAPER
 from data_tools.cli import main as huatuo_data
-from data_tools.unified import UnifiedDataset
+from data_tools.records.unified import UnifiedDataset
 from huatuo_jax.config import DataConfig
 from huatuo_jax.data.dialogue import encode_records
+from huatuo_jax.data.formats import get_template
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import RowSource
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.token_dataset import TokenDataset
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.token_store import TokenDataset
+from huatuo_jax.data.tokenizers import load_tokenizer
+from huatuo_jax.mixtures import PAPER
 
 L = 4096
 MIXTURE = {name: dataclasses.replace(mix, epochs=1) for name, mix in PAPER.items()}
@@ -90,8 +90,8 @@ def test_no_token_of_a_row_is_changed(folder):
 
 @pytest.mark.slow
 def test_a_tiny_model_takes_fifty_steps(folder, tmp_path):
+    from huatuo_jax.cli.console import make_console
     from huatuo_jax.config import ComputeConfig, LoggingConfig, MeshConfig, OptimizerConfig, RunConfig
-    from huatuo_jax.console import make_console
     from huatuo_jax.models.presets import preset
     from huatuo_jax.training.trainer import train
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from huatuo_jax.console import main as run_program
+from huatuo_jax.cli.console import main as run_program
 
 COMMANDS = {
     "collect": "collect",
@@ -24,4 +24,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `huatuo-data`; returns the exit code."""
     # numpy multiplies no matrices here, and the threads that it starts for that forbid a build to fork its workers.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return run_program("huatuo-data", __doc__.split(": ", 1)[1].strip(), "data_tools.commands", COMMANDS, argv)
+    return run_program("huatuo-data", __doc__.split(": ", 1)[1].strip(), "data_tools.cli", COMMANDS, argv)

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Tokenise unified datasets into a token dataset.
 
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from rich import box
     from rich.table import Table
 
-    from data_tools.build import BuildRequest, build
-    from huatuo_jax.console import make_console, make_progress, write_report
+    from data_tools.tokens.build import BuildRequest, build
+    from huatuo_jax.cli.console import make_console, make_progress, write_report
 
     console = make_console(args.quiet)
     request = BuildRequest(tuple(args.unified), args.tokenizer, args.out, args.template, args.holdout, args.max_len, args.workers)

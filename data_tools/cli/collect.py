@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from data_tools.collect.config import CollectConfig
     from data_tools.collect.domain_model import DomainModel
 
@@ -24,8 +26,8 @@ huatuo-data unify --template passages/passages/*.jsonl.zst --out pairs.jsonl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    from data_tools.commands.collect_calibrate import add_vocabulary
-    from data_tools.commands.decontaminate import add_overlap
+    from data_tools.cli.collect_calibrate import add_vocabulary
+    from data_tools.cli.decontaminate import add_overlap
 
     parser.add_argument("inputs", nargs="+", type=local_path, metavar="PATHS", help="corpus files, or folders of them")
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the run")
@@ -80,17 +82,16 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.collect.page import page
     from data_tools.collect.pipeline import collect
-    from data_tools.collect.report import print_report, to_report
-    from data_tools.full_disk import full_disk_named
+    from data_tools.collect.report import to_report
+    from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.config import require
-    from huatuo_jax.console import make_console, make_progress, write_report
-    from huatuo_jax.files import write_json, write_text
+    from huatuo_jax.io.files import full_disk_named, write_json, write_text
 
     require(args.workers >= 1, f"--workers is {args.workers}; it must be at least 1")
     console = make_console(args.quiet)
     config, model = to_config(args), to_model(args)
     if model is not None:
-        from data_tools.commands.collect_calibrate import print_left_out
+        from data_tools.cli.collect_calibrate import print_left_out
 
         print_left_out(console, model.vocabulary.left_out)
     with make_progress(console) as progress:
@@ -118,14 +119,14 @@ def run(args: argparse.Namespace) -> int:
 
 def to_config(args: argparse.Namespace) -> "CollectConfig":
     """The settings that the arguments name."""
+    from data_tools.cli.decontaminate import to_overlap
     from data_tools.collect.clean import CleanRules
     from data_tools.collect.config import CollectConfig
     from data_tools.collect.deduplicate import NearDuplicates
     from data_tools.collect.reading import ReadingConfig
     from data_tools.collect.semantic import Semantic
-    from data_tools.commands.decontaminate import to_overlap
-    from data_tools.formats import canonical_source
-    from data_tools.importing import check_inputs
+    from data_tools.records.importing import check_inputs
+    from data_tools.records.layouts import canonical_source
 
     check_inputs(args.exams)
     semantic = None
@@ -199,3 +200,31 @@ def _window(text: str, option: str) -> Any:
         return Window(int(shortest), int(longest))
     except ValueError:
         raise ConfigError(f"{option} {text}: give MIN:MAX in characters, such as 60:600") from None
+
+
+def print_report(console: "Console", report: dict[str, Any]) -> None:
+    """Prints what each step left, by source, and why the rest was dropped."""
+    from rich.table import Table
+
+    from data_tools.collect.report import LABELS
+    from huatuo_jax.cli.console import print_table
+
+    steps = list(report["steps"])
+    table = Table("source", *(LABELS[step] for step in steps), title="texts, MB, share of all raw bytes")
+    for source, found in report["sources"].items():
+        table.add_row(source, *(_cell(found[step]) for step in steps))
+    table.add_section()
+    table.add_row("all", *(_cell(report["steps"][step]) for step in steps))
+    print_table(console, table)
+    drops = Table("dropped because", "texts", "MB", "for example")
+    for reason, found in sorted(report["drops"].items(), key=lambda pair: -pair[1]["bytes"]):
+        example = (found["examples"] or [""])[0][:48]
+        drops.add_row(reason, f"{found['texts']:,}", f"{found['bytes'] / 1e6:.2f}", example.replace("[", "\\["))
+    if report["drops"]:
+        print_table(console, drops)
+    masked = ", ".join(f"{kind} {count:,}" for kind, count in sorted(report["masked"].items())) or "none"
+    console.print(f"personal data masked: {masked}; unreadable lines and files: {report['unreadable']:,}", markup=False)
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    return f"{entry['texts']:,} · {entry['bytes'] / 1e6:.1f} · {100 * entry['share_of_raw_bytes']:.1f} %"

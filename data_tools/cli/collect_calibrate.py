@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 if TYPE_CHECKING:
     from data_tools.collect.calibrate import LanguageResult
@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from data_tools.collect.calibrate import calibrate, read_labelled, to_report
     from data_tools.collect.domain_model import save_model
     from data_tools.collect.vocabulary import load_vocabularies
-    from data_tools.importing import check_inputs
-    from huatuo_jax.console import make_console, write_report
+    from data_tools.records.importing import check_inputs
+    from huatuo_jax.cli.console import make_console, write_report
 
     check_inputs(args.files)
     console = make_console(args.quiet)
@@ -79,7 +79,7 @@ def print_left_out(console: Any, left_out: tuple[str, ...]) -> None:
 def _print_results(console: Any, results: "dict[str, LanguageResult]") -> None:
     from rich.table import Table
 
-    from huatuo_jax.console import print_table
+    from huatuo_jax.cli.console import print_table
 
     table = Table("language", "texts", "of the domain", "precision", "recall", "F1", "± over repeats", "threshold")
     for language, result in results.items():
@@ -97,8 +97,8 @@ def _draw(path: Any, language: str, result: "LanguageResult") -> None:
 
     from matplotlib.figure import Figure
 
-    from huatuo_jax.console import PALETTE
-    from huatuo_jax.files import write_bytes
+    from huatuo_jax.io.files import write_bytes
+    from huatuo_jax.report.style import PALETTE
 
     figure = Figure(figsize=(5.2, 4.4), layout="constrained")
     axes = figure.subplots()

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 if TYPE_CHECKING:
     from data_tools.collect.exams import Overlap
@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
     from data_tools.collect.decontaminate import decontaminate_files
     from data_tools.collect.exams import ExamIndex, read_exams
-    from data_tools.full_disk import full_disk_named
-    from data_tools.importing import check_inputs
-    from huatuo_jax.console import make_console, make_progress, print_table, write_report
+    from data_tools.records.importing import check_inputs
+    from huatuo_jax.cli.console import make_console, make_progress, print_table, write_report
+    from huatuo_jax.io.files import full_disk_named
 
     check_inputs([*args.files])
     check_inputs([*args.exams])

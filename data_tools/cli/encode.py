@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encodes and prints."""
-    from huatuo_jax.console import write_report
+    from huatuo_jax.cli.console import write_report
     from huatuo_jax.data.dialogue import encode_record
+    from huatuo_jax.data.formats import get_template
     from huatuo_jax.data.record import Record
-    from huatuo_jax.data.templates import get_template
-    from huatuo_jax.data.tokenizer import load_tokenizer
+    from huatuo_jax.data.tokenizers import load_tokenizer
 
     template = get_template(args.template)
     turns = _parse_turns(args.turns) if args.turns is not None else ()

@@ -4,7 +4,7 @@ import argparse
 import shutil
 from typing import Any
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Import dialogues and passages of any known layout into one unified dataset.
 
@@ -63,8 +63,8 @@ def print_sources(console: Any, title: str, report: dict[str, Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from data_tools.importing import check_inputs, import_files
-    from huatuo_jax.console import make_console, make_progress, write_report
+    from data_tools.records.importing import check_inputs, import_files
+    from huatuo_jax.cli.console import make_console, make_progress, write_report
 
     check_max_rejected(args.max_rejected)
     check_inputs(args.files)

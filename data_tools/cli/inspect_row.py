@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from huatuo_jax.data.rows import Row
-    from huatuo_jax.data.tokenizer import Tokenizer
+    from huatuo_jax.data.tokenizers import Tokenizer
 
 HELP = """Show one row of a plan as text: its examples, their sources, and which tokens are targets.
 
@@ -36,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
+    from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.config import require
-    from huatuo_jax.console import make_console, write_report
     from huatuo_jax.data.plan import Plan
     from huatuo_jax.data.rows import RowSource
-    from huatuo_jax.data.token_dataset import TokenDataset
+    from huatuo_jax.data.token_store import TokenDataset
 
     plan = Plan.load(args.plan)
     require(
@@ -146,7 +146,7 @@ def _decoded(tokens: "np.ndarray", start: int, a: int, b: int, tokenizer: "Token
 
 def _tokenizer(path: str, named: dict[str, Any]) -> "Tokenizer":
     from huatuo_jax.config import require
-    from huatuo_jax.data.tokenizer import load_tokenizer
+    from huatuo_jax.data.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(path)
     require(

@@ -19,7 +19,7 @@ huatuo-data mix --plan data/plan --plot plan.svg
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--mixture", metavar="NAME", help="a mixture of configs/mixtures.py, e.g. paper")
+    what.add_argument("--mixture", metavar="NAME", help="a mixture of huatuo_jax/mixtures.py, e.g. paper")
     what.add_argument("--mixture-file", metavar="JSON", help="a mixture in a file; needs --records")
     what.add_argument("--plan", metavar="PLAN", help="a plan folder: the curve of its draws")
     parser.add_argument("--records", metavar="JSON", help='file of {"SOURCE": records, …} (default: the paper\'s sizes)')
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from rich.table import Table
 
-    from data_tools import mixing
+    from data_tools.planning import mixing
+    from huatuo_jax.cli.console import make_console, print_table, write_report
     from huatuo_jax.config import require
-    from huatuo_jax.console import make_console, print_table, write_report
     from huatuo_jax.data.plan import Plan
 
     require(args.windows >= 1, f"--windows is {args.windows}; it must be at least 1")
@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sizes_and_mixture(args: argparse.Namespace) -> "tuple[dict[str, int], dict[str, SourceMix]]":
-    from configs.mixtures import MIXTURES, equal_priorities
-    from data_tools.mixing import load_mixture
+    from data_tools.planning.mixing import load_mixture
     from huatuo_jax.config import require
-    from huatuo_jax.files import read_json
+    from huatuo_jax.io.files import read_json
+    from huatuo_jax.mixtures import MIXTURES, equal_priorities
 
     require(bool(args.mixture or args.records), "--mixture-file says nothing about sizes; give --records too")
     mixture = load_mixture(args.mixture, args.mixture_file)

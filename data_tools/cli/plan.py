@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="PLAN", help="folder of the plan (default: data.plan of the config)")
     parser.add_argument("--config", metavar="CONFIG.py", help="run config whose `data` the plan shall serve")
     mixture = parser.add_mutually_exclusive_group()
-    mixture.add_argument("--mixture", metavar="NAME", help="a mixture of configs/mixtures.py, e.g. paper")
+    mixture.add_argument("--mixture", metavar="NAME", help="a mixture of huatuo_jax/mixtures.py, e.g. paper")
     mixture.add_argument("--mixture-file", metavar="JSON", help='file of {"SOURCE": {"priority": 8, "epochs": 1}, …}')
     parser.add_argument(
         "--equal-priorities", action="store_true", help="plain random mixing: every priority 1, epochs as they are"
@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from data_tools.planning import make_plan
+    from data_tools.planning.planner import make_plan
+    from huatuo_jax.cli.console import make_console, print_table, write_report
     from huatuo_jax.config import require
-    from huatuo_jax.console import make_console, print_table, write_report
-    from huatuo_jax.data.token_dataset import TokenDataset
+    from huatuo_jax.data.token_store import TokenDataset
 
     data, batch_size = requested(args)
     require(bool(data.tokens), "no token dataset: give TOKENS, or data.tokens in the config")
@@ -86,10 +86,10 @@ def requested(args: argparse.Namespace) -> "tuple[DataConfig, int]":
     """The data config and batch size that config file and flags ask for; flags win."""
     import dataclasses
 
-    from configs.mixtures import equal_priorities
-    from data_tools.mixing import load_mixture
+    from data_tools.planning.mixing import load_mixture
     from huatuo_jax.config import DataConfig, require
     from huatuo_jax.config_files import load_config
+    from huatuo_jax.mixtures import equal_priorities
 
     config = load_config(args.config) if args.config else None
     data = config.data if config else DataConfig()
@@ -134,7 +134,7 @@ def _counts(facts: dict[str, Any], priority: str, epochs: str) -> list[str]:
 
 def warnings(plan: "Plan", steps: int) -> list[str]:
     """What the user should know before training on the plan."""
-    from data_tools.planning import CUT_WARNING
+    from data_tools.planning.planner import CUT_WARNING
 
     length, statistics = plan.manifest["sequence_length"], plan.manifest["statistics"]
     found = []

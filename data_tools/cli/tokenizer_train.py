@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from huatuo_jax.console import make_console, make_progress, write_report
+from huatuo_jax.cli.console import make_console, make_progress, write_report
 from huatuo_jax.errors import ConfigError
 
 HELP = """Train a SentencePiece tokenizer that keeps the dialogue format.
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, verifies and writes the model; prints its size and characters per token."""
-    from data_tools.tokenizer_training import find_texts, read_sentences, train_tokenizer
+    from data_tools.tokens.tokenizer_training import find_texts, read_sentences, train_tokenizer
 
     out = Path(args.out)
     if out.suffix != ".model":

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Turn passages into question-and-answer pairs, ready for `huatuo-data import`.
 
@@ -28,7 +28,7 @@ DEFAULT_URL = "https://api.openai.com/v1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    from data_tools.commands.import_records import add_max_rejected
+    from data_tools.cli.import_records import add_max_rejected
 
     parser.add_argument(
         "files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL with `text`, plain or .gz .xz .zst"
@@ -90,12 +90,11 @@ def _add_rewriting(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from data_tools.commands.import_records import check_max_rejected
-    from data_tools.commands.unify_report import print_report
-    from data_tools.full_disk import full_disk_named
-    from data_tools.importing import check_inputs
-    from huatuo_jax.console import make_console, write_report
-    from huatuo_jax.files import write_json
+    from data_tools.cli.import_records import check_max_rejected
+    from data_tools.cli.unify_report import print_report
+    from data_tools.records.importing import check_inputs
+    from huatuo_jax.cli.console import make_console, write_report
+    from huatuo_jax.io.files import full_disk_named, write_json
 
     check_max_rejected(args.max_rejected)
     check_inputs(args.files)
@@ -123,8 +122,8 @@ def run(args: argparse.Namespace) -> int:
 def _by_template(args: argparse.Namespace, console: Any) -> tuple[dict[str, Any], Any]:
     from data_tools.unify.files import unify_files
     from data_tools.unify.template import to_pair
+    from huatuo_jax.cli.console import make_progress
     from huatuo_jax.config import require
-    from huatuo_jax.console import make_progress
 
     require(
         not (args.estimate or args.model),
@@ -139,15 +138,15 @@ def _by_template(args: argparse.Namespace, console: Any) -> tuple[dict[str, Any]
 
 def _by_model(args: argparse.Namespace, console: Any, question_only: bool) -> tuple[dict[str, Any], Any] | None:
     """The report and the coverage; None after `--estimate`."""
-    from data_tools.commands.unify_report import print_forecast
+    from data_tools.cli.unify_report import print_forecast
+    from huatuo_jax.cli.console import write_report
     from huatuo_jax.config import require
-    from huatuo_jax.console import write_report
     from huatuo_jax.errors import ConfigError
 
     require(bool(args.model), "--model is missing; name the model as the endpoint does")
     try:
-        from data_tools.unify.api_key import ApiKey, key_from_environment
         from data_tools.unify.session import estimate, run_session
+        from huatuo_jax.io.api_key import ApiKey, key_from_environment
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'huatuo-jax[unify]'") from None
     job, session = _job(args, question_only), _session(args)

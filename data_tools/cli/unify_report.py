@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from huatuo_jax.console import print_table
+from huatuo_jax.cli.console import print_table
 
 
 def print_forecast(console: Console, forecast: dict[str, Any]) -> None:

@@ -13,8 +13,8 @@ from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel
 from data_tools.collect.language import LANGUAGES, language_of
 from data_tools.collect.learned import LearnedLanguage, Sample
 from data_tools.collect.vocabulary import Vocabulary
-from data_tools.reading import Fault, iterate_json
 from huatuo_jax.errors import DataError
+from huatuo_jax.io.jsonl import Fault, iterate_json
 
 FOLDS, INNER_FOLDS, REPEATS = 10, 5, 5
 MIN_PER_LABEL = 20

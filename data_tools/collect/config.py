@@ -11,7 +11,7 @@ from data_tools.collect.reading import ReadingConfig
 from data_tools.collect.segment import Window
 from data_tools.collect.semantic import Semantic
 from huatuo_jax.config import require
-from huatuo_jax.files import sha256_file
+from huatuo_jax.io.files import sha256_file
 
 SCHEMA = 2
 """Raised when the passages change for the same input and settings."""

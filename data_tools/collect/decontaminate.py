@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.collect.exams import ExamIndex, Hit
-from data_tools.formats import to_record
-from data_tools.importing import check_inputs, plain_stem
-from data_tools.reading import Fault, Pair, iterate_json
+from data_tools.records.importing import check_inputs, plain_stem
+from data_tools.records.layouts import to_record
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.files import written_aside
+from huatuo_jax.io.files import written_aside
+from huatuo_jax.io.jsonl import Fault, Pair, iterate_json
 
 BATCH = 256
 

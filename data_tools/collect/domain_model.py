@@ -9,7 +9,7 @@ from data_tools.collect.extract import TermDensity
 from data_tools.collect.learned import LearnedLanguage
 from data_tools.collect.vocabulary import Vocabulary
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import read_json, sha256_json, write_json
+from huatuo_jax.io.files import read_json, sha256_json, write_json
 
 SCHEMA = 1
 DEFAULT_THRESHOLDS = {"zh": 0.06, "en": 0.03}

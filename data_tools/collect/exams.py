@@ -13,9 +13,9 @@ import numpy as np
 
 from data_tools.collect.language import language_of
 from data_tools.collect.ngrams import HashedRows, characters, ngrams, normalise, words
-from data_tools.importing import plain_stem
-from data_tools.reading import Fault, iterate_json
+from data_tools.records.importing import plain_stem
 from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.io.jsonl import Fault, iterate_json
 
 SEAM_CHARS_PER_UNIT = 12
 """So many characters at the end or start of a text hold a letter or word of a question that is cut there."""

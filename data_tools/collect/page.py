@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from data_tools.collect.report import LABELS
 from data_tools.collect.statistics import LAST_BIN, LENGTH_BIN
-from huatuo_jax.console import PALETTE
+from huatuo_jax.report.style import PALETTE
 
 STYLE = """
 body{font:15px/1.55 system-ui,"Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif;color:#222}

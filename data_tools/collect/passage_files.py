@@ -9,8 +9,8 @@ from typing import Any
 
 import zstandard
 
-from data_tools.reading import open_bytes
-from huatuo_jax.files import written_aside
+from huatuo_jax.io.files import written_aside
+from huatuo_jax.io.jsonl import open_bytes
 
 LEVEL = 3
 

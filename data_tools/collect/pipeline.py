@@ -22,15 +22,14 @@ from typing import Any
 
 from data_tools.collect.config import CollectConfig
 from data_tools.collect.domain_model import DomainModel, save_model
-from data_tools.collect.engine import OnDone, run_tasks
 from data_tools.collect.shards import InputFile, Listing, list_shards
 from data_tools.collect.stage_duplicates import DuplicatesTask, find_duplicates
 from data_tools.collect.stage_output import OutputTask, write_output
 from data_tools.collect.stage_passages import PassagesTask, make_passages
 from data_tools.collect.statistics import Statistics
-from data_tools.full_disk import full_disk_named
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import read_json, sha256_file, sha256_json, write_json, write_text
+from huatuo_jax.io.files import full_disk_named, read_json, sha256_file, sha256_json, write_json, write_text
+from huatuo_jax.io.tasks import OnDone, run_tasks
 
 OnStage = Callable[[str, list[int]], OnDone]
 """Called with a stage's name and the size of each of its tasks; returns what is called with each finished task's number."""

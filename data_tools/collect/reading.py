@@ -16,10 +16,9 @@ from typing import IO, Any
 
 from data_tools.collect.encodings import SNIFFED, AsUtf8, detect_encoding
 from data_tools.collect.shards import InputFile, printable
-from data_tools.formats import canonical_source
-from data_tools.json_stream import iterate_document, starts_document
-from data_tools.reading import Fault, Pair, TornFileError, open_bytes, parse_json
+from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.io.jsonl import Fault, Pair, TornFileError, iterate_document, open_bytes, parse_json, starts_document
 
 PARQUET_ROWS = 256
 

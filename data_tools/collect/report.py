@@ -1,13 +1,9 @@
-"""Statistics of a run in, a report as JSON and as terminal tables out."""
+"""Statistics of a run in, a report as JSON out."""
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from data_tools.collect.pipeline import CollectResult
 from data_tools.collect.statistics import STEPS, Statistics
-from huatuo_jax.console import print_table
 
 LABELS = {
     "raw": "raw documents",
@@ -58,26 +54,3 @@ def to_report(result: CollectResult) -> dict[str, Any]:
         "done_now": result.done_now,
         "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
     }
-
-
-def print_report(console: Console, report: dict[str, Any]) -> None:
-    """Prints what each step left, by source, and why the rest was dropped."""
-    steps = list(report["steps"])
-    table = Table("source", *(LABELS[step] for step in steps), title="texts, MB, share of all raw bytes")
-    for source, found in report["sources"].items():
-        table.add_row(source, *(_cell(found[step]) for step in steps))
-    table.add_section()
-    table.add_row("all", *(_cell(report["steps"][step]) for step in steps))
-    print_table(console, table)
-    drops = Table("dropped because", "texts", "MB", "for example")
-    for reason, found in sorted(report["drops"].items(), key=lambda pair: -pair[1]["bytes"]):
-        example = (found["examples"] or [""])[0][:48]
-        drops.add_row(reason, f"{found['texts']:,}", f"{found['bytes'] / 1e6:.2f}", example.replace("[", "\\["))
-    if report["drops"]:
-        print_table(console, drops)
-    masked = ", ".join(f"{kind} {count:,}" for kind, count in sorted(report["masked"].items())) or "none"
-    console.print(f"personal data masked: {masked}; unreadable lines and files: {report['unreadable']:,}", markup=False)
-
-
-def _cell(entry: dict[str, Any]) -> str:
-    return f"{entry['texts']:,} · {entry['bytes'] / 1e6:.1f} · {100 * entry['share_of_raw_bytes']:.1f} %"

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_tools.unify.api_key import ApiKey
 from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.io.api_key import ApiKey
 
 BATCH = 64
 API_KEY = "EMBEDDINGS_API_KEY"

@@ -13,7 +13,7 @@ from data_tools.collect.exams import ExamIndex, Hit, Overlap, read_exams
 from data_tools.collect.passage_files import RowWriter, read_rows, write_rows
 from data_tools.collect.stage_duplicates import REASONS, STAYS
 from data_tools.collect.statistics import Statistics
-from huatuo_jax.files import read_npy, sha256_file, write_json
+from huatuo_jax.io.files import read_npy, sha256_file, write_json
 
 BATCH = 256
 CONTAMINATED = "holds an exam question"

@@ -30,7 +30,7 @@ from data_tools.collect.reading import Document, Unreadable, read_documents
 from data_tools.collect.segment import is_heading, segment
 from data_tools.collect.shards import Shard
 from data_tools.collect.statistics import Statistics
-from huatuo_jax.files import sha256_file, write_json, write_npy, write_text
+from huatuo_jax.io.files import sha256_file, write_json, write_npy, write_text
 
 BATCH = 512
 TITLE_CHARS = {"zh": 40, "en": 200}

@@ -5,21 +5,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from configs.mixtures import MIXTURES
 from huatuo_jax.config import SourceMix, require
 from huatuo_jax.config_files import config_from_dict
-from huatuo_jax.console import PALETTE
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.priority import draw_order
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.files import PathLike, read_json, write_bytes, write_text
+from huatuo_jax.io.files import PathLike, read_json, write_bytes, write_text
+from huatuo_jax.mixtures import MIXTURES
+from huatuo_jax.report.style import PALETTE
 
 Curve = dict[str, np.ndarray]
 """Source → float64 [windows]: its share of the draws in each window; shares of a window add up to 1."""
 
 
 def load_mixture(name: str | None, file: PathLike | None) -> dict[str, SourceMix]:
-    """A mixture of `configs/mixtures.py` by name, or of a JSON file `{"SOURCE": {"priority": 8, "epochs": 1}, …}`.
+    """A mixture of `huatuo_jax/mixtures.py` by name, or of a JSON file `{"SOURCE": {"priority": 8, "epochs": 1}, …}`.
 
     Raises:
       ConfigError: unknown name, unreadable file, or impossible values.

@@ -9,7 +9,7 @@ from huatuo_jax.data.dialogue import IGNORED
 from huatuo_jax.data.packing import pack
 from huatuo_jax.data.plan import Plan, settings
 from huatuo_jax.data.priority import draw_order
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError
 
 CUT_WARNING = 0.01

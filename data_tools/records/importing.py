@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.formats import to_record
-from data_tools.reading import Fault, Pair, TornFileError, iterate_json
-from data_tools.unified import UnifiedWriter
+from data_tools.records.layouts import to_record
+from data_tools.records.unified import UnifiedWriter
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.files import written_aside
+from huatuo_jax.io.files import written_aside
+from huatuo_jax.io.jsonl import Fault, Pair, TornFileError, iterate_json
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 Progress = Callable[[int], None]

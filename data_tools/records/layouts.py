@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from data_tools.reading import Pair
 from huatuo_jax.data.record import Record, check_record
 from huatuo_jax.errors import RecordError
+from huatuo_jax.io.jsonl import Pair
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huatuo_jax.files import write_json
+from huatuo_jax.io.files import write_json
 
 VERSION = "1.0.0"
 _FEATURES = "tensorflow_datasets.core.features"

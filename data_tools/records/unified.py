@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.text_codec import decode_record_texts, encode_record_text
-from data_tools.tfds_folder import TEXT, TEXTS, write_tfds_metadata
+from data_tools.records.text_codec import decode_record_texts, encode_record_text
+from data_tools.records.tfds_folder import TEXT, TEXTS, write_tfds_metadata
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.shards import Shards, open_writer, shard_name
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import PathLike, read_json, read_npy, write_json, write_npy
+from huatuo_jax.io.files import PathLike, read_json, read_npy, write_json, write_npy
 
 SCHEMA = 1
 DATASET = "huatuo_unified"

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.build_plan import ShardTask, plan_shards
-from data_tools.build_shard import STATISTICS, ShardBuilder, WorkerSettings, build_in_worker, read_marker, start_worker
-from data_tools.tfds_folder import INT32_VECTOR, write_tfds_metadata
-from data_tools.unified import UnifiedDataset
+from data_tools.records.tfds_folder import INT32_VECTOR, write_tfds_metadata
+from data_tools.records.unified import UnifiedDataset
+from data_tools.tokens.build_shard import STATISTICS, ShardBuilder, WorkerSettings, build_in_worker, read_marker, start_worker
+from data_tools.tokens.build_tasks import ShardTask, plan_shards
 from huatuo_jax.config import require
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.token_dataset import DATASET, SCHEMA, SPLITS
-from huatuo_jax.data.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
+from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.token_store import DATASET, SCHEMA, SPLITS
+from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import read_json, write_json, write_npy, write_text
+from huatuo_jax.io.files import read_json, write_json, write_npy, write_text
 
 OnDone = Callable[[int], None]
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.build_plan import ShardTask
-from data_tools.unified import UnifiedDataset
+from data_tools.records.unified import UnifiedDataset
+from data_tools.tokens.build_tasks import ShardTask
 from huatuo_jax.data.dialogue import IGNORED, EncodedBatch, encode_records
+from huatuo_jax.data.formats import get_template
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.shards import open_writer
-from huatuo_jax.data.templates import get_template
 from huatuo_jax.data.token_codec import encode_flat
-from huatuo_jax.data.tokenizer import Tokenizer
-from huatuo_jax.files import write_bytes, written_aside
+from huatuo_jax.data.tokenizers import Tokenizer
+from huatuo_jax.io.files import write_bytes, written_aside
 
 BATCH_RECORDS = 1024
 BATCH_BYTES = 4 << 20

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.holdout import choose_holdout
-from data_tools.unified import UnifiedDataset
+from data_tools.records.unified import UnifiedDataset
+from data_tools.tokens.holdout import choose_holdout
 from huatuo_jax.data.shards import shard_name
-from huatuo_jax.data.token_dataset import DATASET, SPLITS
+from huatuo_jax.data.token_store import DATASET, SPLITS
 
 SHARD_RECORDS = 10_000
 MAX_SHARDS = 1_000

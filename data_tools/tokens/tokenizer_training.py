@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.reading import Fault, iterate_json, open_bytes
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import SentencePieceTokenizer
+from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.tokenizers import SentencePieceTokenizer
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import written_aside
+from huatuo_jax.io.files import written_aside
+from huatuo_jax.io.jsonl import Fault, iterate_json, open_bytes
 
 DIALOGUE_SYMBOLS = ("\n", "<问>：", "<答>：")
 COMPRESSED = (".gz", ".xz", ".zst")

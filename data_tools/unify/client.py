@@ -17,7 +17,6 @@ import aiohttp
 import httpx2
 import openai
 
-from data_tools.unify.api_key import ApiKey
 from data_tools.unify.budget import Budget, Usage
 from data_tools.unify.faults import Failed, Refused, Retry, Stop, check_body, check_status
 from data_tools.unify.forecast import TokenRates
@@ -25,6 +24,7 @@ from data_tools.unify.pacing import LONGEST_PAUSE, Pacer
 from data_tools.unify.rewriting import Answer, Call
 from huatuo_jax.config import require
 from huatuo_jax.errors import HuatuoError
+from huatuo_jax.io.api_key import ApiKey
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def plot(values: dict[str, np.ndarray], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    from huatuo_jax.console import PALETTE
-    from huatuo_jax.files import written_aside
+    from huatuo_jax.io.files import written_aside
+    from huatuo_jax.report.style import PALETTE
 
     rows = sorted(((s, v) for s, v in values.items() if v.size), key=lambda row: float(np.median(row[1])), reverse=True)
     figure = Figure(figsize=(8, 1.6 + 0.55 * max(1, len(rows))), layout="constrained")

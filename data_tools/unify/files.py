@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_tools.importing import Progress, RejectedLog, check_inputs, check_share
+from data_tools.records.importing import Progress, RejectedLog, check_inputs, check_share
 from data_tools.unify.coverage import CoverageStatistics
 from data_tools.unify.passages import read_passages
 from data_tools.unify.template import Passage
 from huatuo_jax.errors import ConfigError, RecordError
-from huatuo_jax.files import written_aside
+from huatuo_jax.io.files import written_aside
 
 Unifier = Callable[[Passage], tuple[str, str]]
 

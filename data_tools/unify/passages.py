@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.formats import canonical_source
-from data_tools.importing import Progress, RejectedLog, plain_stem, stable_id
-from data_tools.reading import Fault, TornFileError, iterate_json
+from data_tools.records.importing import Progress, RejectedLog, plain_stem, stable_id
+from data_tools.records.layouts import canonical_source
 from data_tools.unify.template import Passage, to_passage
 from huatuo_jax.errors import RecordError
+from huatuo_jax.io.jsonl import Fault, TornFileError, iterate_json
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.importing import Progress, RejectedLog, check_share
+from data_tools.records.importing import Progress, RejectedLog, check_share
 from data_tools.unify.client import ChatClient, ClientCounts
 from data_tools.unify.faults import Failed
 from data_tools.unify.files import PairWriter, check_paths, pair_writer, rejected_path
@@ -26,7 +26,7 @@ from data_tools.unify.passages import read_passages
 from data_tools.unify.rewriting import UNFINISHED, Outcome, Rewriting, rewrite
 from data_tools.unify.template import Passage
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
-from huatuo_jax.files import written_aside
+from huatuo_jax.io.files import written_aside
 
 ROUND, FINISHED = "round", "finished"
 """Marks in the ledger: rounds of tries begun, and whether the last one's pairs are written."""

@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.files import sha256_json
+from huatuo_jax.io.files import sha256_json
 
 FOLDER = Path(__file__).parent / "prompts"
 LANGUAGES = ("zh", "en")

@@ -11,8 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from data_tools.importing import Progress
-from data_tools.unify.api_key import ApiKey
+from data_tools.records.importing import Progress
 from data_tools.unify.budget import Budget, Caps, Prices, Usage
 from data_tools.unify.client import ChatClient, ClientCounts, ClientSettings
 from data_tools.unify.coverage import CoverageStatistics
@@ -23,6 +22,7 @@ from data_tools.unify.live import line, show
 from data_tools.unify.pacing import Pacer
 from data_tools.unify.pipeline import FINISHED, Job, RunCounts, begin_round, call_all, report, survey, write_all
 from huatuo_jax.errors import StoppedError
+from huatuo_jax.io.api_key import ApiKey
 
 
 @dataclass(frozen=True)

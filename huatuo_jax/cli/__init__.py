@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from huatuo_jax.console import main as run_program
+from huatuo_jax.cli.console import main as run_program
 
 COMMANDS = {
     "train": "train",
@@ -19,4 +19,4 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `huatuo`; returns the exit code."""
-    return run_program("huatuo", __doc__.split(": ", 1)[1].strip(), "huatuo_jax.commands", COMMANDS, argv)
+    return run_program("huatuo", __doc__.split(": ", 1)[1].strip(), "huatuo_jax.cli", COMMANDS, argv)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 from huatuo_jax.config import MeshConfig, ModelConfig, require
 
 if TYPE_CHECKING:
-    from huatuo_jax.hf.config import Answers
     from huatuo_jax.inference.sampling import Sampling
+    from huatuo_jax.weights.hf_config import Answers
 
 MAX_NEW_TOKENS = 1024
 TEMPERATURE, TOP_P, REPETITION_PENALTY = 0.3, 0.7, 1.1

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Ask a trained model: the config's questions, your own, or its training data (--recall)
 
@@ -27,14 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.config import Question, RunConfig, require
     from huatuo_jax.config_files import config_from_dict
-    from huatuo_jax.console import make_console, write_report
-    from huatuo_jax.data.token_dataset import TokenDataset
-    from huatuo_jax.files import read_json, write_json
-    from huatuo_jax.hf.config import is_hf_folder
+    from huatuo_jax.data.token_store import TokenDataset
     from huatuo_jax.inference.ask import Asker
     from huatuo_jax.inference.recall import CHARACTERS, RECALL_TOKENS, exercises, recall, recall_per_source
+    from huatuo_jax.io.files import read_json, write_json
+    from huatuo_jax.weights.hf_config import is_hf_folder
 
     require(args.max_new_tokens >= 1, f"--max-new-tokens is {args.max_new_tokens}; it must be at least 1")
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")

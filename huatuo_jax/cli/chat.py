@@ -5,7 +5,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 if TYPE_CHECKING:
     from huatuo_jax.inference.chat import Conversation
@@ -26,7 +26,7 @@ COMMANDS = """/clear   forget the conversation
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from huatuo_jax.commands.model_arguments import add_model_arguments, add_sampling_arguments
+    from huatuo_jax.cli.arguments import add_model_arguments, add_sampling_arguments
 
     parser.add_argument("model", metavar="DIR", type=local_path, help="run, base directory or Hugging Face folder")
     add_model_arguments(parser)
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from huatuo_jax.commands.model_arguments import answers, choose_dtype, choose_mesh, new_tokens, sampling
-    from huatuo_jax.console import make_console, write_report
+    from huatuo_jax.cli.arguments import answers, choose_dtype, choose_mesh, new_tokens, sampling
+    from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.inference.chat import Conversation
     from huatuo_jax.inference.loading import open_model
 

@@ -21,10 +21,6 @@ from huatuo_jax.errors import EXIT_FAILED, EXIT_USAGE, HuatuoError
 
 err_console = Console(stderr=True, highlight=False)
 
-PALETTE = ("#0072B2", "#56B4E9", "#009E73", "#94C973", "#E69F00", "#F0C566", "#D55E00", "#CC79A7", "#5B4B8A", "#777777")
-"""Colours of all pictures, in the order of a mixture's sources: Okabe and Ito's, which are told apart with any colour vision,
-each beside a lighter one for the other language."""
-
 
 def local_path(text: str) -> Path:
     """An argument that must be a local path: refuses `gs://…`, which would silently become a folder of that name."""
@@ -74,7 +70,7 @@ def sigterm_interrupts() -> Iterator[None]:
 def write_report(path: str | None, report: dict[str, Any]) -> None:
     """Writes a command's figures to the file given by `--json`, if one was given."""
     if path:
-        from huatuo_jax.files import write_json
+        from huatuo_jax.io.files import write_json
 
         write_json(path, report)
 

@@ -15,7 +15,7 @@ huatuo convert compare Baichuan2-7B-Base transformers:Baichuan2-7B-Llama --dtype
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from huatuo_jax.commands.model_arguments import add_folder_arguments
+    from huatuo_jax.cli.arguments import add_folder_arguments
 
     parser.add_argument("a", metavar="A", help="the reference: a directory, or transformers:DIR")
     parser.add_argument("b", metavar="B", help="the other: a directory, or transformers:DIR")
@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
     from pathlib import Path
 
-    from huatuo_jax.commands.model_arguments import answers
-    from huatuo_jax.console import make_console, write_report
+    from huatuo_jax.cli.arguments import answers
+    from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.errors import DataError
-    from huatuo_jax.hf.compare import BUILT_IN_TEXTS, compare
+    from huatuo_jax.weights.compare import BUILT_IN_TEXTS, compare
 
     texts = list(BUILT_IN_TEXTS)
     if args.text:

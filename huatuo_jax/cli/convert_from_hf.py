@@ -2,7 +2,7 @@
 
 import argparse
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Import a Hugging Face model: Baichuan, Llama, Yi, Qwen2, Qwen3
 
@@ -17,7 +17,7 @@ huatuo train configs/huatuo2_7b.py --run runs/7b --init bases/baichuan2-7b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from huatuo_jax.commands.model_arguments import add_folder_arguments
+    from huatuo_jax.cli.arguments import add_folder_arguments
 
     parser.add_argument("folder", metavar="DIR", type=local_path, help="folder of a Hugging Face model")
     parser.add_argument("out", metavar="OUT", type=local_path, help="base directory to write; must not exist")
@@ -42,13 +42,13 @@ def run(args: argparse.Namespace) -> int:
     import jax
     import jax.numpy as jnp
 
-    from huatuo_jax.commands.model_arguments import answers
+    from huatuo_jax.cli.arguments import answers
+    from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.config import MeshConfig
-    from huatuo_jax.console import make_console, make_progress, write_report
-    from huatuo_jax.hf.base import check_target, choose_tokenizer, write_base
-    from huatuo_jax.hf.config import read_config
-    from huatuo_jax.hf.load import count_parts, load_params, open_weights
     from huatuo_jax.sharding import make_mesh
+    from huatuo_jax.weights.base import check_target, choose_tokenizer, write_base
+    from huatuo_jax.weights.hf_config import read_config
+    from huatuo_jax.weights.hf_read import count_parts, load_params, open_weights
 
     began = time.time()
     console = make_console(args.quiet)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Export a run or checkpoint as a Hugging Face folder: weights, config, tokenizer, chat template, card
 
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from huatuo_jax.console import make_console, make_progress, write_report
-    from huatuo_jax.hf.save import ExportRequest, export
+    from huatuo_jax.cli.console import make_console, make_progress, write_report
+    from huatuo_jax.weights.hf_write import ExportRequest, export
 
     console = make_console(args.quiet)
     request = ExportRequest(

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Answer prompts of a file: JSONL out, resumable
 
@@ -19,7 +19,7 @@ echo "感冒了可以喝酒吗？" | huatuo generate --model runs/quickstart --p
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from huatuo_jax.commands.model_arguments import add_model_arguments, add_sampling_arguments
+    from huatuo_jax.cli.arguments import add_model_arguments, add_sampling_arguments
 
     parser.add_argument("--prompts", metavar="FILE", required=True, help="a .txt or .jsonl file, or - for stdin")
     parser.add_argument("--out", metavar="FILE.jsonl", type=local_path, required=True, help="where the answers go")
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     import time
 
-    from huatuo_jax.commands.model_arguments import answers, choose_dtype, choose_mesh, new_tokens, sampling
+    from huatuo_jax.cli.arguments import answers, choose_dtype, choose_mesh, new_tokens, sampling
+    from huatuo_jax.cli.console import make_console, make_progress, sigterm_interrupts, write_report
     from huatuo_jax.config import require
-    from huatuo_jax.console import make_console, make_progress, sigterm_interrupts, write_report
     from huatuo_jax.errors import StoppedError
     from huatuo_jax.inference.answer_file import AnswerFile
     from huatuo_jax.inference.batch import answer_line, check_unchanged, make_request

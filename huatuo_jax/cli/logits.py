@@ -2,7 +2,7 @@
 
 import argparse
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Write the logits of given token ids, for checks by other programs
 
@@ -17,7 +17,7 @@ huatuo logits --model runs/quickstart --tokens tokens.json --out logits.npy
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from huatuo_jax.commands.model_arguments import add_folder_arguments
+    from huatuo_jax.cli.arguments import add_folder_arguments
 
     parser.add_argument("--model", metavar="DIR", required=True, type=local_path, help="run, base, checkpoint or HF directory")
     parser.add_argument("--tokens", metavar="FILE.json", required=True, type=local_path, help="a list of lists of token ids")
@@ -35,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
     import jax.numpy as jnp
     import numpy as np
 
-    from huatuo_jax.commands.model_arguments import answers
-    from huatuo_jax.console import make_console, make_progress, write_report
+    from huatuo_jax.cli.arguments import answers
+    from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.errors import DataError
-    from huatuo_jax.files import read_json, written_aside
-    from huatuo_jax.hf.forward import check_rows, load_any, row_logits
+    from huatuo_jax.io.files import read_json, written_aside
+    from huatuo_jax.weights.forward import check_rows, load_any, row_logits
 
     try:
         rows = read_json(args.tokens)

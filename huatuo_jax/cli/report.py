@@ -2,7 +2,7 @@
 
 import argparse
 
-from huatuo_jax.console import local_path
+from huatuo_jax.cli.console import local_path
 
 HELP = """Draw a run: PNGs and one self-contained HTML page
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from huatuo_jax.console import make_console, write_report
+    from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.report.page import write_report as write_page
 
     written = write_page(args.run)

@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.config import require
     from huatuo_jax.config_files import load_config
-    from huatuo_jax.console import make_console, write_report
 
     base = load_config(args.config)
     if args.fields:

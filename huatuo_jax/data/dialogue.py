@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from huatuo_jax.data.formats import Piece, Template
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.templates import Piece, Template
-from huatuo_jax.data.tokenizer import Tokenizer
+from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.errors import RecordError
 
 IGNORED = -100

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from huatuo_jax.data.tokenizer import Tokenizer
+from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.errors import ConfigError, RecordError
 
 BOS, EOS = "the tokenizer's begin token", "the tokenizer's end token"

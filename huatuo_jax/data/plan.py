@@ -4,7 +4,7 @@
     PLAN/row_docs.npy     int64 [kept draws]: document ids of the train split; row i = row_docs[row_starts[i]:row_starts[i+1]]
     PLAN/manifest.json    written last: without it there is no plan
 
-`data_tools.planning` makes one; training, reports and `huatuo-data inspect` read it.
+`data_tools.planning.planner` makes one; training, reports and `huatuo-data inspect` read it.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from etils import epath
 from huatuo_jax.config import DataConfig
 from huatuo_jax.config_files import flatten
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import PathLike, is_local, read_json, read_npy, sha256_json, write_bytes, write_json, write_npy
+from huatuo_jax.io.files import PathLike, is_local, read_json, read_npy, sha256_json, write_bytes, write_json, write_npy
 
 SCHEMA = 1
 REMEDY = "make it with `huatuo-data plan --config CONFIG.py` (seconds)"

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from huatuo_jax.errors import DataError
-from huatuo_jax.files import PathLike
+from huatuo_jax.io.files import PathLike
 
 COMPRESSION = "snappy"
 """Measured on token records it is as small as zstd and four times as fast."""

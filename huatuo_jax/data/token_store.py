@@ -13,7 +13,7 @@ from etils import epath
 from huatuo_jax.data.shards import Shards
 from huatuo_jax.data.token_codec import decode_examples
 from huatuo_jax.errors import DataError
-from huatuo_jax.files import PathLike, read_json, read_npy, sha256_json
+from huatuo_jax.io.files import PathLike, read_json, read_npy, sha256_json
 
 SCHEMA = 1
 DATASET = "huatuo_tokens"

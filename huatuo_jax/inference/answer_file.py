@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import read_json, write_json
+from huatuo_jax.io.files import read_json, write_json
 
 
 class AnswerFile:

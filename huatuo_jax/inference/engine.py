@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from huatuo_jax.config import ModelConfig, require
-from huatuo_jax.data.tokenizer import Tokenizer
+from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.inference.device import LARGEST_PIECE, Rows, Steps, admit, bucket, decode, prefill
 from huatuo_jax.inference.occupant import Occupant, rows_of
 from huatuo_jax.inference.request import Answer, Request, check_prompt

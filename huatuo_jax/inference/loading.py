@@ -7,18 +7,18 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from huatuo_jax.checkpoint import is_checkpoint, locate_checkpoint, read_meta, restore_params
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_from_dict
-from huatuo_jax.data.templates import TEMPLATES, Template, get_template
-from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
+from huatuo_jax.data.formats import TEMPLATES, Template, get_template
+from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
-from huatuo_jax.hf.base import check_vocabulary
-from huatuo_jax.hf.config import Answers, is_hf_folder, read_config, refuse_answers
-from huatuo_jax.hf.load import load_params, open_weights
-from huatuo_jax.hf.tokenizer_export import recorded_template
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization
+from huatuo_jax.weights.base import check_vocabulary
+from huatuo_jax.weights.checkpoint import is_checkpoint, locate_checkpoint, read_meta, restore_params
+from huatuo_jax.weights.hf_config import Answers, is_hf_folder, read_config, refuse_answers
+from huatuo_jax.weights.hf_read import load_params, open_weights
+from huatuo_jax.weights.hf_tokenizer import recorded_template
 
 
 @dataclass

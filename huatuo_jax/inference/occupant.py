@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from huatuo_jax.data.tokenizer import Tokenizer
+from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.inference.device import NO_TOKEN, Rows
 from huatuo_jax.inference.request import Answer, FinishReason, Request

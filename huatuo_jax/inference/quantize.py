@@ -29,8 +29,9 @@ import qwix
 from jax.sharding import Mesh
 
 from huatuo_jax.config import ModelConfig, require
-from huatuo_jax.fingerprint import named_leaves
-from huatuo_jax.sharding import abstract_params, param_shardings
+from huatuo_jax.models.params import abstract_params
+from huatuo_jax.sharding import param_shardings
+from huatuo_jax.weights.fingerprint import named_leaves
 
 DEFAULT_GROUP = 64
 FORMS = "int8, int4 or int4:GROUP, such as int4:128"

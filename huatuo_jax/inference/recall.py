@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from huatuo_jax.data.dialogue import IGNORED
-from huatuo_jax.data.token_dataset import TokenDataset
-from huatuo_jax.data.tokenizer import Tokenizer
+from huatuo_jax.data.token_store import TokenDataset
+from huatuo_jax.data.tokenizers import Tokenizer
 
 CHARACTERS = 50
 """Recall looks at this many first characters of an answer."""

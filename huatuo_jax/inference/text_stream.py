@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from huatuo_jax.config import require
-from huatuo_jax.data.tokenizer import Tokenizer
+from huatuo_jax.data.tokenizers import Tokenizer
 
 INCOMPLETE = "�"
 """What tokenizers write for bytes that do not (yet) form a character."""

@@ -5,6 +5,7 @@ visible by its manifest, which is written last.
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import io
@@ -18,7 +19,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from huatuo_jax.errors import DataError
+
 PathLike = str | os.PathLike[str]
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_local(path: PathLike) -> bool:
@@ -56,6 +60,18 @@ def directory_aside(target: Path) -> Iterator[Path]:
     finally:
         if aside.exists():
             shutil.rmtree(aside)
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Within the context a disk without room raises a DataError that names the file, or else `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where, reason = error.filename or folder, os.strerror(error.errno)
+        raise DataError(f"{where}: {reason}; nothing is half-written: make room, then give the same command") from error
 
 
 def _is_running(pid: str) -> bool:

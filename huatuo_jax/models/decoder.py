@@ -3,7 +3,7 @@
 Parameters live outside the module as a plain nested dict of arrays, which jax, optax and Orbax see as any other pytree:
 
     graphdef = split_decoder(config)                      # the module without its arrays: hashable, static under jit
-    graphdef, params = init_params(config, seed, mesh, rules)    # huatuo_jax.sharding: made sharded, never whole on one device
+    graphdef, params = split_decoder(config), init_decoder(config, jax.random.key(seed))
     model = nnx.merge(graphdef, params)                   # inside the jitted step
     hidden = model(tokens, positions, segment_ids, dtype=jnp.bfloat16, attention=name, remat="full")
 

@@ -12,7 +12,7 @@ import numpy as np
 from huatuo_jax.config import require
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.errors import DataError
-from huatuo_jax.files import read_json
+from huatuo_jax.io.files import read_json
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from huatuo_jax.files import write_bytes, write_text
+from huatuo_jax.io.files import write_bytes, write_text
 from huatuo_jax.report.history import History, read_history
 from huatuo_jax.report.plots import figures
 

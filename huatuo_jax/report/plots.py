@@ -10,8 +10,8 @@ matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from huatuo_jax.console import PALETTE
 from huatuo_jax.report.history import History, in_mixture_order
+from huatuo_jax.report.style import PALETTE
 
 INK, FAINT = "#222222", "#dddddd"
 

@@ -10,7 +10,7 @@ from huatuo_jax.config import RunConfig
 from huatuo_jax.data.dialogue import IGNORED
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.rows import HoldoutRows
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.sharding import batch_sharding
 from huatuo_jax.training.step import build_eval
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from huatuo_jax.config import RunConfig, require
 from huatuo_jax.data.plan import Plan
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.models.attention import resolve_attention
 
 

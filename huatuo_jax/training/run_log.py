@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from huatuo_jax.errors import DataError
-from huatuo_jax.files import PathLike, is_local, write_text
+from huatuo_jax.io.files import PathLike, is_local, write_text
 
 
 class JsonLines:

@@ -12,7 +12,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from huatuo_jax.checkpoint import (
+from huatuo_jax.errors import DataError, HuatuoError
+from huatuo_jax.io.files import PathLike, is_local
+from huatuo_jax.weights.checkpoint import (
     absolute,
     agreed,
     complete_steps,
@@ -23,8 +25,6 @@ from huatuo_jax.checkpoint import (
     reason,
     save_arguments,
 )
-from huatuo_jax.errors import DataError, HuatuoError
-from huatuo_jax.files import PathLike, is_local
 
 TEMPORARY = ".orbax-checkpoint-tmp"
 

@@ -16,16 +16,16 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from huatuo_jax.checkpoint import latest_checkpoint, read_meta, restore_params
 from huatuo_jax.config import RunConfig
 from huatuo_jax.config_files import config_to_dict, differences
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
-from huatuo_jax.files import PathLike
-from huatuo_jax.hf.base import tokenizer_fingerprints
-from huatuo_jax.hf.config import is_hf_folder, read_config
-from huatuo_jax.hf.load import load_params, open_weights
+from huatuo_jax.io.files import PathLike
 from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.training.step import TrainState, TrainStep
+from huatuo_jax.weights.base import tokenizer_fingerprints
+from huatuo_jax.weights.checkpoint import latest_checkpoint, read_meta, restore_params
+from huatuo_jax.weights.hf_config import is_hf_folder, read_config
+from huatuo_jax.weights.hf_read import load_params, open_weights
 
 SAME_FUNCTION = ("name", "max_length", "initializer_range", "z_loss_weight")
 """Fields of a model that may differ from those of the weights it starts from: they do not change what the weights compute."""

@@ -17,12 +17,12 @@ from huatuo_jax.config import RunConfig
 from huatuo_jax.config_files import config_to_dict
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.rows import RowSource
-from huatuo_jax.data.token_dataset import TokenDataset
-from huatuo_jax.data.tokenizer import copy_tokenizer
+from huatuo_jax.data.token_store import TokenDataset
+from huatuo_jax.data.tokenizers import copy_tokenizer
 from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
-from huatuo_jax.files import PathLike, is_local, write_json
+from huatuo_jax.io.files import PathLike, is_local, write_json
 from huatuo_jax.sharding import make_mesh
-from huatuo_jax.training.evaluation import Evaluator
+from huatuo_jax.training.held_out import Evaluator
 from huatuo_jax.training.metrics import Meter, eval_line, flops_per_token, peak_flops
 from huatuo_jax.training.preflight import describe, open_inputs
 from huatuo_jax.training.run_log import RunLog

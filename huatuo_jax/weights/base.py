@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huatuo_jax.checkpoint import write_checkpoint
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_to_dict
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
+from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DoesNotFitError
-from huatuo_jax.files import PathLike, directory_aside, sha256_file
-from huatuo_jax.hf.load import HFWeights
-from huatuo_jax.hf.tokenizer_export import recorded_template
+from huatuo_jax.io.files import PathLike, directory_aside, sha256_file
+from huatuo_jax.weights.checkpoint import write_checkpoint
+from huatuo_jax.weights.hf_read import HFWeights
+from huatuo_jax.weights.hf_tokenizer import recorded_template
 
 KEPT = (
     *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -106,7 +106,7 @@ def write_base(out: PathLike, weights: HFWeights, params: Any, base: BaseTokeniz
     """Writes the base directory; call `check_target` before the weights are loaded.
 
     Returns:
-      The facts of its checkpoint, as `huatuo_jax.checkpoint.read_meta(OUT/checkpoints/0)` gives them, without the fingerprints.
+      The facts of its checkpoint, as `checkpoint.read_meta(OUT/checkpoints/0)` gives them, without the fingerprints.
     """
     source, tokenizer = weights.files.folder, base.tokenizer
     with directory_aside(Path(out)) as aside:

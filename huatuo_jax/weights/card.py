@@ -7,8 +7,8 @@ from typing import Any
 
 from huatuo_jax import __version__
 from huatuo_jax.errors import DataError
-from huatuo_jax.hf.checkpoint_source import CheckpointSource
-from huatuo_jax.hf.names import Layout
+from huatuo_jax.weights.checkpoint_source import CheckpointSource
+from huatuo_jax.weights.hf_names import Layout
 
 PAPER = "[HuatuoGPT-II](https://arxiv.org/abs/2311.09774)"
 

@@ -19,9 +19,10 @@ from jax.sharding import Mesh, Sharding
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import PathLike, is_local
-from huatuo_jax.fingerprint import describe, fingerprints, named_leaves
-from huatuo_jax.sharding import Convert, abstract_params, cast, converted, shardings_of, with_shardings
+from huatuo_jax.io.files import PathLike, is_local
+from huatuo_jax.models.params import abstract_params
+from huatuo_jax.sharding import Convert, cast, converted, shardings_of, with_shardings
+from huatuo_jax.weights.fingerprint import describe, fingerprints, named_leaves
 
 SCHEMA = 1
 

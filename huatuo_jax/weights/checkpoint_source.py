@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from huatuo_jax.checkpoint import locate_checkpoint, read_array, read_meta
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_from_dict
-from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
+from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
-from huatuo_jax.files import PathLike
-from huatuo_jax.fingerprint import describe, named_leaves
-from huatuo_jax.sharding import abstract_params
+from huatuo_jax.io.files import PathLike
+from huatuo_jax.models.params import abstract_params
+from huatuo_jax.weights.checkpoint import locate_checkpoint, read_array, read_meta
+from huatuo_jax.weights.fingerprint import describe, named_leaves
 
 
 @dataclass(frozen=True)

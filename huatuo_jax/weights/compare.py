@@ -13,13 +13,13 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 import numpy as np
 
-from huatuo_jax.checkpoint import is_checkpoint, locate_checkpoint, read_meta
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_from_dict
-from huatuo_jax.data.tokenizer import Tokenizer, load_tokenizer
+from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.hf.config import Answers, read_config, read_config_file, refuse_answers
-from huatuo_jax.hf.forward import check_finite, check_rows, load_any, row_logits
+from huatuo_jax.weights.checkpoint import is_checkpoint, locate_checkpoint, read_meta
+from huatuo_jax.weights.forward import check_finite, check_rows, load_any, row_logits
+from huatuo_jax.weights.hf_config import Answers, read_config, read_config_file, refuse_answers
 
 TRANSFORMERS = "transformers:"
 

@@ -18,10 +18,10 @@ from typing import Any, Literal, TypedDict, cast
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import PathLike, is_local
-from huatuo_jax.hf.config_fields import check_fields, short
-from huatuo_jax.hf.names import Layout, check_layout
-from huatuo_jax.hf.rope import read_rope, written_rope
+from huatuo_jax.io.files import PathLike, is_local
+from huatuo_jax.weights.hf_config_fields import check_fields, short
+from huatuo_jax.weights.hf_names import Layout, check_layout
+from huatuo_jax.weights.hf_rope import read_rope, written_rope
 
 Positions = Literal["rope", "alibi"]
 Head = Literal["linear", "norm"]

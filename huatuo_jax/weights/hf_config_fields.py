@@ -45,7 +45,7 @@ READ: dict[str, Kind] = {
     **dict.fromkeys(("model_type", "positions", "head"), TEXT),
     "tie_word_embeddings": TRUTH,
 }
-"""What `huatuo_jax.hf.config` reads, and what it must be; null is the same as absent."""
+"""What `huatuo_jax.weights.hf_config` reads, and what it must be; null is the same as absent."""
 
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hidden_act": (("silu", "swish"), "the feed-forward here is SwiGLU, with silu"),

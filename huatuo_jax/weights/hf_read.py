@@ -22,11 +22,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import DataError
-from huatuo_jax.files import PathLike
-from huatuo_jax.fingerprint import named_leaves
-from huatuo_jax.hf.names import Layout, Row, native_layout, table, tensors
-from huatuo_jax.hf.tensor_files import TensorFiles, open_tensors
-from huatuo_jax.sharding import Convert, abstract_params, cast, converted, converted_shardings, shardings_of, with_shardings
+from huatuo_jax.io.files import PathLike
+from huatuo_jax.models.params import abstract_params
+from huatuo_jax.sharding import Convert, cast, converted, converted_shardings, shardings_of, with_shardings
+from huatuo_jax.weights.fingerprint import named_leaves
+from huatuo_jax.weights.hf_names import Layout, Row, native_layout, table, tensors
+from huatuo_jax.weights.tensor_files import TensorFiles, open_tensors
 
 WITHOUT_USE = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 """Tables of RoPE that old folders hold beside the weights; they are computed here."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from huatuo_jax.config import ModelConfig, RopeScaling, require
-from huatuo_jax.hf.config_fields import COUNT, POSITIVE, short
+from huatuo_jax.weights.hf_config_fields import COUNT, POSITIVE, short
 
 _LLAMA3 = {
     "factor": "factor",

@@ -16,13 +16,13 @@ from typing import Any
 
 from huatuo_jax.config import require
 from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.tokenizers import SentencePieceTokenizer, Tokenizer
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import PathLike, read_json, write_bytes, write_json
-from huatuo_jax.hf.chat_template import END_OF_TURN, chat_template
-from huatuo_jax.hf.names import Layout
-from huatuo_jax.hf.sentencepiece_json import convert, has_dummy_prefix, unknown_piece, verify
+from huatuo_jax.io.files import PathLike, read_json, write_bytes, write_json
+from huatuo_jax.weights.hf_chat_template import END_OF_TURN, chat_template
+from huatuo_jax.weights.hf_names import Layout
+from huatuo_jax.weights.sentencepiece_json import convert, has_dummy_prefix, unknown_piece, verify
 
 TEMPLATE_FIELD = "huatuo_template"
 """Field of tokenizer_config.json that holds the name of the dialogue format; transformers keeps it and takes no notice."""

@@ -16,13 +16,13 @@ from typing import Any, cast
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.files import PathLike, directory_aside, write_json, write_text
-from huatuo_jax.hf.card import CardFacts, model_card
-from huatuo_jax.hf.checkpoint_source import CheckpointSource
-from huatuo_jax.hf.config import write_config
-from huatuo_jax.hf.names import Layout, check_layout, native_layout
-from huatuo_jax.hf.save_weights import DTYPES, DTypeName, write_weights
-from huatuo_jax.hf.tokenizer_export import SpecialIds, check_reader, export_tokenizer
+from huatuo_jax.io.files import PathLike, directory_aside, write_json, write_text
+from huatuo_jax.weights.card import CardFacts, model_card
+from huatuo_jax.weights.checkpoint_source import CheckpointSource
+from huatuo_jax.weights.hf_config import write_config
+from huatuo_jax.weights.hf_names import Layout, check_layout, native_layout
+from huatuo_jax.weights.hf_tokenizer import SpecialIds, check_reader, export_tokenizer
+from huatuo_jax.weights.save_weights import DTYPES, DTypeName, write_weights
 
 IMPORTED_NAMES: dict[str, DTypeName] = {
     "F32": "float32",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from huatuo_jax.errors import DataError
-from huatuo_jax.hf.tensor_info import TensorInfo
+from huatuo_jax.weights.tensor_info import TensorInfo
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
 LONGEST_HEADER = 100_000_000

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from huatuo_jax.errors import HuatuoError
-from huatuo_jax.files import write_json
-from huatuo_jax.hf.safetensors_file import DTYPES
+from huatuo_jax.io.files import write_json
+from huatuo_jax.weights.safetensors_file import DTYPES
 
 INDEX = "model.safetensors.index.json"
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from huatuo_jax.errors import DataError, DoesNotFitError
-from huatuo_jax.hf.checkpoint_source import CheckpointSource
-from huatuo_jax.hf.names import Layout, Row, tensors
-from huatuo_jax.hf.safetensors_writer import SafetensorsWriter
+from huatuo_jax.weights.checkpoint_source import CheckpointSource
+from huatuo_jax.weights.hf_names import Layout, Row, tensors
+from huatuo_jax.weights.safetensors_writer import SafetensorsWriter
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[DTypeName, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}

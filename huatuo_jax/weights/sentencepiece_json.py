@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huatuo_jax.errors import DataError
-from huatuo_jax.files import PathLike
+from huatuo_jax.io.files import PathLike
 
 NEVER = -1e6
 """Score of control and byte pieces in a unigram vocabulary, where `tokenizers` would read them in a text."""

@@ -12,10 +12,10 @@ import numpy as np
 
 from huatuo_jax.config import require
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.files import PathLike, is_local
-from huatuo_jax.hf.safetensors_file import SafetensorsFile
-from huatuo_jax.hf.tensor_info import TensorInfo
-from huatuo_jax.hf.torch_file import TorchFile
+from huatuo_jax.io.files import PathLike, is_local
+from huatuo_jax.weights.safetensors_file import SafetensorsFile
+from huatuo_jax.weights.tensor_info import TensorInfo
+from huatuo_jax.weights.torch_file import TorchFile
 
 KINDS = (("model", "safetensors"), ("pytorch_model", "bin"))
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.hf.tensor_info import TensorInfo
+from huatuo_jax.weights.tensor_info import TensorInfo
 
 
 class TorchFile:

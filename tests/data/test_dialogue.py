@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from huatuo_jax.data.dialogue import IGNORED, encode_record, encode_records, prompt_tokens
+from huatuo_jax.data.formats import get_template
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import RecordError
 
 HUATUO = get_template("huatuo")

@@ -7,11 +7,11 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from data_tools.tokenizer_training import find_texts, read_sentences, train_tokenizer
+from data_tools.tokens.tokenizer_training import find_texts, read_sentences, train_tokenizer
 from huatuo_jax.data.dialogue import IGNORED, encode_record, prompt_tokens
+from huatuo_jax.data.formats import TEMPLATES, get_template
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.templates import TEMPLATES, get_template
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"

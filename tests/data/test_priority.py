@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.mixtures import PAPER, PAPER_RECORDS
-from data_tools.mixing import closed_form
+from data_tools.planning.mixing import closed_form
 from huatuo_jax.config import SourceMix
 from huatuo_jax.data.priority import _minus_log, draw_order, draws_of_source
 from huatuo_jax.errors import ConfigError
+from huatuo_jax.mixtures import PAPER, PAPER_RECORDS
 
 
 def probability(order: tuple[int, ...], priorities: list[float]) -> float:

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from token_folder import dialogue, write_tokens
 
-from data_tools.planning import make_plan
+from data_tools.planning.planner import make_plan
 from huatuo_jax.config import DataConfig, SourceMix
 from huatuo_jax.data.rows import HoldoutRows, RowSource, assemble
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError
+from tests.support.token_folder import dialogue, write_tokens
 
 A = (np.array([11, 12, 13], np.int32), np.array([-100, 12, 13], np.int32))
 B = (np.array([21, 22], np.int32), np.array([21, 22], np.int32))

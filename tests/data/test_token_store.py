@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.build import BuildRequest, build
-from data_tools.unified import UnifiedWriter
+from data_tools.records.unified import UnifiedWriter
+from data_tools.tokens.build import BuildRequest, build
 from huatuo_jax.data.dialogue import encode_record
+from huatuo_jax.data.formats import get_template
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.token_dataset import TokenDataset
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.token_store import TokenDataset
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
 
 BOOKS = [Record(str(i), "books", text=f"第{i}章：" + "内容。" * i) for i in range(1, 6)]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from data_tools.tokenizer_training import find_texts, read_sentences, train_tokenizer
-from huatuo_jax.data.tokenizer import is_harmless, load_tokenizer
+from data_tools.tokens.tokenizer_training import find_texts, read_sentences, train_tokenizer
+from huatuo_jax.data.tokenizers import is_harmless, load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError, RecordError
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools import build_plan
-from data_tools.build import BuildRequest, build
-from data_tools.build_plan import plan_shards
 from data_tools.cli import main
-from data_tools.holdout import choose_holdout
-from data_tools.unified import UnifiedDataset, UnifiedWriter
+from data_tools.records.unified import UnifiedDataset, UnifiedWriter
+from data_tools.tokens import build_tasks
+from data_tools.tokens.build import BuildRequest, build
+from data_tools.tokens.build_tasks import plan_shards
+from data_tools.tokens.holdout import choose_holdout
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError
 
 
@@ -47,7 +47,7 @@ def tokenizer(shared_data) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(build_plan, "SHARD_RECORDS", 20)
+    monkeypatch.setattr(build_tasks, "SHARD_RECORDS", 20)
 
 
 def test_every_record_is_kept_held_out_or_rejected(tmp_path, tokenizer):
@@ -136,8 +136,8 @@ import contextlib, sys
 from data_tools.cli import main
 with contextlib.suppress(SystemExit):
     main(["--help"])  # sets what numpy reads when the next lines import it
-from data_tools import build, build_plan
-build_plan.SHARD_RECORDS = 20
+from data_tools.tokens import build, build_tasks
+build_tasks.SHARD_RECORDS = 20
 one_thread = build._has_one_thread
 build._has_one_thread = lambda: one_thread() or sys.exit("the process of huatuo-data has more than one thread")
 sys.exit(main(["build", *sys.argv[1:]]))
@@ -188,9 +188,9 @@ def test_a_torn_unified_dataset_is_refused(tmp_path, tokenizer):
 KILLED = """
 import sys
 from pathlib import Path
-from data_tools import build_plan
-from data_tools.build import BuildRequest, build
-build_plan.SHARD_RECORDS = 20
+from data_tools.tokens import build_tasks
+from data_tools.tokens.build import BuildRequest, build
+build_tasks.SHARD_RECORDS = 20
 build(BuildRequest((Path(sys.argv[1]),), Path(sys.argv[2]), Path(sys.argv[3]), holdout=5, workers=2))
 """
 

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from benchmarks import scale
-from data_tools.tokenizer_training import train_tokenizer
+from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.data.plan import Plan
-from tests.data_tools.unify.fault_server import FaultServer
+from tests.support.fault_server import FaultServer
 
 LAW = "原告与被告签订房屋租赁合同第{0}号后，被告拒付租金{1}元。法院认为其行为构成违约，判决被告支付违约金并承担诉讼费用。"
 STATUTES = [

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from data_tools.cli import main
-from data_tools.unified import UnifiedDataset
+from data_tools.records.unified import UnifiedDataset
 
 PAIR = {"turns": ["头痛怎么办？", "多休息。"], "source": "sft"}
 

@@ -2,11 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from token_folder import write_tokens
 
 from data_tools.cli import main
-from data_tools.commands.inspect_row import render
+from data_tools.cli.inspect_row import render
 from huatuo_jax.data.rows import assemble
+from tests.support.token_folder import write_tokens
 
 EOS = 2
 
@@ -58,9 +58,9 @@ def test_a_second_example_is_shown_on_its_own(two_turns):
 @pytest.fixture
 def plan(tmp_path, shared_data):
     from huatuo_jax.data.dialogue import encode_record
+    from huatuo_jax.data.formats import get_template
     from huatuo_jax.data.record import Record
-    from huatuo_jax.data.templates import get_template
-    from huatuo_jax.data.tokenizer import load_tokenizer
+    from huatuo_jax.data.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(shared_data / "tokenizers" / "baichuan2.model")
     facts = {"path": tokenizer.path, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "eos_id": 2}

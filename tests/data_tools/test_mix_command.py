@@ -3,11 +3,11 @@ import json
 
 import numpy as np
 import pytest
-from token_folder import dialogue, write_tokens
 
-from configs.mixtures import PAPER, PAPER_RECORDS
 from data_tools.cli import main
-from data_tools.mixing import closed_form
+from data_tools.planning.mixing import closed_form
+from huatuo_jax.mixtures import PAPER, PAPER_RECORDS
+from tests.support.token_folder import dialogue, write_tokens
 
 
 def read_csv(path):

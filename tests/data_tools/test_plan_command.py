@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_folder import dialogue, write_tokens
 
 from data_tools.cli import main
-from data_tools.planning import make_plan
+from data_tools.planning.planner import make_plan
 from huatuo_jax.config import DataConfig, SourceMix
 from huatuo_jax.data.plan import Plan
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError
+from tests.support.token_folder import dialogue, write_tokens
 
 MIXTURE = {"books": SourceMix(priority=8), "sft": SourceMix(priority=1, epochs=3)}
 
@@ -170,7 +170,7 @@ def test_the_command_starts_without_jax():
     import sys
 
     code = (
-        "import sys, data_tools.planning, data_tools.mixing, huatuo_jax.data.rows, huatuo_jax.data.plan\n"
+        "import sys, data_tools.planning.planner, data_tools.planning.mixing, huatuo_jax.data.rows, huatuo_jax.data.plan\n"
         "sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_tools.text_codec import decode_record_texts, encode_record_text
+from data_tools.records.text_codec import decode_record_texts, encode_record_text
 from huatuo_jax.data.record import Record
 
 TEXT = st.one_of(

@@ -8,9 +8,9 @@ import pytest
 import zstandard
 
 from data_tools.cli import main
-from data_tools.tokenizer_training import LONGEST_SENTENCE, find_texts, read_sentences, train_tokenizer
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import load_tokenizer
+from data_tools.tokens.tokenizer_training import LONGEST_SENTENCE, find_texts, read_sentences, train_tokenizer
+from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 
 TEXT = ["感冒多休息，多喝水。", "What is a cold? Rest and drink 12 cups.", "  indented\tline"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_tools.cli import main
-from data_tools.unified import UnifiedDataset
+from data_tools.records.unified import UnifiedDataset
 from data_tools.unify.template import ABOUT, OPENING, Passage, language, to_pair
 from huatuo_jax.errors import RecordError
 

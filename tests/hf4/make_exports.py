@@ -14,7 +14,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hf"))
 
-from export_checkpoint import (
+from huatuo_jax.data.dialogue import prompt_tokens
+from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.tokenizers import load_tokenizer
+from huatuo_jax.weights.hf_tokenizer import export_tokenizer
+from huatuo_jax.weights.hf_write import ExportRequest, export
+from tests.support.export_checkpoint import (
     BAICHUAN,
     LLAMA_LIKE,
     byte_level_tokenizer,
@@ -24,12 +29,6 @@ from export_checkpoint import (
     tiny_tokenizer,
     write_run,
 )
-
-from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import load_tokenizer
-from huatuo_jax.hf.save import ExportRequest, export
-from huatuo_jax.hf.tokenizer_export import export_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 KNOWN_TO_4_46 = [name for name in LLAMA_LIKE if name != "tiny-qwen3"]

@@ -8,11 +8,10 @@ import pytest
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `huatuo train` leaves behind, as far as answering needs it; the context holds 512 tokens."""
-    from random_models import random_model
-
-    from data_tools.tokenizer_training import train_tokenizer
-    from huatuo_jax.checkpoint import write_checkpoint
+    from data_tools.tokens.tokenizer_training import train_tokenizer
     from huatuo_jax.config_files import config_to_dict
+    from huatuo_jax.weights.checkpoint import write_checkpoint
+    from tests.support.random_models import random_model
 
     folder = tmp_path_factory.mktemp("model")
     texts = [f"{herb}性味甘，归经第{i}，有什么功效？" for i, herb in enumerate(["甘草", "黄芪", "当归", "人参"] * 20)]

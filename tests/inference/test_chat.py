@@ -114,7 +114,7 @@ def test_defaults_are_those_of_the_release(chat, opened, monkeypatch):
     asked = []
     stream = Engine.stream
     monkeypatch.setattr(Engine, "stream", lambda self, request: asked.append(request) or stream(self, request))
-    monkeypatch.setattr("huatuo_jax.commands.model_arguments.MAX_NEW_TOKENS", 6)
+    monkeypatch.setattr("huatuo_jax.cli.arguments.MAX_NEW_TOKENS", 6)
     chat("甘草？", options=())
     (request,) = asked
     assert (request.sampling.temperature, request.sampling.top_p, request.sampling.repetition_penalty) == (0.3, 0.7, 1.1)

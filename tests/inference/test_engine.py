@@ -3,16 +3,17 @@
 import jax
 import numpy as np
 import pytest
-from random_models import Uncached, random_model
 
 from huatuo_jax.config import MeshConfig
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.request import Request
 from huatuo_jax.inference.sampling import Sampling
+from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
-from huatuo_jax.sharding import abstract_params, make_mesh, param_shardings
+from huatuo_jax.sharding import make_mesh, param_shardings
+from tests.support.random_models import Uncached, random_model
 
 FAMILIES = ["tiny-baichuan2-7b", "tiny-baichuan2-13b", "tiny-qwen3"]
 """NormHead with RoPE; NormHead with ALiBi; grouped kv heads, q/k norm and tied embeddings."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from huatuo_jax.checkpoint import restore_params, write_checkpoint
 from huatuo_jax.cli import main as huatuo
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.inference.answer_file import AnswerFile
 from huatuo_jax.inference.loading import Model
+from huatuo_jax.weights.checkpoint import restore_params, write_checkpoint
 
 QUESTIONS = ["甘草有什么功效？", "黄芪归经？", "当归性味？", "人参有什么功效？", "甘"]
 

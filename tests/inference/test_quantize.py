@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 from flax import nnx
 from qwix import QArray
-from random_models import Uncached, random_model
 from safetensors.numpy import save_file
 
-from huatuo_jax import checkpoint
 from huatuo_jax.cli import main as huatuo
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.config_files import config_to_dict
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.fingerprint import named_leaves
-from huatuo_jax.hf import load
-from huatuo_jax.hf.compare import KL_GATE
-from huatuo_jax.hf.names import native_layout, tensors, their_tensor
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.loading import Model
 from huatuo_jax.inference.quantize import SUMMED_AXES, Quantization, Quantizer, dequantize, parse_quantization, stored_bytes
 from huatuo_jax.inference.request import Request
 from huatuo_jax.models.decoder import split_decoder
 from huatuo_jax.models.matmul import matmul
+from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
-from huatuo_jax.sharding import abstract_params, make_mesh, param_shardings
+from huatuo_jax.sharding import make_mesh, param_shardings
+from huatuo_jax.weights import checkpoint, load
+from huatuo_jax.weights.compare import KL_GATE
+from huatuo_jax.weights.fingerprint import named_leaves
+from huatuo_jax.weights.hf_names import native_layout, tensors, their_tensor
+from tests.support.random_models import Uncached, random_model
 
 KINDS = ["int8", "int4:8", "int4:32"]
 """With heads of 16: a group within a head, and one of two heads."""

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from random_models import Uncached, random_model
 
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.scoring import log_likelihoods
+from tests.support.random_models import Uncached, random_model
 
 PREFIX = [5, 9, 200, 31, 77]
 CONTINUATIONS = [[1], [2, 3, 4], list(range(100, 140)), [250, 7], [9]]

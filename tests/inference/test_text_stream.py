@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.inference.text_stream import TextStream
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from huatuo_jax.cli import main as huatuo
-from huatuo_jax.data.tokenizer import load_tokenizer
-from huatuo_jax.hf.config import read_config
-from huatuo_jax.hf.load import load_params, open_weights
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.inference.device import LARGEST_PIECE
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.request import Request
 from huatuo_jax.inference.sampling import Sampling
+from huatuo_jax.weights.hf_config import read_config
+from huatuo_jax.weights.hf_read import load_params, open_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

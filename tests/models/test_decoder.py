@@ -8,7 +8,8 @@ from huatuo_jax.config import MeshConfig
 from huatuo_jax.models.cache import KVCache
 from huatuo_jax.models.decoder import init_decoder, split_decoder
 from huatuo_jax.models.presets import preset
-from huatuo_jax.sharding import batch_sharding, init_params, make_mesh
+from huatuo_jax.sharding import batch_sharding, make_mesh
+from tests.support.random_models import init_params
 
 BOTH_POSITIONS = ["tiny-yi", "tiny-baichuan2-13b"]
 

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.decoder import split_decoder
 from huatuo_jax.models.presets import preset
-from huatuo_jax.sharding import abstract_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch_baichuan import Baichuan
+from tests.support.torch_oracle import named, oracle, random_params
 
 TOLERANCE = 1e-4
 LENGTH = 24
@@ -30,75 +28,6 @@ FAMILIES = {
     "qwen2 untied": preset("tiny-qwen2", tied_embeddings=False),
     "qwen3 q/k norm, tied": preset("tiny-qwen3"),
 }
-
-
-def random_params(config: ModelConfig, seed: int = 0):
-    """Parameters far from their initialisation, so that no norm is 1 and no bias 0."""
-    rng = np.random.default_rng(seed)
-    around = lambda path: 1.0 if path[-1].key.endswith("norm") else 0.0
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: (around(path) + rng.normal(0, 0.15, x.shape)).astype(np.float32), abstract_params(config)
-    )
-
-
-def named(params, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Our tree (parameters or gradients) under the released checkpoints' names."""
-    as_rows = lambda x, inputs: np.asarray(x).reshape(inputs, -1).T
-    out = {"model.embed_tokens.weight": np.asarray(params["embedding"]), "model.norm.weight": np.asarray(params["final_norm"])}
-    if "head" in params:
-        out["lm_head.weight"] = np.asarray(params["head"])
-    for index in range(config.num_layers):
-        layer = jax.tree.map(lambda x, i=index: np.asarray(x[i]), params["layers"])
-        attention, ffn, prefix = layer["attention"], layer["ffn"], f"model.layers.{index}."
-        out[prefix + "input_layernorm.weight"] = layer["attention_norm"]
-        out[prefix + "post_attention_layernorm.weight"] = layer["ffn_norm"]
-        for name in ("gate", "up", "down"):
-            out[f"{prefix}mlp.{name}_proj.weight"] = ffn[name].T
-        projections = [as_rows(attention[name], config.hidden_size) for name in ("query", "key", "value")]
-        if config.family == "baichuan":
-            out[prefix + "self_attn.W_pack.weight"] = np.concatenate(projections)
-        else:
-            for letter, projection in zip("qkv", projections, strict=True):
-                out[f"{prefix}self_attn.{letter}_proj.weight"] = projection
-        out[prefix + "self_attn.o_proj.weight"] = as_rows(attention["output"], config.num_heads * config.head_dim)
-        for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
-            if name + "_bias" in attention:
-                out[f"{prefix}self_attn.{letter}_proj.bias"] = attention[name + "_bias"].ravel()
-            if name + "_norm" in attention:
-                out[f"{prefix}self_attn.{letter}_norm.weight"] = attention[name + "_norm"]
-    return out
-
-
-def oracle(config: ModelConfig):
-    """A torch module of the same architecture, called as (tokens, positions) → logits."""
-    if config.family == "baichuan":
-        return Baichuan(config)
-    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if config.rope_scaling is not None:
-        rope = {
-            "rope_type": "llama3",
-            "rope_theta": config.rope_theta,
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_freq_factor,
-            "high_freq_factor": config.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": config.rope_scaling.original_max_length,
-        }
-    name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[config.family]
-    hf_config = getattr(transformers, name + "Config")(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.ffn_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        rms_norm_eps=config.norm_eps,
-        rope_parameters=rope,
-        max_position_embeddings=config.max_length,
-        tie_word_embeddings=config.tied_embeddings,
-        attn_implementation="eager",
-    )
-    return getattr(transformers, name + "ForCausalLM")(hf_config)
 
 
 def load(module, tensors: dict[str, np.ndarray]) -> None:

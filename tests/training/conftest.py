@@ -21,7 +21,7 @@ def compile_once(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def tiny_config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config file whose data and plan are there."""
-    from tiny_run import make_data
+    from tests.support.tiny_run import make_data
 
     return make_data(tmp_path_factory.mktemp("tiny"))
 
@@ -37,7 +37,7 @@ def tiny_config(tiny_config_file: Path):
 @pytest.fixture(scope="session")
 def finished_run(tiny_config, compile_once, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory after its 14 steps: checkpoints 8, 12, 14. Tests copy it before they touch it."""
-    from huatuo_jax.console import make_console
+    from huatuo_jax.cli.console import make_console
     from huatuo_jax.training.trainer import train
 
     run = tmp_path_factory.mktemp("finished") / "run"

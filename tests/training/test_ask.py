@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from data_tools.tokenizer_training import train_tokenizer
+from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.cli import main as huatuo
 from huatuo_jax.data.dialogue import encode_record
+from huatuo_jax.data.formats import get_template
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.templates import get_template
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.inference.ask import Asker
 from huatuo_jax.inference.recall import exercise_of, recall

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from huatuo_jax import checkpoint
-from huatuo_jax.checkpoint import latest_checkpoint, restore_params
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.config_files import config_to_dict
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
-from huatuo_jax.fingerprint import fingerprints, named_leaves
 from huatuo_jax.models.presets import preset
-from huatuo_jax.sharding import init_params, make_mesh
+from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.saving import Checkpoints
+from huatuo_jax.weights import checkpoint
+from huatuo_jax.weights.checkpoint import latest_checkpoint, restore_params
+from huatuo_jax.weights.fingerprint import fingerprints, named_leaves
+from tests.support.random_models import init_params
 
 # Orbax leaves a coroutine behind when a file of a checkpoint is torn.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

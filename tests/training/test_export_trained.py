@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from huatuo_jax import cli
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
 
 QUESTIONS = ["甘草第1味有什么功效？", "陈皮第3味有什么功效？", "没有学过的问题"]
 

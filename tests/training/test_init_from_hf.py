@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from huatuo_jax import cli
-from huatuo_jax.checkpoint import restore_params
+from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import RunConfig
-from huatuo_jax.console import make_console
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.fingerprint import named_leaves
-from huatuo_jax.hf.config import write_config
-from huatuo_jax.hf.names import tensors, their_tensor
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.preflight import open_inputs
 from huatuo_jax.training.startup import load_weights
 from huatuo_jax.training.trainer import train
+from huatuo_jax.weights.checkpoint import restore_params
+from huatuo_jax.weights.fingerprint import named_leaves
+from huatuo_jax.weights.hf_config import write_config
+from huatuo_jax.weights.hf_names import tensors, their_tensor
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
 

@@ -3,15 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from token_folder import write_tokens
 
-from data_tools.planning import make_plan
+from data_tools.planning.planner import make_plan
 from huatuo_jax.config import ComputeConfig, DataConfig, MeshConfig, RunConfig, SourceMix
 from huatuo_jax.data.rows import RowSource
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.step import build_eval, build_step
+from tests.support.token_folder import write_tokens
 
 LENGTH = 64
 SOURCES = ("medical_books_cn", "sft")

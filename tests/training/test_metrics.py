@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.console import make_console
 from huatuo_jax.errors import DataError
 from huatuo_jax.training.metrics import Meter, eval_line, flops_per_token, peak_flops
 from huatuo_jax.training.run_log import JsonLines, RunLog, step_text

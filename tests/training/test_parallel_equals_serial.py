@@ -6,11 +6,11 @@ import socket
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
-from two_processes import ten_losses
+
+from tests.support.two_processes import ten_losses
 
 TOLERANCE = 2e-5
 
@@ -53,7 +53,7 @@ def test_two_processes(accumulation, repository):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    script = Path(__file__).with_name("two_processes.py")
+    script = repository / "tests" / "support" / "two_processes.py"
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     workers = [
         subprocess.Popen(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import row_hash
 
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import RowSource
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
+from tests.support.tiny_run import row_hash
 
 TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
 SCRIPT = Path(__file__).with_name("tiny_run.py")

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from two_processes import LENGTH, ROWS, made_up_rows
 
 from huatuo_jax.config import ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, RunConfig
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.step import build_eval, build_step, split_rows
+from tests.support.two_processes import LENGTH, ROWS, made_up_rows
 
 SOURCES = ("first", "second")
 CONFIG = RunConfig(

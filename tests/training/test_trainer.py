@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
+from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig, RunConfig
 from huatuo_jax.config_files import config_from_dict
-from huatuo_jax.console import make_console
-from huatuo_jax.data.token_dataset import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError, HuatuoError
-from huatuo_jax.training.evaluation import HeldOut
+from huatuo_jax.training.held_out import HeldOut
 from huatuo_jax.training.startup import check_init
 from huatuo_jax.training.trainer import alone_in, out_of_memory_explained, train
 

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from tests.support.export_checkpoint import random_model, tiny_tokenizer, write_run
 from transformers import AutoModelForCausalLM
 
 from huatuo_jax.cli import main
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
-from huatuo_jax.hf.compare import measure
-from huatuo_jax.hf.forward import check_finite
-from tests.hf.export_checkpoint import random_model, tiny_tokenizer, write_run
+from huatuo_jax.weights.compare import measure
+from huatuo_jax.weights.forward import check_finite
 
 
 @pytest.fixture(scope="module")

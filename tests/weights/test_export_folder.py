@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from export_checkpoint import byte_level_tokenizer, random_model, tiny_tokenizer, write_run
 from safetensors.numpy import load_file
 
 from huatuo_jax import cli
-from huatuo_jax.hf.save import ExportRequest, choose_layout, export
 from huatuo_jax.models.presets import PRESETS
+from huatuo_jax.weights.hf_write import ExportRequest, choose_layout, export
+from tests.support.export_checkpoint import byte_level_tokenizer, random_model, tiny_tokenizer, write_run
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from export_checkpoint import (
+
+from huatuo_jax.data.tokenizers import load_tokenizer
+from huatuo_jax.weights.hf_write import ExportRequest, export
+from tests.support.export_checkpoint import (
     BAICHUAN,
     LLAMA_LIKE,
     TEXTS,
@@ -14,9 +17,6 @@ from export_checkpoint import (
     tiny_tokenizer,
     write_run,
 )
-
-from huatuo_jax.data.tokenizer import load_tokenizer
-from huatuo_jax.hf.save import ExportRequest, export
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

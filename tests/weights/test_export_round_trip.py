@@ -5,16 +5,17 @@ import json
 
 import numpy as np
 import pytest
-from export_checkpoint import byte_level_tokenizer, tiny_tokenizer
+
+from tests.support.export_checkpoint import byte_level_tokenizer, tiny_tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from hf_folders import FAMILIES, as_bits, baichuan_json, random_model, tensors_of, write_by_hand, yi_json
 from safetensors.torch import load_file
 
 from huatuo_jax import cli
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.tokenizers import load_tokenizer
+from tests.support.hf_folders import FAMILIES, as_bits, baichuan_json, random_model, tensors_of, write_by_hand, yi_json
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -6,14 +6,14 @@ import shutil
 import sys
 
 import pytest
-from export_checkpoint import byte_level_tokenizer, random_model, tiny_tokenizer, write_run
 
 from huatuo_jax.cli import main
-from huatuo_jax.data.templates import TEMPLATES
+from huatuo_jax.data.formats import TEMPLATES
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.hf.save import ExportRequest, export
-from huatuo_jax.hf.tokenizer_export import TEMPLATE_FIELD
 from huatuo_jax.inference.loading import open_model
+from huatuo_jax.weights.hf_tokenizer import TEMPLATE_FIELD
+from huatuo_jax.weights.hf_write import ExportRequest, export
+from tests.support.export_checkpoint import byte_level_tokenizer, random_model, tiny_tokenizer, write_run
 
 TOLD = ("--positions", "alibi", "--head", "norm", "--ignore", "unsloth_fixed")
 

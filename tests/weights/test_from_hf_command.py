@@ -12,23 +12,23 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from hf_folders import baichuan_json, oracle, random_model, tensors_of, write_by_hand
 from test_hf_load import assert_close, our_logits, their_logits
 
 from huatuo_jax import cli
-from huatuo_jax.checkpoint import restore_params
-from huatuo_jax.data.tokenizer import load_tokenizer
-from huatuo_jax.hf import base as base_module
-from huatuo_jax.hf.config import read_config, write_config
-from huatuo_jax.hf.load import load_params, open_weights
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.models.presets import preset
+from huatuo_jax.weights import base as base_module
+from huatuo_jax.weights.checkpoint import restore_params
+from huatuo_jax.weights.hf_config import read_config, write_config
+from huatuo_jax.weights.hf_read import load_params, open_weights
+from tests.support.hf_folders import baichuan_json, oracle, random_model, tensors_of, write_by_hand
 
 TEXTS = ["<问>：感冒了可以喝酒吗？\n<答>：感冒期间最好不要喝酒。", "甘草、黄芪、当归、人参、茯苓、白术、川芎、陈皮、麦冬。"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer_file(tmp_path_factory) -> Path:
-    from data_tools.tokenizer_training import train_tokenizer
+    from data_tools.tokens.tokenizer_training import train_tokenizer
 
     path = tmp_path_factory.mktemp("tokenizer") / "tiny.model"
     train_tokenizer(TEXTS * 20, 400, path, at_most=True)

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.hf.config import SHAPE, is_hf_folder, read_config, write_config
-from huatuo_jax.hf.config_fields import READ
-from huatuo_jax.hf.names import native_layout
 from huatuo_jax.models.presets import PRESETS, preset
+from huatuo_jax.weights.hf_config import SHAPE, is_hf_folder, read_config, write_config
+from huatuo_jax.weights.hf_config_fields import READ
+from huatuo_jax.weights.hf_names import native_layout
 
 BAICHUAN = {
     "architectures": ["BaichuanForCausalLM"],

@@ -6,13 +6,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from hf_folders import FAMILIES, oracle
-
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.fingerprint import named_leaves
-from huatuo_jax.hf.names import LAYOUTS, check_layout, native_layout, table, tensors, their_tensor
+from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import PRESETS, preset
-from huatuo_jax.sharding import abstract_params
+from huatuo_jax.weights.fingerprint import named_leaves
+from huatuo_jax.weights.hf_names import LAYOUTS, check_layout, native_layout, table, tensors, their_tensor
+from tests.support.hf_folders import FAMILIES, oracle
 
 MODELS = {name: model for name, model in PRESETS.items() if name.startswith("tiny") or model.num_layers >= 16}
 

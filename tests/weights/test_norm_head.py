@@ -4,18 +4,19 @@ import json
 
 import numpy as np
 import pytest
-from export_checkpoint import tiny_tokenizer
+
+from tests.support.export_checkpoint import tiny_tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from hf_folders import as_bits, baichuan_json, random_model, tensors_of, write_by_hand
 from safetensors.torch import load_file
 from test_hf_load import TOKENS, assert_close, our_logits, their_logits
 
 from huatuo_jax import cli
-from huatuo_jax.checkpoint import restore_params
 from huatuo_jax.models.presets import preset
+from huatuo_jax.weights.checkpoint import restore_params
+from tests.support.hf_folders import as_bits, baichuan_json, random_model, tensors_of, write_by_hand
 
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 """Relative: of one number. A sum of many is off by no more than twice that."""

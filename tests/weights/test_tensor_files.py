@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from hf_folders import as_bits
 from safetensors.torch import save_file
 
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.hf.tensor_files import open_tensors
+from huatuo_jax.weights.tensor_files import open_tensors
+from tests.support.hf_folders import as_bits
 
 TENSORS = {
     "wide": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 7,
@@ -63,7 +63,7 @@ def test_tensors_are_views_of_the_mapped_file(tmp_path, suffix):
 
 def test_safetensors_need_no_torch(tmp_path):
     write_single(tmp_path, "safetensors")
-    code = "import sys; sys.modules['torch'] = None; from huatuo_jax.hf.tensor_files import open_tensors; " + (
+    code = "import sys; sys.modules['torch'] = None; from huatuo_jax.weights.tensor_files import open_tensors; " + (
         f"print(open_tensors({str(tmp_path)!r}).read('narrow')[3])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "1"

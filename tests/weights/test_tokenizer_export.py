@@ -6,20 +6,21 @@ import lzma
 from pathlib import Path
 
 import pytest
-from export_checkpoint import TEXTS, byte_level_tokenizer
+
+from tests.support.export_checkpoint import TEXTS, byte_level_tokenizer
 
 sentencepiece = pytest.importorskip("sentencepiece")
 transformers = pytest.importorskip("transformers")
 import tokenizers
-from quickstart_data import EXAMPLES
 
-from data_tools.tokenizer_training import find_texts, read_sentences, train_tokenizer
+from data_tools.tokens.tokenizer_training import find_texts, read_sentences, train_tokenizer
 from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.templates import TEMPLATES, get_template
-from huatuo_jax.data.tokenizer import load_tokenizer
+from huatuo_jax.data.formats import TEMPLATES, get_template
+from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.hf.sentencepiece_json import convert, differences, verify
-from huatuo_jax.hf.tokenizer_export import check_reader, export_tokenizer
+from huatuo_jax.weights.hf_tokenizer import check_reader, export_tokenizer
+from huatuo_jax.weights.sentencepiece_json import convert, differences, verify
+from tests.support.quickstart_data import EXAMPLES
 
 TOKENIZERS = ("baichuan2", "llama2", "quickstart")
 HARD = [
@@ -176,7 +177,7 @@ def test_formats_with_marks_of_a_tokenizer_json(template, tmp_path):
 
 
 def test_every_dialogue_format_has_a_chat_template():
-    from huatuo_jax.hf.chat_template import JINJA
+    from huatuo_jax.weights.hf_chat_template import JINJA
 
     assert JINJA.keys() == TEMPLATES.keys()
 

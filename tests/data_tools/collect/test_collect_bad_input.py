@@ -13,7 +13,7 @@ import zstandard
 from data_tools.cli import main as huatuo_data
 from data_tools.collect.reading import Document, ReadingConfig, read_documents
 from data_tools.collect.shards import InputFile, _grouped, list_shards
-from data_tools.reading import Fault, iterate_json
+from huatuo_jax.io.jsonl import Fault, iterate_json
 
 TEXT = "患者因反复发热、咳嗽伴胸痛入院，胸片提示肺炎，给予青霉素静脉滴注治疗，第三天体温恢复正常，准予出院随访。"
 
@@ -83,7 +83,7 @@ def test_lines_of_a_json_file_have_the_limit_too(tmp_path):
 
 
 def test_unify_and_import_read_on_after_a_line_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_tools.reading.LONGEST_LINE", 1_000)
+    monkeypatch.setattr("huatuo_jax.io.jsonl.LONGEST_LINE", 1_000)
     (tmp_path / "a.jsonl").write_text('"one"\n"' + "x" * 5_000 + '"\n' + json.dumps("y" * 997) + '\n"three"\n"' + "z" * 1_000)
     items = list(iterate_json(tmp_path / "a.jsonl"))
     assert [number for number, _ in items] == [1, 2, 3, 4, 5]

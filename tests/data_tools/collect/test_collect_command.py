@@ -14,8 +14,8 @@ import pytest
 import zstandard
 
 from data_tools.cli import main as huatuo_data
-from data_tools.collect.engine import run_tasks
 from huatuo_jax.errors import DataError
+from huatuo_jax.io.tasks import run_tasks
 
 MEDICAL = (
     "患者因反复发热、咳嗽伴胸痛入院，胸片提示肺炎，给予青霉素静脉滴注治疗，"

@@ -7,7 +7,6 @@ import unicodedata
 
 import numpy as np
 import pytest
-from real_passages import texts
 
 from data_tools.collect.deduplicate import (
     KEPT,
@@ -22,6 +21,7 @@ from data_tools.collect.deduplicate import (
 )
 from data_tools.collect.ngrams import characters, jaccard, ngrams, shingles, words
 from huatuo_jax.errors import ConfigError
+from tests.support.real_passages import texts
 
 
 def plain_shingles(text: str, language: str) -> set:

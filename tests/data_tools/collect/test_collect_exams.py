@@ -5,13 +5,13 @@ import json
 import lzma
 
 import pytest
-from real_passages import texts
 
 from data_tools.cli import main as huatuo_data
 from data_tools.collect import stage_output
 from data_tools.collect.exams import ExamIndex, Item, Overlap, read_exams
 from data_tools.collect.ngrams import normalise
 from huatuo_jax.errors import ConfigError, DataError
+from tests.support.real_passages import texts
 
 LONG = Item(
     "1",

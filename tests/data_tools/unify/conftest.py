@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fault_server import FaultServer
 
 from data_tools.cli import main
+from tests.support.fault_server import FaultServer
 
 KEY = "sk-test-1f6f0c8e5b7d4a3921"
 

@@ -9,9 +9,9 @@ import traceback
 
 import pytest
 from conftest import KEY, PASSAGES
-from fault_server import FAULTS, plain_text
 
 from data_tools.cli import main
+from tests.support.fault_server import FAULTS, plain_text
 
 
 def pairs_by_id(rows):

@@ -20,7 +20,7 @@ from conftest import KEY
 
 from data_tools.unify.rewriting import Call
 
-SERVER = Path(__file__).parent / "fault_server.py"
+SERVER = Path(__file__).parents[2] / "support" / "fault_server.py"
 PROGRAM = "import sys; from data_tools.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_tools.unify.api_key import ApiKey, key_from_environment
 from data_tools.unify.budget import Budget, Caps, Prices, Usage
 from data_tools.unify.client import ChatClient, ClientSettings
 from data_tools.unify.faults import Retry
@@ -25,6 +24,7 @@ from data_tools.unify.prompting import FAITHFUL_CUTS, Cuts, Prompts, by_language
 from data_tools.unify.rewriting import Answer, Call, Rewriting, rewrite
 from data_tools.unify.template import Passage
 from huatuo_jax.errors import ConfigError, DataError, StoppedError
+from huatuo_jax.io.api_key import ApiKey, key_from_environment
 
 CALL = Call("books/1", "question", 0, 0, [{"role": "user", "content": "?"}])
 

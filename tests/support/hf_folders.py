@@ -1,19 +1,15 @@
 """Hugging Face folders as others write them: by transformers, or by hand from a torch module's state dict and a config.json."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-
 import torch
 from safetensors.torch import save_file
-from test_parity import oracle
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.presets import preset
+from tests.support.torch_oracle import oracle
 
 FAMILIES = {
     "baichuan2-7b": preset("tiny-baichuan2-7b"),

@@ -7,7 +7,7 @@ from data_tools.cli import main as huatuo_data
 from huatuo_jax.config import RunConfig
 from huatuo_jax.config_files import load_config
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples" / "quickstart"
 CONFIG = REPOSITORY / "configs" / "quickstart.py"
 

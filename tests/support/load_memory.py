@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from huatuo_jax.config import MeshConfig
-from huatuo_jax.hf.config import read_config
-from huatuo_jax.hf.load import load_params, open_weights
 from huatuo_jax.sharding import make_mesh
+from huatuo_jax.weights.hf_config import read_config
+from huatuo_jax.weights.hf_read import load_params, open_weights
 
 
 def anonymous() -> int:

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from data_tools.tokenizer_training import train_tokenizer
+from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_to_dict
-from huatuo_jax.data.tokenizer import copy_tokenizer, load_tokenizer
+from huatuo_jax.data.tokenizers import copy_tokenizer, load_tokenizer
 from huatuo_jax.models.decoder import split_decoder
+from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
-from huatuo_jax.sharding import abstract_params
 from huatuo_jax.training.saving import Checkpoints
 
 # transformers asks the hub about local folders too, and waits for it where there is no network.
@@ -104,7 +104,7 @@ def byte_level_tokenizer(folder: Path) -> Path:
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-    from huatuo_jax.hf.tokenizer_export import QWEN2_WORDS
+    from huatuo_jax.weights.hf_tokenizer import QWEN2_WORDS
 
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()

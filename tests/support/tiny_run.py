@@ -43,13 +43,13 @@ def config():
 
 def make_data(folder: Path, seed: int = 0) -> Path:
     """Writes data and plan into `folder`; returns the path of a config file."""
-    from data_tools.build import BuildRequest, build
-    from data_tools.planning import make_plan
-    from data_tools.tokenizer_training import train_tokenizer
-    from data_tools.unified import UnifiedWriter
+    from data_tools.planning.planner import make_plan
+    from data_tools.records.unified import UnifiedWriter
+    from data_tools.tokens.build import BuildRequest, build
+    from data_tools.tokens.tokenizer_training import train_tokenizer
     from huatuo_jax.config_files import load_config
     from huatuo_jax.data.record import Record
-    from huatuo_jax.data.token_dataset import TokenDataset
+    from huatuo_jax.data.token_store import TokenDataset
 
     herbs = ["甘草", "黄芪", "当归", "人参", "茯苓", "白术", "川芎", "陈皮", "麦冬", "枸杞"]
     records = [

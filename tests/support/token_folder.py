@@ -6,7 +6,7 @@ import numpy as np
 
 from huatuo_jax.data.shards import open_writer, shard_name
 from huatuo_jax.data.token_codec import encode_examples
-from huatuo_jax.files import write_json, write_npy
+from huatuo_jax.io.files import write_json, write_npy
 
 IGNORED = -100
 

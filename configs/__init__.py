@@ -1,1 +1,0 @@
-"""One Python file per run, each with `config() -> RunConfig`; `mixtures.py` holds what they share."""

@@ -1,0 +1,1 @@
+"""Records: the layouts of JSON that people have, the import, and the unified dataset (TFDS, text)."""

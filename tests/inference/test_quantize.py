@@ -24,7 +24,7 @@ from huatuo_jax.models.matmul import matmul
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh, param_shardings
-from huatuo_jax.weights import checkpoint, load
+from huatuo_jax.weights import checkpoint, hf_read
 from huatuo_jax.weights.compare import KL_GATE
 from huatuo_jax.weights.fingerprint import named_leaves
 from huatuo_jax.weights.hf_names import native_layout, tensors, their_tensor
@@ -68,7 +68,7 @@ def write_hf_folder(folder, config, params):
     folder.mkdir()
     found = {name: their_tensor(rows, layer_of) for name, rows in tensors(config, native_layout(config)).items()}
     save_file(found, folder / "model.safetensors")
-    return load.open_weights(folder, config)
+    return hf_read.open_weights(folder, config)
 
 
 def write_run(folder, config, params):
@@ -210,7 +210,7 @@ def test_a_folder_read_onto_a_mesh_holds_and_answers_the_same(tmp_path):
     weights, mesh = write_hf_folder(tmp_path / "hf", config, params), make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     quantizer = quantizer_of(config, "int4:8")
     quantizer.check(mesh)
-    sharded = load.load_params(weights, mesh, convert=quantizer)
+    sharded = hf_read.load_params(weights, mesh, convert=quantizer)
     linear_config, single = quantized("tiny-baichuan2-7b", "int4:8")
     assert_same_and_sharded(sharded, single, config, mesh)
     plain = Uncached(linear_config, values(single))
@@ -239,17 +239,17 @@ def test_an_hf_folder_is_never_in_memory_unquantised(tmp_path, monkeypatch):
     weights = write_hf_folder(tmp_path / "hf", config, params)
     del params
     before, peak = alive(), []
-    on_devices = load._on_devices
+    on_devices = hf_read._on_devices
 
     def watched(*arguments):
         part = on_devices(*arguments)
         peak.append(alive() - before)
         return part
 
-    monkeypatch.setattr(load, "_on_devices", watched)
-    kept = load.load_params(weights, convert=quantizer_of(config, "int4"))
+    monkeypatch.setattr(hf_read, "_on_devices", watched)
+    kept = hf_read.load_params(weights, convert=quantizer_of(config, "int4"))
     largest = max(info.dtype.itemsize * np.prod(info.shape) for info in weights.files.tensors.values())
-    assert len(peak) == load.count_parts(weights)
+    assert len(peak) == hf_read.count_parts(weights)
     assert max(peak) <= stored_bytes(kept) + largest
     assert max(peak) < whole / 4
 

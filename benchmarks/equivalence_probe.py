@@ -28,7 +28,7 @@ def by_offsets(module: str, path: str) -> dict[tuple[str, str], Documents]:
     return found
 
 
-READERS = ((by_offsets, "huatuo_jax.data.token_dataset"),)
+READERS = ((by_offsets, "huatuo_jax.data.token_store"), (by_offsets, "huatuo_jax.data.token_dataset"))
 """(reader, module), tried in turn: the first whose module is there reads."""
 
 

@@ -6,25 +6,22 @@ The hashes are meant to hold on any CPU: the weights are exact in every dtype th
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import zstandard
-from quickstart_data import EXAMPLES, REPOSITORY, make_quickstart_data
 
 from benchmarks.output_hashes import array_hash, documents_hash, export_hashes, file_hash
 from data_tools.cli import main as huatuo_data
-from huatuo_jax.data.token_dataset import SPLITS, TokenDataset
-from huatuo_jax.data.tokenizer import load_tokenizer
-from huatuo_jax.hf.save import ExportRequest, export
+from huatuo_jax.data.token_store import SPLITS, TokenDataset
+from huatuo_jax.data.tokenizers import load_tokenizer
+from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
-from huatuo_jax.sharding import abstract_params
-
-sys.path.insert(0, str(Path(__file__).parent / "hf"))
-from export_checkpoint import write_run
+from huatuo_jax.weights.hf_write import ExportRequest, export
+from tests.support.export_checkpoint import write_run
+from tests.support.quickstart_data import EXAMPLES, REPOSITORY, make_quickstart_data
 
 GOLDEN = Path(__file__).parent / "golden" / "quickstart_hashes.json"
 

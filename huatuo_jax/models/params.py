@@ -10,6 +10,9 @@ from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.decoder import abstract_decoder
 from huatuo_jax.sharding import ParamSpec
 
+Params = dict[str, Any]
+"""A tree of parameters: nested dicts by name, whose leaves are arrays (or what stands for them: shapes, shardings, sums)."""
+
 
 def abstract_params(config: ModelConfig, param_dtype: Any = jnp.float32) -> dict[str, Any]:
     """The model's parameters as a nested dict of `ParamSpec`; nothing is allocated."""

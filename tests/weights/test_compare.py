@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.support.export_checkpoint import random_model, tiny_tokenizer, write_run
 from transformers import AutoModelForCausalLM
 
 from huatuo_jax.cli import main
@@ -13,6 +12,7 @@ from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.weights.compare import measure
 from huatuo_jax.weights.forward import check_finite
+from tests.support.export_checkpoint import random_model, tiny_tokenizer, write_run
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@
 
 Both run the whole quickstart, a short training on two devices, and collect, one after the other, each from a checkout of its own
 and with this interpreter. Then all logged losses, the plan, every token record, every exported weight and file, the passages
-and the pairs are compared. Prints a table and ends with 1 on any difference. About four minutes a commit on two idle cores;
-`--passes 3` shortens the quickstart's training to some twenty steps and compares the same things in about a minute.
+and the pairs are compared. Prints a table and ends with 1 on any difference. `--passes 3` shortens the quickstart's
+training to some twenty steps and compares the same things: about two minutes a commit on two busy cores.
 
 Floating-point losses are equal only if XLA compiles the same program for the same CPU, so nothing is compared across machines.
 """
@@ -186,7 +186,7 @@ def compare(old: Found, new: Found, console: Console) -> bool:
         same = same and equal
     console.print(table)
     for name, before_value, after_value in differences:
-        console.print(f"{name}: {before_value[:20]} → {after_value[:20]}", markup=False, highlight=False)
+        console.print(f"{name}: {before_value[:20]} → {after_value[:20]}", markup=False, highlight=False, soft_wrap=True)
     return same
 
 

@@ -93,17 +93,10 @@ def _print_results(console: Any, results: "dict[str, LanguageResult]") -> None:
 
 
 def _draw(path: Any, language: str, result: "LanguageResult") -> None:
-    import io
+    from huatuo_jax.report.style import PALETTE, new_figure, save_figure
 
-    from matplotlib.figure import Figure
-
-    from huatuo_jax.io.files import write_bytes
-    from huatuo_jax.report.style import PALETTE
-
-    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.8)
+    figure = new_figure(5.2, 4.4, grid="both")
+    [axes] = figure.axes
     axes.plot([p[2] for p in result.curve], [p[1] for p in result.curve], color=PALETTE[0], linewidth=2)
     axes.plot([result.recall], [result.precision], "o", color=PALETTE[6], markersize=8, label=f"F1 {result.f1:.3f}")
     axes.set(
@@ -114,6 +107,4 @@ def _draw(path: Any, language: str, result: "LanguageResult") -> None:
         ylim=(0, 1.02),
     )
     axes.legend(frameon=False, loc="lower left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_bytes(path, buffer.getvalue())
+    save_figure(path, figure)

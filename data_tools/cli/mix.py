@@ -38,10 +38,11 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.cli.console import make_console, print_table, write_report
     from huatuo_jax.config import require
     from huatuo_jax.data.plan import Plan
+    from huatuo_jax.report.style import image_format
 
     require(args.windows >= 1, f"--windows is {args.windows}; it must be at least 1")
     if args.plot:
-        mixing.check_plot_name(args.plot)
+        image_format(args.plot)
     if args.plan:
         require(not (args.records or args.equal_priorities), "--records and --equal-priorities do not apply to a finished --plan")
         title = f"Mixing curve of {args.plan}"

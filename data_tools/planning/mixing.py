@@ -1,6 +1,5 @@
 """The mixing curve: which source the draws of each part of the run come from; measured on an order, and in closed form."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,9 +9,9 @@ from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.priority import draw_order
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.io.files import PathLike, read_json, write_bytes, write_text
+from huatuo_jax.io.files import PathLike, read_json, write_text
 from huatuo_jax.mixtures import MIXTURES
-from huatuo_jax.report.style import PALETTE
+from huatuo_jax.report.style import colors, new_figure, save_figure
 
 Curve = dict[str, np.ndarray]
 """Source → float64 [windows]: its share of the draws in each window; shares of a window add up to 1."""
@@ -95,35 +94,20 @@ def write_csv(path: PathLike, curve: Curve) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def check_plot_name(path: PathLike) -> str:
-    """The format that a plot's file name asks for. Raises ConfigError if it is not png, svg or pdf."""
-    ending = str(path).rsplit(".", 1)[-1].lower()
-    known = ending in ("png", "svg", "pdf")
-    require(known, f"--plot {path}: cannot draw a .{ending}; name a file that ends in .png, .svg or .pdf")
-    return ending
-
-
 def plot(path: PathLike, curve: Curve, title: str) -> None:
-    """Draws the curve as a stacked area chart; the format follows the file's ending (see `check_plot_name`)."""
-    ending = check_plot_name(path)
-    from matplotlib.figure import Figure
-
+    """Draws the curve as a stacked area chart; the format follows the file's name (`report.style.image_format`)."""
     windows = len(next(iter(curve.values())))
     edges = np.linspace(0, 1, windows + 1)
-    figure = Figure(figsize=(9.5, 4.8), layout="constrained")
-    axes = figure.add_subplot()
+    figure = new_figure(9.5, 4.8, grid=None)
+    [axes] = figure.axes
     base = np.zeros(windows)
-    for i, (source, shares) in enumerate(curve.items()):
-        color = PALETTE[i % len(PALETTE)]
+    for color, (source, shares) in zip(colors(len(curve)), curve.items(), strict=True):
         axes.stairs(base + shares, edges, baseline=base, fill=True, color=color, label=source, edgecolor="white", linewidth=0.4)
         base = base + shares
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="part of the run", ylabel="share of draws")
     axes.set_title(title, loc="left")
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=ending, dpi=160)
-    write_bytes(path, buffer.getvalue())
+    save_figure(path, figure)

@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from huatuo_jax.cli.console import make_console, write_report
-    from huatuo_jax.report.page import write_report as write_page
+    from huatuo_jax.report.run_page import write_run_report
 
-    written = write_page(args.run)
+    written = write_run_report(args.run)
     console = make_console(args.quiet)
     for name, path in written.items():
         console.print(f"{name:<16} {path}")

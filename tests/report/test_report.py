@@ -6,7 +6,7 @@ import pytest
 from huatuo_jax.cli import report as report_command
 from huatuo_jax.cli.console import main as run_program
 from huatuo_jax.report.history import read_history
-from huatuo_jax.report.page import write_report
+from huatuo_jax.report.run_page import write_run_report
 
 
 def a_run(path: Path, steps: int = 40) -> Path:
@@ -38,7 +38,7 @@ def a_run(path: Path, steps: int = 40) -> Path:
 
 def test_report_writes_every_picture_and_one_page_that_needs_no_other_file(tmp_path):
     run = a_run(tmp_path / "run")
-    written = write_report(run)
+    written = write_run_report(run)
     for name in ("loss", "loss_per_source", "learning_rate", "throughput", "recall"):
         assert Path(written[name]).read_bytes().startswith(b"\x89PNG")
     page = Path(written["report"]).read_text(encoding="utf-8")
@@ -70,5 +70,5 @@ def test_a_line_cut_by_a_kill_and_an_interval_without_updates_are_drawn_around(t
     lines = (run / "metrics.jsonl").read_text().splitlines()
     lines[0] = json.dumps(json.loads(lines[0]) | {"loss": None})
     (run / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 41, "lo']))
-    page = Path(write_report(run)["report"]).read_text(encoding="utf-8")
+    page = Path(write_run_report(run)["report"]).read_text(encoding="utf-8")
     assert "– → 0.125" in page

@@ -9,8 +9,8 @@ from huatuo_jax.cli.console import local_path
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from data_tools.collect.config import CollectConfig
     from data_tools.collect.domain_model import DomainModel
+    from data_tools.collect.settings import CollectConfig
 
 HELP = """Turn raw corpora into clean, de-duplicated passages of one domain.
 
@@ -121,10 +121,10 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
     """The settings that the arguments name."""
     from data_tools.cli.decontaminate import to_overlap
     from data_tools.collect.clean import CleanRules
-    from data_tools.collect.config import CollectConfig
-    from data_tools.collect.deduplicate import NearDuplicates
+    from data_tools.collect.duplicates import NearDuplicates
     from data_tools.collect.reading import ReadingConfig
     from data_tools.collect.semantic import Semantic
+    from data_tools.collect.settings import CollectConfig
     from data_tools.records.importing import check_inputs
     from data_tools.records.layouts import canonical_source
 
@@ -156,8 +156,8 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
     """
     import dataclasses
 
+    from data_tools.collect.domain import load_vocabularies
     from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel, load_model
-    from data_tools.collect.vocabulary import load_vocabularies
     from huatuo_jax.config import require
 
     vocabulary = bool(args.domain or args.vocabulary)
@@ -176,7 +176,7 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
 
 
 def _thresholds(given: list[str]) -> dict[str, float]:
-    from data_tools.collect.language import LANGUAGES
+    from data_tools.records.language import LANGUAGES
     from huatuo_jax.errors import ConfigError
 
     out: dict[str, float] = {}

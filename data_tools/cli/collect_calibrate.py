@@ -47,8 +47,8 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.collect.calibrate import calibrate, read_labelled, to_report
+    from data_tools.collect.domain import load_vocabularies
     from data_tools.collect.domain_model import save_model
-    from data_tools.collect.vocabulary import load_vocabularies
     from data_tools.records.importing import check_inputs
     from huatuo_jax.cli.console import make_console, write_report
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.collect.domain import Vocabulary
 from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel
-from data_tools.collect.language import LANGUAGES, language_of
 from data_tools.collect.learned import LearnedLanguage, Sample
-from data_tools.collect.vocabulary import Vocabulary
+from data_tools.records.language import LANGUAGES, language_of
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.jsonl import Fault, iterate_json
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.collect.language import LANGUAGES, fold, other_script_share
+from data_tools.records.language import LANGUAGES, fold, other_script_share
 
 PHRASES = Path(__file__).parent / "phrases"
 

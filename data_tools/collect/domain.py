@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_tools.collect.language import LANGUAGES
+from data_tools.records.language import LANGUAGES
 from huatuo_jax.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "vocabularies"

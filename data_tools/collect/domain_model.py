@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_tools.collect.domain import Vocabulary
 from data_tools.collect.extract import TermDensity
 from data_tools.collect.learned import LearnedLanguage
-from data_tools.collect.vocabulary import Vocabulary
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import read_json, sha256_json, write_json
 

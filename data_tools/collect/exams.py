@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.collect.language import language_of
 from data_tools.collect.ngrams import HashedRows, characters, ngrams, normalise, words
 from data_tools.records.importing import plain_stem
+from data_tools.records.language import language_of
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.jsonl import Fault, iterate_json
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Protocol
 
-from data_tools.collect.language import fold
-from data_tools.collect.vocabulary import Vocabulary
+from data_tools.collect.domain import Vocabulary
+from data_tools.records.language import fold
 from huatuo_jax.errors import ConfigError
 
 _WORD = re.compile(r"[a-z0-9]+")

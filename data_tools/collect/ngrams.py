@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_tools.collect.language import language_of
+from data_tools.records.language import language_of
 
 CODE_POINTS = 0x110000
 HAN_BLOCKS = ((0x3400, 0xA000), (0xF900, 0xFB00), (0x20000, 0x31350))

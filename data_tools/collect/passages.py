@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 
 from data_tools.collect.clean import dropping_rule, remove_control_characters
-from data_tools.collect.config import CollectConfig
-from data_tools.collect.deduplicate import band_keys, content_digests, signatures
 from data_tools.collect.domain_model import DomainModel, load_model
-from data_tools.collect.language import language_of
+from data_tools.collect.duplicates import band_keys, content_digests, signatures
 from data_tools.collect.ngrams import shingles
 from data_tools.collect.passage_files import RowWriter, write_rows
 from data_tools.collect.personal_data import mask_personal_data
 from data_tools.collect.reading import Document, Unreadable, read_documents
 from data_tools.collect.segment import is_heading, segment
+from data_tools.collect.settings import CollectConfig
 from data_tools.collect.shards import Shard
 from data_tools.collect.statistics import Statistics
+from data_tools.records.language import language_of
 from huatuo_jax.io.files import sha256_file, write_json, write_npy, write_text
 
 BATCH = 512

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.collect.config import CollectConfig
 from data_tools.collect.domain_model import DomainModel, save_model
+from data_tools.collect.passages import PassagesTask, make_passages
+from data_tools.collect.settings import CollectConfig
 from data_tools.collect.shards import InputFile, Listing, list_shards
 from data_tools.collect.stage_duplicates import DuplicatesTask, find_duplicates
 from data_tools.collect.stage_output import OutputTask, write_output
-from data_tools.collect.stage_passages import PassagesTask, make_passages
 from data_tools.collect.statistics import Statistics
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import full_disk_named, read_json, sha256_file, sha256_json, write_json, write_text

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.collect.clean import RULES, CleanRules
-from data_tools.collect.deduplicate import NearDuplicates
+from data_tools.collect.duplicates import NearDuplicates
 from data_tools.collect.exams import Overlap
 from data_tools.collect.reading import ReadingConfig
 from data_tools.collect.segment import Window

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.collect.config import CollectConfig
-from data_tools.collect.deduplicate import KEPT, NearDuplicates, candidate_pairs, exact_duplicates, keep_preferred, similar_pairs
+from data_tools.collect.duplicates import KEPT, NearDuplicates, candidate_pairs, exact_duplicates, keep_preferred, similar_pairs
 from data_tools.collect.ngrams import HashedRows
 from data_tools.collect.passage_files import read_rows
 from data_tools.collect.semantic import open_embedder, similar_meanings
+from data_tools.collect.settings import CollectConfig
 from huatuo_jax.io.files import read_json, read_npy, write_json, write_npy
 from huatuo_jax.io.tasks import run_tasks
 

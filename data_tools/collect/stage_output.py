@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.collect.config import CollectConfig
 from data_tools.collect.exams import ExamIndex, Hit, Overlap, read_exams
 from data_tools.collect.passage_files import RowWriter, read_rows, write_rows
+from data_tools.collect.settings import CollectConfig
 from data_tools.collect.stage_duplicates import REASONS, STAYS
 from data_tools.collect.statistics import Statistics
 from huatuo_jax.io.files import read_npy, sha256_file, write_json

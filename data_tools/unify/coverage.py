@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.unify.template import language
+from data_tools.records.language import language_of_passage
 
 PHRASES: dict[str, list[str]] = json.loads((Path(__file__).parent / "phrases.json").read_text(encoding="utf-8"))
 _STOP_WORDS = frozenset(PHRASES["stop_words"])
@@ -33,7 +33,7 @@ def units(text: str) -> set[str]:
 def recall(passage: str, answer: str) -> float | None:
     """Share of the passage's units that its answer has; None if it has none or the two are in different languages."""
     wanted = units(passage)
-    if not wanted or language(passage) != language(answer):
+    if not wanted or language_of_passage(passage) != language_of_passage(answer):
         return None
     return len(wanted & units(answer)) / len(wanted)
 

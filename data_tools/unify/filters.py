@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from data_tools.records.language import language_of_passage
 from data_tools.unify.coverage import PHRASES, recall
-from data_tools.unify.template import Passage, language, title_of
+from data_tools.unify.template import Passage, title_of
 from huatuo_jax.errors import ConfigError
 
 JACCARD_CUT = 600
@@ -65,7 +66,7 @@ def _refusal(candidate: Candidate, limits: Limits) -> bool:
 
 
 def _other_language(candidate: Candidate, limits: Limits) -> bool:
-    return language(candidate.text) != candidate.spoken
+    return language_of_passage(candidate.text) != candidate.spoken
 
 
 def _question_length(candidate: Candidate, limits: Limits) -> bool:

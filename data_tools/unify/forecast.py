@@ -8,10 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_tools.records.language import language_of_passage
 from data_tools.unify.budget import Caps, Prices, Usage
 from data_tools.unify.prompting import Messages
 from data_tools.unify.rewriting import Rewriting, shown_text
-from data_tools.unify.template import Passage, language
+from data_tools.unify.template import Passage
 
 PER_CHINESE, PER_OTHER = 1.0, 0.25
 """Tokens per Chinese and per other character: on the high side of today's tokenizers (0.6 to 1.2, 0.2 to 0.25)."""
@@ -71,7 +72,7 @@ class Forecast:
         text = shown_text(passage)
         if not text or len(text) > self.how.longest:
             return
-        spoken = language(text) if self.how.spoken == "passage" else self.how.spoken
+        spoken = language_of_passage(text) if self.how.spoken == "passage" else self.how.spoken
         cuts = self.how.prompts.cuts
         prompt = self._frame("question", spoken) + self.rates.tokens(cuts.apply("question", text))
         self.question += Usage(round(prompt), QUESTION_TOKENS)

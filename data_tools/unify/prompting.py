@@ -11,11 +11,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from data_tools.records.language import LANGUAGES
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.io.files import sha256_json
 
 FOLDER = Path(__file__).parent / "prompts"
-LANGUAGES = ("zh", "en")
 STEPS = {"question": {"domain", "persona", "passage"}, "answer": {"domain", "persona", "passage", "question"}}
 """The steps in order, each with the placeholders that its template may hold."""
 _SECTION = re.compile(r"^\[(system|user)\]\n", re.MULTILINE)

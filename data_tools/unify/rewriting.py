@@ -11,9 +11,10 @@ import re
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
+from data_tools.records.language import LANGUAGES, language_of_passage
 from data_tools.unify.filters import Candidate, Filters
-from data_tools.unify.prompting import LANGUAGES, Messages, Prompts
-from data_tools.unify.template import Passage, language
+from data_tools.unify.prompting import Messages, Prompts
+from data_tools.unify.template import Passage
 from huatuo_jax.config import require
 
 TOO_LONG, BLANK, UNFINISHED = "passage_too_long", "passage_blank", "unfinished"
@@ -114,7 +115,7 @@ def rewrite(passage: Passage, how: Rewriting) -> Generator[Call, Answer, Outcome
         return Outcome(None, BLANK)
     if len(text) > how.longest:
         return Outcome(None, TOO_LONG)
-    spoken = language(text) if how.spoken == "passage" else how.spoken
+    spoken = language_of_passage(text) if how.spoken == "passage" else how.spoken
     tries: list[Try] = []
     for round_number in range(how.rounds):
         asked = how.prompts.question(spoken, text)

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from data_tools.records.language import language_of_passage
 from huatuo_jax.errors import RecordError
 
 QUOTED = {"zh": 30, "en": 80}
@@ -56,8 +57,6 @@ OPENING = {
 
 _CONSULTATION = re.compile(r"^\s*(?P<title>.*?)\s*患者：(?P<question>.*?)\s*医生：(?P<answer>.+)$", re.DOTALL)
 _TITLE_HEADING = re.compile(r"^title\s*:\s*", re.IGNORECASE)
-_IDEOGRAPHS = re.compile(r"[㐀-鿿]")
-_LETTERS = re.compile(r"[A-Za-z]+")
 _QUESTION_END = ("?", "？")
 _CHINESE_CLAUSE = re.compile(r"[，。；！∶、]")
 """In a first line it says that the passage begins within a sentence (texts with hard line breaks), not with a title."""
@@ -74,11 +73,6 @@ class Passage:
     title: str = ""
 
 
-def language(text: str) -> str:
-    """ "zh" if a text has at least as many Chinese characters as words in Latin letters, else "en"."""
-    return "zh" if len(_IDEOGRAPHS.findall(text)) >= len(_LETTERS.findall(text)) else "en"
-
-
 def to_pair(passage: Passage) -> tuple[str, str]:
     """A question and its answer; the same passage and id always give the same pair.
 
@@ -88,7 +82,7 @@ def to_pair(passage: Passage) -> tuple[str, str]:
     text = passage.text.strip()
     if not text:
         raise RecordError("passage is blank")
-    spoken = language(text)
+    spoken = language_of_passage(text)
     if title := passage.title.strip():
         return _ask(title, spoken, passage.id), text
     consultation = _CONSULTATION.match(text)
@@ -117,7 +111,7 @@ def title_of(passage: Passage) -> str:
     text = passage.text.strip()
     if passage.title.strip() or not text:
         return passage.title.strip()
-    found = _find_title([line.strip() for line in text.split("\n")], language(text))
+    found = _find_title([line.strip() for line in text.split("\n")], language_of_passage(text))
     return found[0] if found else ""
 
 

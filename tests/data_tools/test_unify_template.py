@@ -5,8 +5,9 @@ import json
 import pytest
 
 from data_tools.cli import main
+from data_tools.records.language import language_of_passage
 from data_tools.records.unified import UnifiedDataset
-from data_tools.unify.template import ABOUT, OPENING, Passage, language, to_pair
+from data_tools.unify.template import ABOUT, OPENING, Passage, to_pair
 from huatuo_jax.errors import RecordError
 
 
@@ -23,7 +24,7 @@ def test_a_title_is_asked_about_and_the_passage_answers():
 def test_the_question_speaks_the_passages_language():
     question, _ = pair("The heart has four chambers.", title="Heart chambers")
     assert question in [wording.format("Heart chambers") for wording in ABOUT["en"]]
-    assert language("阿司匹林 (aspirin) 抑制血小板聚集") == "zh"
+    assert language_of_passage("阿司匹林 (aspirin) 抑制血小板聚集") == "zh"
 
 
 def test_wordings_vary_with_the_id_but_not_between_runs():

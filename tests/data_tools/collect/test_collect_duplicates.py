@@ -8,7 +8,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from data_tools.collect.deduplicate import (
+from data_tools.collect.duplicates import (
     KEPT,
     NearDuplicates,
     band_keys,

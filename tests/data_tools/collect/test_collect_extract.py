@@ -8,11 +8,11 @@ import pytest
 
 from data_tools.cli import main as huatuo_data
 from data_tools.collect.calibrate import Labelled, best_threshold, calibrate
+from data_tools.collect.domain import Vocabulary, load_vocabularies, read_vocabulary
 from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel, load_model, save_model
 from data_tools.collect.extract import TermDensity
-from data_tools.collect.language import language_of, other_script_share
 from data_tools.collect.learned import features
-from data_tools.collect.vocabulary import Vocabulary, load_vocabularies, read_vocabulary
+from data_tools.records.language import language_of, language_of_passage, other_script_share
 from huatuo_jax.errors import ConfigError, DataError
 
 
@@ -72,6 +72,10 @@ def test_a_vocabulary_that_cannot_be_used_is_refused(tmp_path, content, message)
 def test_languages_and_scripts():
     assert [language_of(text) for text in ("发热三天", "Fever for days", "用 aspirin 治疗头痛", "")] == ["zh", "en", "zh", "zh"]
     assert other_script_share("Лечение 治疗 α-blocker") == pytest.approx(7 / 16, abs=0.06) and other_script_share("123") == 0
+
+
+def test_the_two_rules_of_language_part_at_accented_words():
+    assert (language_of("词 naïve"), language_of_passage("词 naïve")) == ("zh", "en")
 
 
 def labelled_sample() -> list[Labelled]:

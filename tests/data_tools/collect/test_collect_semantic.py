@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from data_tools.cli import main as huatuo_data
-from data_tools.collect.deduplicate import KEPT, keep_preferred
+from data_tools.collect.duplicates import KEPT, keep_preferred
 from data_tools.collect.semantic import EndpointEmbedder, Semantic, open_embedder, similar_meanings
 from huatuo_jax.errors import ConfigError, DataError
 

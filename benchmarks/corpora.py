@@ -10,7 +10,7 @@ import numpy as np
 from data_tools.cli import main as huatuo_data
 from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.data.dialogue import encode_record
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import load_tokenizer
 
@@ -35,9 +35,9 @@ def encoded_dialogues(vocab_size: int, count: int) -> list[tuple[np.ndarray, np.
         model = Path(folder) / "tokenizer.model"
         lines = (line for t in turns for turn in t for line in turn.splitlines())
         train_tokenizer(lines, vocab_size, model)
-        tokenizer, template = load_tokenizer(model), get_template("huatuo")
+        tokenizer, dialogue_format = load_tokenizer(model), get_format("huatuo")
         records = [Record(id=str(i), source="sft", turns=tuple(t)) for i, t in enumerate(turns)]
-        return [encode_record(record, tokenizer, template) for record in records]
+        return [encode_record(record, tokenizer, dialogue_format) for record in records]
 
 
 def planned_dialogues(folder: Path, sequence_length: int = 4096) -> tuple[Path, Path]:

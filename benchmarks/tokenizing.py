@@ -27,7 +27,7 @@ from benchmarks.corpora import REAL
 from data_tools.records.importing import import_files
 from data_tools.records.unified import UnifiedDataset, UnifiedWriter
 from data_tools.tokens.build import BuildRequest, build
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 
 
 def prepare(files: list[Path], times: int, out: Path) -> list[str]:
@@ -39,8 +39,8 @@ def prepare(files: list[Path], times: int, out: Path) -> list[str]:
         for record in records:
             writer.write(record)
         writer.finish()
-    template = get_template("huatuo")
-    return [piece.prefix + piece.text for record in records for piece in template.render(record.turns, record.system)]
+    dialogue_format = get_format("huatuo")
+    return [piece.prefix + piece.text for record in records for piece in dialogue_format.render(record.turns, record.system)]
 
 
 def measure(texts: list[str], unified: Path, tokenizer: Path, workers: int, pairs: int) -> dict[str, Any]:

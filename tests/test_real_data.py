@@ -10,7 +10,7 @@ from data_tools.cli import main as huatuo_data
 from data_tools.records.unified import UnifiedDataset
 from huatuo_jax.config import DataConfig
 from huatuo_jax.data.dialogue import encode_records
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import RowSource
 from huatuo_jax.data.token_store import TokenDataset
@@ -43,7 +43,7 @@ def folder(shared_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokens_in(folder, shared_data) -> dict[str, int]:
     """Tokens per source, counted on their own: every unified record encoded again."""
-    tokenizer, template = load_tokenizer(shared_data / "tokenizers" / "baichuan2.model"), get_template("huatuo")
+    tokenizer, template = load_tokenizer(shared_data / "tokenizers" / "baichuan2.model"), get_format("huatuo")
     counts: dict[str, int] = dict.fromkeys(PAPER, 0)
     for part in ("domain", "sft"):
         records = list(UnifiedDataset(folder / part))

@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
     """Encodes and prints."""
     from huatuo_jax.cli.console import write_report
     from huatuo_jax.data.dialogue import encode_record
-    from huatuo_jax.data.formats import get_template
+    from huatuo_jax.data.formats import get_format
     from huatuo_jax.data.record import Record
     from huatuo_jax.data.tokenizers import load_tokenizer
 
-    template = get_template(args.template)
+    dialogue_format = get_format(args.template)
     turns = _parse_turns(args.turns) if args.turns is not None else ()
     if args.text == "":
         raise ConfigError("--text is empty; give a passage")
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--max-len is {args.max_len}; it must be at least 1")
     tokenizer = load_tokenizer(args.tokenizer)
     if args.turns is not None:
-        template.check(tokenizer)
+        dialogue_format.check(tokenizer)
     record = Record(id="", source="", turns=turns, system=args.system, text=args.text or "")
-    encoded = encode_record(record, tokenizer, template, args.max_len)
+    encoded = encode_record(record, tokenizer, dialogue_format, args.max_len)
     out = {"tokens": encoded.tokens.tolist(), "targets": encoded.targets.tolist()}
     print(json.dumps(out))
     write_report(args.json, out)

@@ -11,7 +11,7 @@ HELP = """Train a SentencePiece tokenizer that keeps the dialogue format.
 
 Reads .txt (lines) and .jsonl (fields text, title, turns), plain or as .gz, .xz or .zst. The model has unk 0, bos 1, eos 2, bytes
 for rare characters, no normalisation, and the symbols "\\n", "<问>：" and "<答>：", which users' text cannot yield. It is written
-only after it has passed the check of the huatuo template. The same text gives the same file."""
+only after it has passed the check of the huatuo format. The same text gives the same file."""
 
 EXAMPLE = """
 huatuo-data tokenizer train 'examples/quickstart/corpus/*.jsonl' examples/quickstart/sft.jsonl --vocab-size 4000 --out t.model
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         )
     console.print(
         f"{trained.path}: {trained.vocab_size} tokens from {trained.characters:,} characters in {len(paths)} files, "
-        f"{trained.characters_per_token:.2f} characters a token; the huatuo template works with it"
+        f"{trained.characters_per_token:.2f} characters a token; the huatuo format works with it"
     )
     write_report(args.json, dataclasses.asdict(trained) | {"files": len(paths)})
     return 0

@@ -19,7 +19,7 @@ from data_tools.records.unified import UnifiedDataset
 from data_tools.tokens.build_shard import STATISTICS, ShardBuilder, WorkerSettings, build_in_worker, read_marker, start_worker
 from data_tools.tokens.build_tasks import ShardTask, plan_shards
 from huatuo_jax.config import require
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.token_store import DATASET, SCHEMA, SPLITS
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
@@ -45,7 +45,7 @@ class BuildRequest:
     unified: tuple[Path, ...]
     tokenizer: Path
     out: Path
-    template: str = "huatuo"
+    dialogue_format: str = "huatuo"
     holdout: int = 0
     max_len: int = 1_000_000
     workers: int = 1
@@ -76,18 +76,18 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     began = time.monotonic()
     out = request.out
     datasets = [UnifiedDataset(folder) for folder in request.unified]
-    tokenizer, template = load_tokenizer(request.tokenizer), get_template(request.template)
+    tokenizer, dialogue_format = load_tokenizer(request.tokenizer), get_format(request.dialogue_format)
     settings = {
         "schema": SCHEMA,
         "unified": [dataset.manifest["content"] for dataset in datasets],
         "tokenizer": tokenizer.fingerprint,
-        "template": f"{template.name} {template.version}",
+        "template": f"{dialogue_format.name} {dialogue_format.version}",
         "max_len": request.max_len,
         "holdout": request.holdout,
     }
     _check_settings(out, settings)
     if (out / "manifest.json").exists():
-        template.check(tokenizer)
+        dialogue_format.check(tokenizer)
         manifest = read_json(out / "manifest.json")
         return {"sources": manifest["sources"], "new_records": 0, "seconds": 0.0, "nothing_to_do": True}
     tasks = plan_shards(datasets, request.holdout)
@@ -95,15 +95,15 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     write_json(out / "build.json", settings)
     open_tasks = [task for task in tasks if read_marker(task, out) is None]
     new_records = sum(len(task.records) for task in open_tasks)
-    worker = WorkerSettings(tuple(str(folder) for folder in request.unified), template.name, request.max_len, str(out))
+    worker = WorkerSettings(tuple(str(folder) for folder in request.unified), dialogue_format.name, request.max_len, str(out))
     open_tasks.sort(key=lambda task: -task.size)
     try:
         if request.workers > 1 and len(open_tasks) > 1:
-            # A template is checked against the whole vocabulary: while the workers begin, that costs no time.
-            check = functools.partial(template.check, tokenizer)
+            # A dialogue format is checked against the whole vocabulary: while the workers begin, that costs no time.
+            check = functools.partial(dialogue_format.check, tokenizer)
             _run_in_workers(open_tasks, (worker, tokenizer), request.workers, check, on_start, on_done)
         else:
-            template.check(tokenizer)
+            dialogue_format.check(tokenizer)
             _run_here(open_tasks, ShardBuilder(worker, tokenizer), on_start, on_done)
     except ConfigError:
         if not resumed:
@@ -117,8 +117,8 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
             "vocab_size": tokenizer.vocab_size,
             "eos_id": tokenizer.eos_id,
         },
-        "template": template.name,
-        "template_version": template.version,
+        "template": dialogue_format.name,
+        "template_version": dialogue_format.version,
         "max_len": request.max_len,
         "holdout": request.holdout,
         "unified": settings["unified"],
@@ -215,7 +215,7 @@ def _has_one_thread() -> bool:
 def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
     """Writes the arrays, the TFDS metadata and `rejected.jsonl`; returns the manifest's entry of each source.
 
-    A rejected record cannot be expressed, so it has no tokens to count: every token that a template gives for the records is in
+    A rejected record cannot be expressed, so it has no tokens to count: every token of the other records is in
     `train.tokens`, `holdout.tokens` or `cut_tokens`.
     """
     sources: dict[str, Any] = {}
@@ -237,7 +237,7 @@ def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
         if not entry["train"]["records"]:
             raise DataError(
                 f"every training record of {source} is rejected (the first one, {refused[0]['id']}: {refused[0]['reason']}); "
-                "choose another --template or leave the source out"
+                "choose another dialogue format or leave the source out"
             )
         rejected += refused
         entry |= {

@@ -22,7 +22,7 @@ import numpy as np
 from data_tools.records.unified import UnifiedDataset
 from data_tools.tokens.build_tasks import ShardTask
 from huatuo_jax.data.dialogue import IGNORED, EncodedBatch, encode_records
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.shards import open_writer
 from huatuo_jax.data.token_codec import encode_flat
@@ -45,7 +45,7 @@ class WorkerSettings:
     """What a worker needs to know, besides its shard."""
 
     unified: tuple[str, ...]
-    template: str
+    dialogue_format: str
     max_len: int
     out: str
 
@@ -54,7 +54,7 @@ class ShardBuilder:
     """Builds shards one after the other.
 
     Args:
-      tokenizer: one that the template accepts.
+      tokenizer: one that the dialogue format accepts.
       progress: shared counter of records done, or None.
       stop: shared event that ends the work, or None.
     """
@@ -63,7 +63,7 @@ class ShardBuilder:
         self._out = Path(settings.out)
         self._max_len = settings.max_len
         self._tokenizer = tokenizer
-        self._template = get_template(settings.template)
+        self._dialogue_format = get_format(settings.dialogue_format)
         self._datasets = [UnifiedDataset(folder) for folder in settings.unified]
         self._starts = np.cumsum([0, *(len(dataset) for dataset in self._datasets)])
         self._progress, self._stop = progress, stop
@@ -95,7 +95,7 @@ class ShardBuilder:
 
     def _encoded(self, indices: np.ndarray, rejected: list[dict[str, str]], cut: np.ndarray) -> Iterator[EncodedBatch]:
         for records in self._records(indices):
-            batch = encode_records(records, self._tokenizer, self._template)
+            batch = encode_records(records, self._tokenizer, self._dialogue_format)
             for place, error in batch.errors.items():
                 rejected.append({"source": records[place].source, "id": records[place].id, "reason": str(error)})
             beyond = batch.lengths - self._max_len

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import SentencePieceTokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import written_aside
@@ -78,7 +78,7 @@ def train_tokenizer(
     limit: int = 0,
     symbols: Sequence[str] = (),
 ) -> TrainedTokenizer:
-    """Trains a model and writes it to `out` once it has passed the huatuo template's check. The same text gives the same bytes.
+    """Trains a model and writes it to `out` if the huatuo format works with it. The same text gives the same bytes.
 
     Args:
       sentences: read once, never held in Python as a whole.
@@ -124,7 +124,7 @@ def train_tokenizer(
     with written_aside(out) as aside:
         aside.write_bytes(content.getvalue())
         tokenizer = SentencePieceTokenizer(str(aside))
-        get_template("huatuo").check(tokenizer)
+        get_format("huatuo").check(tokenizer)
     tokens = sum(len(ids) for ids in tokenizer.encode_batch([("", sentence) for sentence in watched.sample]))
     return TrainedTokenizer(
         path=str(out),

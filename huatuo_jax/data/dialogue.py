@@ -1,4 +1,4 @@
-"""Records in, tokens and targets out: the same assembly for every template (HuatuoGPT-II, dialogue format of the training code).
+"""Records in, tokens and targets out: the same assembly for every dialogue format (HuatuoGPT-II, training code).
 
 Targets are not shifted: target i belongs to token i. `IGNORED` marks what is not learned.
 """
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from huatuo_jax.data.formats import Piece, Template
+from huatuo_jax.data.formats import DialogueFormat, Piece
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.errors import RecordError
@@ -50,44 +50,44 @@ class EncodedBatch(NamedTuple):
         return list(map(Encoded, np.split(self.tokens, ends), np.split(self.targets, ends))) if len(self.lengths) else []
 
 
-def encode_record(record: Record, tokenizer: Tokenizer, template: Template, max_len: int | None = None) -> Encoded:
+def encode_record(record: Record, tokenizer: Tokenizer, dialogue_format: DialogueFormat, max_len: int | None = None) -> Encoded:
     """Tokens and unshifted targets of one record.
 
-    Every piece (prefix and turn) is tokenised on its own; the pieces are joined, EOS appended where the template closes with it,
+    Every piece (prefix and turn) is tokenised on its own; the pieces are joined, EOS appended where the format closes with it,
     and the whole is cut to `max_len`, so an over-long example loses its end. The tokens of a prefix and of questions are
     ignored; the first token of a later question may carry EOS as its target (see `Piece`). A passage is its text and EOS, all
     of it targets. A dialogue without turns is the closing EOS alone.
 
     Raises:
-      RecordError: the template cannot express the record, or its text is not valid Unicode.
+      RecordError: the format cannot express the record, or its text is not valid Unicode.
     """
-    batch = encode_records([record], tokenizer, template)
+    batch = encode_records([record], tokenizer, dialogue_format)
     for error in batch.errors.values():
         raise error
     return Encoded(batch.tokens[:max_len], batch.targets[:max_len])
 
 
-def encode_records(records: Sequence[Record], tokenizer: Tokenizer, template: Template) -> EncodedBatch:
+def encode_records(records: Sequence[Record], tokenizer: Tokenizer, dialogue_format: DialogueFormat) -> EncodedBatch:
     """`encode_record` of many records in one call to the tokenizer and few to numpy; the examples are not cut."""
     pieces: list[Piece] = []
     ends, closed = [0], [False]
     errors: dict[int, RecordError] = {}
     for place, record in enumerate(records):
         try:
-            pieces += _pieces(record, template)
+            pieces += _pieces(record, dialogue_format)
         except RecordError as error:
             errors[place] = error.with_traceback(None)
         else:
             ends.append(len(pieces))
-            closed.append(template.closing_eos or bool(record.text))
+            closed.append(dialogue_format.closing_eos or bool(record.text))
     try:
-        encoded = _encode_pieces(pieces, tokenizer, template)
+        encoded = _encode_pieces(pieces, tokenizer, dialogue_format)
     except RecordError as error:
         if len(records) == 1:
             nothing = np.zeros(0, np.int32)
             return EncodedBatch(nothing, nothing, np.zeros(0, np.int64), {0: error.with_traceback(None)})
         middle = len(records) // 2
-        first, second = (encode_records(half, tokenizer, template) for half in (records[:middle], records[middle:]))
+        first, second = (encode_records(half, tokenizer, dialogue_format) for half in (records[:middle], records[middle:]))
         tokens, targets, lengths = map(np.concatenate, zip(first[:3], second[:3], strict=True))
         return EncodedBatch(tokens, targets, lengths, first.errors | {middle + i: e for i, e in second.errors.items()})
     tokens, targets, piece_ends = _join(pieces, encoded, tokenizer)
@@ -97,22 +97,22 @@ def encode_records(records: Sequence[Record], tokenizer: Tokenizer, template: Te
     return EncodedBatch(tokens, targets, np.diff(record_ends) + np.array(closed[1:], np.int64), errors)
 
 
-def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, template: Template, system: str = "") -> list[int]:
+def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, dialogue_format: DialogueFormat, system: str = "") -> list[int]:
     """Ids of a conversation that awaits an answer: the same tokens as in training, up to where the next answer begins.
 
     Raises:
-      RecordError: the number of `turns` is even (the last one must be a question), or the template cannot express them.
+      RecordError: the number of `turns` is even (the last one must be a question), or the format cannot express them.
     """
     if len(turns) % 2 == 0:
         raise RecordError(f"a prompt of {len(turns)} turns does not end with a question; give an odd number of turns")
-    pieces = list(template.render((*turns, ""), system))
+    pieces = list(dialogue_format.render((*turns, ""), system))
     last = max(i for i, piece in enumerate(pieces) if piece.learned)
     pieces = [*pieces[:last], Piece(before=pieces[last].before, prefix=pieces[last].prefix)]
-    return np.concatenate(_encode_pieces(pieces, tokenizer, template)).tolist()
+    return np.concatenate(_encode_pieces(pieces, tokenizer, dialogue_format)).tolist()
 
 
-def _pieces(record: Record, template: Template) -> list[Piece]:
-    return [Piece(text=record.text, learned=True)] if record.text else list(template.render(record.turns, record.system))
+def _pieces(record: Record, dialogue_format: DialogueFormat) -> list[Piece]:
+    return [Piece(text=record.text, learned=True)] if record.text else list(dialogue_format.render(record.turns, record.system))
 
 
 def _join(
@@ -131,10 +131,12 @@ def _join(
     return tokens, targets, bounds
 
 
-def _encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer, template: Template) -> list[np.ndarray]:
+def _encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer, dialogue_format: DialogueFormat) -> list[np.ndarray]:
     encoded = tokenizer.encode_batch([(piece.prefix, piece.text) for piece in pieces])
     for i, piece in enumerate(pieces):
         if piece.before or piece.after:
-            before, after = ([template.token_id(name, tokenizer) for name in names] for names in (piece.before, piece.after))
+            before, after = (
+                [dialogue_format.token_id(name, tokenizer) for name in names] for names in (piece.before, piece.after)
+            )
             encoded[i] = np.array([*before, *encoded[i], *after], np.int32)
     return encoded

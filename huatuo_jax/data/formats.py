@@ -1,6 +1,6 @@
 """Dialogue formats: turns and a system prompt in, pieces of text and control tokens out; and the check of format × tokenizer.
 
-A template only says what stands where. `dialogue.py` turns its pieces into tokens and targets in the same way for all of them.
+A format only says what stands where. `dialogue.py` turns its pieces into tokens and targets in the same way for all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,11 +33,11 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Template:
+class DialogueFormat:
     """A dialogue format.
 
     Attributes:
-      name: what `get_template` knows it by; version: changes whenever the tokens that it yields change.
+      name: what `get_format` knows it by; version: changes whenever the tokens that it yields change.
       render: (turns, system) → pieces; raises RecordError for a dialogue that the format cannot express.
       prefixes: what `render` puts in front of a text. literals: what else it writes. tokens: every token that it names.
       follow_text: the prefixes that follow a text directly, so their tokens must be the same there too.
@@ -76,8 +76,8 @@ class Template:
                 raise self._refusal(tokenizer, f"{prefix!r} {reason}")
 
     def _refusal(self, tokenizer: Tokenizer, reason: str) -> ConfigError:
-        others = "choose another template, or a tokenizer made for this one (`huatuo-data tokenizer train`)"
-        return ConfigError(f"template {self.name} does not work with {tokenizer.path}: {reason}; {others}")
+        others = "choose another dialogue format, or a tokenizer made for this one (`huatuo-data tokenizer train`)"
+        return ConfigError(f"dialogue format {self.name} does not work with {tokenizer.path}: {reason}; {others}")
 
 
 def literal_fault(literal: str, tokenizer: Tokenizer) -> str:
@@ -119,7 +119,7 @@ def prefix_fault(prefix: str, tokenizer: Tokenizer, texts: list[str], follows_te
 
 def _huatuo(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
     if system:
-        raise RecordError("the huatuo template has no place for a system prompt; use chatml, llama2, llama3 or baichuan2-chat")
+        raise RecordError("the huatuo format has no place for a system prompt; use chatml, llama2, llama3 or baichuan2-chat")
     for i, turn in enumerate(turns):
         if i % 2:
             yield Piece(prefix="\n<答>：", text=turn, learned=True)
@@ -168,10 +168,10 @@ def _chatml(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
         yield Piece(prefix="\n")
 
 
-TEMPLATES = {
-    template.name: template
-    for template in (
-        Template(
+FORMATS = {
+    dialogue_format.name: dialogue_format
+    for dialogue_format in (
+        DialogueFormat(
             "huatuo",
             1,
             _huatuo,
@@ -179,8 +179,8 @@ TEMPLATES = {
             follow_text=("\n<答>：", "\n<问>："),
             closing_eos=True,
         ),
-        Template("llama2", 1, _llama2, literals=("[INST]", " [/INST]"), tokens=(BOS,)),
-        Template(
+        DialogueFormat("llama2", 1, _llama2, literals=("[INST]", " [/INST]"), tokens=(BOS,)),
+        DialogueFormat(
             "llama3",
             1,
             _llama3,
@@ -188,7 +188,7 @@ TEMPLATES = {
             literals=("user", "assistant", "system"),
             tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         ),
-        Template(
+        DialogueFormat(
             "chatml",
             1,
             _chatml,
@@ -196,14 +196,14 @@ TEMPLATES = {
             literals=("\n",),
             tokens=("<|im_start|>", "<|im_end|>"),
         ),
-        Template("baichuan2-chat", 1, _baichuan2_chat, tokens=("<reserved_106>", "<reserved_107>"), closing_eos=True),
+        DialogueFormat("baichuan2-chat", 1, _baichuan2_chat, tokens=("<reserved_106>", "<reserved_107>"), closing_eos=True),
     )
 }
 """By name. Formats: HuatuoGPT-II's `train_huatuo`, Baichuan2's chat, Meta's Llama 2 and 3, ChatML (Qwen)."""
 
 
-def get_template(name: str) -> Template:
-    """The template with this name; raises ConfigError, which lists the names."""
-    if name not in TEMPLATES:
-        raise ConfigError(f"no template {name!r}; there are {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]
+def get_format(name: str) -> DialogueFormat:
+    """The dialogue format with this name; raises ConfigError, which lists the names."""
+    if name not in FORMATS:
+        raise ConfigError(f"no dialogue format {name!r}; there are {', '.join(FORMATS)}")
+    return FORMATS[name]

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_from_dict
-from huatuo_jax.data.formats import TEMPLATES, Template, get_template
+from huatuo_jax.data.formats import FORMATS, DialogueFormat, get_format
 from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.inference.engine import Engine
@@ -37,7 +37,7 @@ class Model:
     path: Path
     config: ModelConfig
     tokenizer: Tokenizer
-    template: Template
+    template: DialogueFormat
     step: int
 
     @property
@@ -92,7 +92,7 @@ def open_model(path: Path, template: str = "", **answers: Unpack[Answers]) -> Mo
     if is_hf_folder(path):
         config, tokenizer, step = read_config(path, **answers), load_tokenizer(path), 0
         template = template or recorded_template(path)
-        require(bool(template), f"{path} does not say its dialogue format; give it with --template: {', '.join(TEMPLATES)}")
+        require(bool(template), f"{path} does not say its dialogue format; give it with --template: {', '.join(FORMATS)}")
     else:
         folder, meta = _folder_and_meta(path)
         refuse_answers(path, answers)
@@ -101,9 +101,9 @@ def open_model(path: Path, template: str = "", **answers: Unpack[Answers]) -> Mo
         template = template or meta.get("template") or ""
         require(
             bool(template),
-            f"{path} names no dialogue format that works with its tokenizer; give one with --template: {', '.join(TEMPLATES)}",
+            f"{path} names no dialogue format that works with its tokenizer; give one with --template: {', '.join(FORMATS)}",
         )
-    found = get_template(template)
+    found = get_format(template)
     found.check(tokenizer)
     check_vocabulary(tokenizer, config)
     return Model(path, config, tokenizer, found, step)
@@ -111,7 +111,7 @@ def open_model(path: Path, template: str = "", **answers: Unpack[Answers]) -> Mo
 
 def load_model(
     path: Path, mesh: Mesh | None = None, dtype: Any = jnp.float32, template: str = ""
-) -> tuple[ModelConfig, Any, Tokenizer, Template]:
+) -> tuple[ModelConfig, Any, Tokenizer, DialogueFormat]:
     """`open_model` and its weights at once: config, parameters, tokenizer, dialogue format."""
     model = open_model(path, template)
     return model.config, model.params(mesh, dtype), model.tokenizer, model.template

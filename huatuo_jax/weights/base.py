@@ -16,7 +16,7 @@ from typing import Any
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_to_dict
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DoesNotFitError
 from huatuo_jax.io.files import PathLike, directory_aside, sha256_file
@@ -63,7 +63,7 @@ def choose_tokenizer(path: PathLike, config: ModelConfig, template: str | None) 
     check_vocabulary(tokenizer, config, "; give the model's own tokenizer with --tokenizer")
     chosen = template or recorded_template(path) or DEFAULT_TEMPLATE
     try:
-        get_template(chosen).check(tokenizer)
+        get_format(chosen).check(tokenizer)
     except ConfigError as error:
         if template is not None:
             raise

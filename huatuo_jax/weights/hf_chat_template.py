@@ -1,7 +1,7 @@
 """The name of a dialogue format in, the Jinja text for `apply_chat_template` out: the same prompt as `prompt_tokens` makes.
 
 Ours tokenises a prompt piece by piece, transformers renders one string and tokenises that. Ids are the same where no token
-reaches over the seam of two pieces; for the huatuo format `Template.check` refuses a tokenizer that has one.
+reaches over the seam of two pieces; for the huatuo format `DialogueFormat.check` refuses a tokenizer that has one.
 A tokenizer with a dummy prefix puts a "▁" in front of every piece: there the rendered text has a space in its place.
 """
 

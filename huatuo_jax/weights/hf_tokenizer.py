@@ -16,7 +16,7 @@ from typing import Any
 
 from huatuo_jax.config import require
 from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import SentencePieceTokenizer, Tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, read_json, write_bytes, write_json
@@ -66,7 +66,7 @@ def recorded_template(folder: PathLike) -> str:
     if name is None:
         return ""
     require(isinstance(name, str), f"{path} has {TEMPLATE_FIELD} {name!r}, not the name of a dialogue format; mend or remove it")
-    return get_template(name).name
+    return get_format(name).name
 
 
 def check_reader(tokenizer: Tokenizer, layout: Layout) -> None:
@@ -102,7 +102,7 @@ def export_tokenizer(
       ConfigError: the tokenizer cannot carry the format.
     """
     if template is not None:
-        get_template(template).check(tokenizer)
+        get_format(template).check(tokenizer)
     if isinstance(tokenizer, SentencePieceTokenizer):
         config = _from_sentencepiece(tokenizer, template, folder, inexact)
     else:
@@ -162,7 +162,7 @@ def _has_space_at_seam(tokenizer: Tokenizer) -> bool:
     Raises:
       ConfigError: it does in neither way.
     """
-    questions, huatuo = ("头痛怎么办？", "What is a cold?", "一 1。"), get_template("huatuo")
+    questions, huatuo = ("头痛怎么办？", "What is a cold?", "一 1。"), get_format("huatuo")
     for space in ("", " "):
         rendered = [list(tokenizer.encode("", trusted_prefix=f"<问>：{question}{space}\n<答>：")) for question in questions]
         if rendered == [list(prompt_tokens([question], tokenizer, huatuo, "")) for question in questions]:
@@ -187,5 +187,5 @@ def _special_ids(tokenizer: Tokenizer, template: str | None, named: dict[str, st
         raise DataError(f"{tokenizer.path} has no token {named['pad_token']!r}, which the files beside it name as the pad token")
     ends = [tokenizer.eos_id]
     if template is not None and template in END_OF_TURN:
-        ends.append(get_template(template).token_id(END_OF_TURN[template], tokenizer))
+        ends.append(get_format(template).token_id(END_OF_TURN[template], tokenizer))
     return SpecialIds(tokenizer.bos_id, tuple(dict.fromkeys(ends)), pad)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from huatuo_jax.data.dialogue import IGNORED, encode_record, encode_records, prompt_tokens
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import RecordError
 
-HUATUO = get_template("huatuo")
+HUATUO = get_format("huatuo")
 EOS = 2
 # Baichuan2: 你好 = 16829, 好的 = 2015, 谢谢 = 6137, 再见 = 20020; "\n" = 5.
 ASK, ANSWER, ASK_AGAIN = [92655, 92614, 92574, 70], [5, 92655, 93140, 92574, 70], [5, 92655, 92614, 92574, 70]
@@ -24,8 +24,8 @@ def dialogue(*turns, system=""):
     return Record(id="1", source="sft", turns=turns, system=system)
 
 
-def encoded(record, tokenizer, max_len=None, template=HUATUO):
-    tokens, targets = encode_record(record, tokenizer, template, max_len)
+def encoded(record, tokenizer, max_len=None, dialogue_format=HUATUO):
+    tokens, targets = encode_record(record, tokenizer, dialogue_format, max_len)
     assert tokens.dtype == targets.dtype == np.int32 and len(tokens) == len(targets)
     return tokens.tolist(), targets.tolist()
 
@@ -134,21 +134,21 @@ def test_a_passage_is_learned_whole_without_a_prefix(baichuan):
     assert encoded(passage, baichuan, max_len=1) == (text[:1], text[:1])
 
 
-def test_the_huatuo_template_refuses_a_system_prompt(baichuan):
+def test_the_huatuo_format_refuses_a_system_prompt(baichuan):
     with pytest.raises(RecordError, match="system prompt"):
         encode_record(dialogue("你好", "好的", system="医生"), baichuan, HUATUO)
 
 
 def test_baichuan2_chat_marks_roles_by_token(baichuan):
-    template = get_template("baichuan2-chat")
-    tokens, targets = encoded(dialogue("你好", "好的", "谢谢", "再见", system="谢谢"), baichuan, template=template)
+    dialogue_format = get_format("baichuan2-chat")
+    tokens, targets = encoded(dialogue("你好", "好的", "谢谢", "再见", system="谢谢"), baichuan, dialogue_format=dialogue_format)
     assert tokens == [6137, 195, 16829, 196, 2015, 195, 6137, 196, 20020, EOS]
     assert targets == [IGNORED] * 4 + [2015, EOS] + [IGNORED] * 2 + [20020, EOS]
 
 
 def test_llama2_closes_every_answer(llama):
-    template = get_template("llama2")
-    tokens, targets = encoded(dialogue("Hi", "Yes", "Why", "No", system="Be kind"), llama, template=template)
+    dialogue_format = get_format("llama2")
+    tokens, targets = encoded(dialogue("Hi", "Yes", "Why", "No", system="Be kind"), llama, dialogue_format=dialogue_format)
     text = "[INST] <<SYS>>\nBe kind\n<</SYS>>\n\nHi [/INST]"
     first, answer = [1, *llama.encode(text)], [*llama.encode("Yes "), EOS]
     second, last = [1, *llama.encode("[INST] Why [/INST]")], [*llama.encode("No "), EOS]
@@ -159,14 +159,14 @@ def test_llama2_closes_every_answer(llama):
 @pytest.mark.parametrize("name", ["huatuo", "baichuan2-chat"])
 @pytest.mark.parametrize("turns", [("你好",), ("你好", "好的", "谢谢")])
 def test_a_prompt_is_the_training_example_up_to_its_answer(baichuan, name, turns):
-    template = get_template(name)
-    prompt = prompt_tokens(turns, baichuan, template)
-    tokens, _ = encoded(dialogue(*turns, "再见"), baichuan, template=template)
+    dialogue_format = get_format(name)
+    prompt = prompt_tokens(turns, baichuan, dialogue_format)
+    tokens, _ = encoded(dialogue(*turns, "再见"), baichuan, dialogue_format=dialogue_format)
     assert tokens == [*prompt, 20020, EOS]
 
 
 def test_a_llama2_prompt_ends_before_the_answer(llama):
-    assert prompt_tokens(["Hi"], llama, get_template("llama2")) == [1, *llama.encode("[INST] Hi [/INST]")]
+    assert prompt_tokens(["Hi"], llama, get_format("llama2")) == [1, *llama.encode("[INST] Hi [/INST]")]
 
 
 def test_a_prompt_must_end_with_a_question(baichuan):
@@ -175,7 +175,7 @@ def test_a_prompt_must_end_with_a_question(baichuan):
 
 
 def test_text_cannot_open_a_chat_turn(baichuan):
-    tokens, _ = encoded(dialogue("你好<reserved_107>好的", "好的"), baichuan, template=get_template("baichuan2-chat"))
+    tokens, _ = encoded(dialogue("你好<reserved_107>好的", "好的"), baichuan, dialogue_format=get_format("baichuan2-chat"))
     assert tokens.count(196) == 1
 
 

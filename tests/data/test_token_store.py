@@ -10,7 +10,7 @@ import pytest
 from data_tools.records.unified import UnifiedWriter
 from data_tools.tokens.build import BuildRequest, build
 from huatuo_jax.data.dialogue import encode_record
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.data.tokenizers import load_tokenizer
@@ -39,7 +39,7 @@ def tokens(tmp_path_factory, tokenizer) -> Path:
 def kept(dataset: TokenDataset, records: list[Record], tokenizer, split: str = "train"):
     """Each record of a split beside what the encoder makes of it; hold-out is chosen by hash, so look for both."""
     source = records[0].source
-    encoded = [encode_record(record, tokenizer, get_template("huatuo")) for record in records]
+    encoded = [encode_record(record, tokenizer, get_format("huatuo")) for record in records]
     begin = dataset.offsets(split)[dataset.sources.index(source)]
     read = dataset.read(np.arange(begin, begin + dataset.count(source, split)), split)
     return read, encoded

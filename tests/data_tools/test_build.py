@@ -65,7 +65,7 @@ def test_every_record_is_kept_held_out_or_rejected(tmp_path, tokenizer):
 
 def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path, tokenizer):
     unified = write_unified(tmp_path / "unified", dialogues(5, system="S"))
-    with pytest.raises(DataError, match=r"every training record of sft is rejected .* choose another --template"):
+    with pytest.raises(DataError, match=r"every training record of sft is rejected .* choose another dialogue format"):
         build(BuildRequest((unified,), tokenizer, tmp_path / "tokens"))
     assert not (tmp_path / "tokens" / "manifest.json").exists()
 
@@ -105,11 +105,11 @@ def test_a_holdout_that_leaves_nothing_is_refused(tmp_path, tokenizer, capsys):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_tokenizer_that_cannot_carry_the_template_leaves_nothing(tmp_path, shared_data, small_shards, workers):
+def test_a_tokenizer_that_cannot_carry_the_format_leaves_nothing(tmp_path, shared_data, small_shards, workers):
     unified = write_unified(tmp_path / "unified", dialogues(100))
     llama = shared_data / "tokenizers" / "llama2.model"
-    with pytest.raises(ConfigError, match="template chatml does not work with"):
-        build(BuildRequest((unified,), llama, tmp_path / "tokens", template="chatml", workers=workers))
+    with pytest.raises(ConfigError, match="dialogue format chatml does not work with"):
+        build(BuildRequest((unified,), llama, tmp_path / "tokens", dialogue_format="chatml", workers=workers))
     assert not (tmp_path / "tokens").exists()
 
 

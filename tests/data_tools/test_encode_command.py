@@ -55,7 +55,7 @@ def test_a_passage(baichuan, capsys):
         (("--turns", "no json"), "is not JSON"),
         (("--turns", '["a", 1]'), "not a list of strings"),
         (("--turns", '["a"]', "--max-len", "0"), "must be at least 1"),
-        (("--turns", '["a"]', "--template", "alpaca"), "no template 'alpaca'"),
+        (("--turns", '["a"]', "--template", "alpaca"), "no dialogue format 'alpaca'"),
         (("--turns", '["a"]', "--template", "chatml"), "lacks '<|im_start|>'"),
     ],
 )

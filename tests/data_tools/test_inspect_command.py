@@ -58,14 +58,14 @@ def test_a_second_example_is_shown_on_its_own(two_turns):
 @pytest.fixture
 def plan(tmp_path, shared_data):
     from huatuo_jax.data.dialogue import encode_record
-    from huatuo_jax.data.formats import get_template
+    from huatuo_jax.data.formats import get_format
     from huatuo_jax.data.record import Record
     from huatuo_jax.data.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(shared_data / "tokenizers" / "baichuan2.model")
     facts = {"path": tokenizer.path, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "eos_id": 2}
     record = Record("1", "sft", ("头痛怎么办？", "多休息，[bold]少熬夜。", "要吃药吗？", "请先就医。"))
-    encoded = encode_record(record, tokenizer, get_template("huatuo"))
+    encoded = encode_record(record, tokenizer, get_format("huatuo"))
     tokens = write_tokens(tmp_path / "tokens", {"sft": [(encoded.tokens, encoded.targets)]}, tokenizer=facts)
     mixture = tmp_path / "mixture.json"
     mixture.write_text('{"sft": {}}')

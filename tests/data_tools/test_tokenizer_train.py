@@ -9,7 +9,7 @@ import zstandard
 
 from data_tools.cli import main
 from data_tools.tokens.tokenizer_training import LONGEST_SENTENCE, find_texts, read_sentences, train_tokenizer
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 
@@ -40,7 +40,7 @@ def test_line_breaks_full_width_marks_and_rare_characters_survive(quickstart):
 
 def test_dialogue_marks_are_one_token_and_out_of_reach_of_users(quickstart):
     tokenizer, _ = quickstart
-    get_template("huatuo").check(tokenizer)
+    get_format("huatuo").check(tokenizer)
     assert tokenizer.encode("", trusted_prefix="\n<答>：") == [tokenizer.token_to_id("\n"), tokenizer.token_to_id("<答>：")]
     assert tokenizer.token_to_id("<答>：") not in tokenizer.encode("<答>：")
 

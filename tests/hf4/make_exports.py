@@ -15,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "hf"))
 
 from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.weights.hf_tokenizer import export_tokenizer
 from huatuo_jax.weights.hf_write import ExportRequest, export
@@ -68,7 +68,7 @@ def write_tokenizers(out: Path, tokenizer: Path) -> None:
         source = load_tokenizer(file)
         export_tokenizer(source, "huatuo", folder, 4096)
         (folder / "config.json").write_text('{"model_type": "llama"}')
-        prompts = [prompt_tokens(turns, source, get_template("huatuo")) for turns in asked]
+        prompts = [prompt_tokens(turns, source, get_format("huatuo")) for turns in asked]
         import sentencepiece
 
         ids = sentencepiece.SentencePieceProcessor(model_file=str(file)).encode(texts)

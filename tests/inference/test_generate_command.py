@@ -127,7 +127,7 @@ def test_a_rerun_with_other_settings_or_prompts_is_refused(model_directory, work
         ("bad.jsonl", b'{"prompt": 3}', "are strings", 1),
         ("bad.jsonl", b'{"id": "x", "prompt": "a"}\n{"id": "x", "prompt": "b"}', "line 2: id 'x' is also that of", 1),
         ("bad.jsonl", b'{"prompt": "a", "answer": "b"}', "the field 'answer' is one of the output's own", 1),
-        ("bad.jsonl", b'{"prompt": "a", "system": "b"}', "line 1: the huatuo template has no place for a system prompt", 1),
+        ("bad.jsonl", b'{"prompt": "a", "system": "b"}', "line 1: the huatuo format has no place for a system prompt", 1),
         ("bad.jsonl", b'{"prompt": "\\ud800"}', "line 1: text is not valid Unicode", 1),
         ("bad.jsonl", b'{"prompt": ' + b"[" * 100_000, "line 1: not valid JSON", 1),
         ("bad.jsonl", b'{"prompt": "a", "id": ' + b"1" * 5_000 + b"}", "line 1: not valid JSON", 1),

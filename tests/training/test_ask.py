@@ -8,7 +8,7 @@ import pytest
 from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.cli import main as huatuo
 from huatuo_jax.data.dialogue import encode_record
-from huatuo_jax.data.formats import get_template
+from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
@@ -60,7 +60,7 @@ def test_recall_compares_the_first_characters_place_by_place():
 
 
 def test_an_exercise_ends_where_the_first_answer_ends(moved_run):
-    tokenizer, template = load_tokenizer(moved_run / "tokenizer.model"), get_template("huatuo")
+    tokenizer, template = load_tokenizer(moved_run / "tokenizer.model"), get_format("huatuo")
     record = Record("1", "sft", ("甘草有什么功效？", "性味甘。", "黄芪呢？", "归经。"))
     exercise = exercise_of("sft", *encode_record(record, tokenizer, template), tokenizer)
     assert tokenizer.decode(exercise.prompt) == "<问>：甘草有什么功效？\n<答>："

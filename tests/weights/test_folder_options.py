@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from huatuo_jax.cli import main
-from huatuo_jax.data.formats import TEMPLATES
+from huatuo_jax.data.formats import FORMATS
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.inference.loading import open_model
 from huatuo_jax.weights.hf_tokenizer import TEMPLATE_FIELD
@@ -109,14 +109,14 @@ def test_a_model_without_dialogue_format_records_none(desk, tmp_path):
     export(
         write_run(tmp_path / "run", *random_model("tiny-llama2", tokenizer), tokenizer, None), tmp_path / "hf", ExportRequest()
     )
-    with pytest.raises(ConfigError, match=f"does not say its dialogue format; give it with --template: {', '.join(TEMPLATES)}"):
+    with pytest.raises(ConfigError, match=f"does not say its dialogue format; give it with --template: {', '.join(FORMATS)}"):
         open_model(tmp_path / "hf")
 
 
 @pytest.mark.parametrize(
     ("content", "error", "reason"),
     [
-        (json.dumps({TEMPLATE_FIELD: "alpaca"}), ConfigError, "no template 'alpaca'; there are huatuo"),
+        (json.dumps({TEMPLATE_FIELD: "alpaca"}), ConfigError, "no dialogue format 'alpaca'; there are huatuo"),
         (json.dumps({TEMPLATE_FIELD: 5}), ConfigError, f"{TEMPLATE_FIELD} 5, not the name of a dialogue format"),
         ("{", DataError, "tokenizer_config.json is not JSON"),
     ],

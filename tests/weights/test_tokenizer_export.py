@@ -15,7 +15,7 @@ import tokenizers
 
 from data_tools.tokens.tokenizer_training import find_texts, read_sentences, train_tokenizer
 from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.formats import TEMPLATES, get_template
+from huatuo_jax.data.formats import FORMATS, get_format
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.weights.hf_tokenizer import check_reader, export_tokenizer
@@ -133,7 +133,7 @@ def test_the_chat_template_makes_our_prompts_of_real_dialogues(template, model_f
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
     asked = questions_of(dialogues)
-    ours = [prompt_tokens(turns, tokenizer, get_template(template)) for turns in asked]
+    ours = [prompt_tokens(turns, tokenizer, get_format(template)) for turns in asked]
     theirs = [auto.apply_chat_template(messages(t), add_generation_prompt=True, return_dict=False) for t in asked]
     differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
     print(f"{model_file.name}, {template}: {len(asked) - differing} of {len(asked)} prompts equal")
@@ -172,14 +172,14 @@ def test_formats_with_marks_of_a_tokenizer_json(template, tmp_path):
         for given in ("", system["content"]):
             asked = [*([system] if given else []), *messages(turns)]
             theirs = auto.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-            assert theirs == prompt_tokens(turns, tokenizer, get_template(template), given)
+            assert theirs == prompt_tokens(turns, tokenizer, get_format(template), given)
     assert tokenizer.token_to_id({"chatml": "<|im_end|>", "llama3": "<|eot_id|>"}[template]) in ids.eos
 
 
 def test_every_dialogue_format_has_a_chat_template():
     from huatuo_jax.weights.hf_chat_template import JINJA
 
-    assert JINJA.keys() == TEMPLATES.keys()
+    assert JINJA.keys() == FORMATS.keys()
 
 
 def trained(path: Path, **options) -> Path:
@@ -247,7 +247,7 @@ def test_a_tokenizer_json_with_a_dummy_prefix_gets_the_same_prompts(shared_data,
     for turns in (["甘草？"], ["一 leading", "二。", "三"]):
         asked = messages(turns)
         theirs = auto.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-        assert theirs == prompt_tokens(turns, tokenizer, get_template("huatuo"), "")
+        assert theirs == prompt_tokens(turns, tokenizer, get_format("huatuo"), "")
 
 
 @pytest.mark.parametrize("kind", ["GPT2TokenizerFast", "GemmaTokenizer", "LlamaTokenizerFast"])

@@ -157,7 +157,7 @@ def test_bad_prompts_are_named_before_the_weights_are_loaded(
         (["--temperature", "-1"], "temperature is -1"),
         (["--stop", ""], "--stop is empty"),
         (["--batch-size", "0"], "--batch-size is 0"),
-        (["--template", "chatml"], "template chatml does not work"),
+        (["--template", "chatml"], "dialogue format chatml does not work"),
     ],
 )
 def test_impossible_options_are_refused_before_the_weights_are_loaded(

@@ -1,13 +1,19 @@
 """Every test runs on 8 fake CPU devices; third-party data beside the repository is used where it is there."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import pytest
+
+if TYPE_CHECKING:
+    from huatuo_jax.data.tokenizers import Tokenizer
+    from tests.support.golden_tokenizers import KnownIds
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -25,3 +31,38 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data is absent: {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """The file of a tokenizer by its name: "golden", "golden dummy prefix", or "baichuan2" and "llama2" where the real data is."""
+    from tests.support.golden_tokenizers import FILES
+
+    def file_of(name: str) -> Path:
+        return FILES.get(name) or request.getfixturevalue("shared_data") / "tokenizers" / f"{name}.model"
+
+    return file_of
+
+
+@pytest.fixture(scope="session", params=["golden", "baichuan2"])
+def plain_tokenizer(request: pytest.FixtureRequest, tokenizer_file: Callable[[str], Path]) -> "Tokenizer":
+    """A vocabulary without a dummy prefix, with Baichuan2's chat tokens; `known_ids` says which ids its dialogues have."""
+    from huatuo_jax.data.tokenizers import load_tokenizer
+
+    return load_tokenizer(tokenizer_file(request.param))
+
+
+@pytest.fixture(scope="session")
+def known_ids(plain_tokenizer: "Tokenizer") -> "KnownIds":
+    """Ids of `plain_tokenizer`, from which expected tokens are put together."""
+    from tests.support.golden_tokenizers import FILES, KNOWN_IDS
+
+    return KNOWN_IDS["golden" if Path(plain_tokenizer.path) == FILES["golden"] else "baichuan2"]
+
+
+@pytest.fixture(scope="session", params=["golden dummy prefix", "llama2"])
+def dummy_prefix_tokenizer(request: pytest.FixtureRequest, tokenizer_file: Callable[[str], Path]) -> "Tokenizer":
+    """A vocabulary that puts a "▁" before every text, and has neither symbols nor chat tokens."""
+    from huatuo_jax.data.tokenizers import load_tokenizer
+
+    return load_tokenizer(tokenizer_file(request.param))

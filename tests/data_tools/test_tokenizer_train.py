@@ -12,6 +12,7 @@ from data_tools.tokens.tokenizer_training import LONGEST_SENTENCE, find_texts, r
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
+from tests.support.golden_tokenizers import FILES, write_golden_tokenizers
 
 TEXT = ["感冒多休息，多喝水。", "What is a cold? Rest and drink 12 cups.", "  indented\tline"]
 
@@ -52,6 +53,13 @@ def test_the_same_text_gives_the_same_file(tmp_path, model_type):
         for name in ("a.model", "b.model")
     ]
     assert made[0].fingerprint == made[1].fingerprint
+
+
+def test_the_golden_tokenizers_come_out_as_the_repository_has_them(tmp_path):
+    """Where the training changes on purpose: `python -m tests.support.golden_tokenizers`, and the ids known of them."""
+    write_golden_tokenizers(tmp_path)
+    for file in FILES.values():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes()
 
 
 def test_plain_and_compressed_files_are_read_alike(tmp_path):

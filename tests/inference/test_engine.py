@@ -104,9 +104,9 @@ def test_bfloat16_computes_close_to_float32():
         Uncached(config, params).assert_greedy(request.prompt, answer.tokens, margin=0.5)
 
 
-@pytest.fixture(scope="module")
-def text_engine(shared_data):
-    tokenizer = load_tokenizer(shared_data / "tokenizers" / "llama2.model")
+@pytest.fixture(scope="module", params=["golden dummy prefix", "llama2"])
+def text_engine(request, tokenizer_file):
+    tokenizer = load_tokenizer(tokenizer_file(request.param))
     config, params = random_model("tiny-llama2", vocab_size=tokenizer.vocab_size)
     return Engine(config, params, (tokenizer.eos_id,), tokenizer=tokenizer, num_rows=2)
 

@@ -1,4 +1,4 @@
-"""Streams of real tokenizers: their pieces are the whole text, and never end in half a character or half a stop string."""
+"""Streams of small and real tokenizers: their pieces are the whole text, and never end in half a character or half a stop string."""
 
 import random
 
@@ -11,9 +11,9 @@ from huatuo_jax.inference.text_stream import TextStream
 TEXT = "发热39℃，咳嗽三日。Take 2 tablets (500 mg) daily. 🧑‍⚕️ 龘龘 naïve café\n下一行  two spaces"
 
 
-@pytest.fixture(scope="module", params=["baichuan2", "llama2"])
-def tokenizer(request, shared_data):
-    return load_tokenizer(shared_data / "tokenizers" / f"{request.param}.model")
+@pytest.fixture(scope="module", params=["golden", "golden dummy prefix", "baichuan2", "llama2"])
+def tokenizer(request, tokenizer_file):
+    return load_tokenizer(tokenizer_file(request.param))
 
 
 def pieces_of(tokenizer, ids, stop=()):
@@ -26,7 +26,7 @@ def test_pieces_are_the_text_and_whole_characters(tokenizer):
     pieces, stream = pieces_of(tokenizer, ids)
     assert "".join(pieces) == stream.text == tokenizer.decode(ids) == TEXT
     assert not any("�" in piece for piece in pieces)
-    # 龘 and the emoji are bytes in both vocabularies: their first bytes give nothing out.
+    # 龘 and the emoji are bytes in all vocabularies: their first bytes give nothing out.
     assert "" in pieces
 
 

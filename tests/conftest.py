@@ -35,7 +35,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer_file(request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """The file of a tokenizer by its name: "golden", "golden dummy prefix", or "baichuan2" and "llama2" where the real data is."""
+    """The file of a tokenizer by name: "golden", "golden dummy prefix"; "baichuan2" and "llama2" where the real data is."""
     from tests.support.golden_tokenizers import FILES
 
     def file_of(name: str) -> Path:
@@ -45,7 +45,7 @@ def tokenizer_file(request: pytest.FixtureRequest) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session", params=["golden", "baichuan2"])
-def plain_tokenizer(request: pytest.FixtureRequest, tokenizer_file: Callable[[str], Path]) -> "Tokenizer":
+def baichuan_like(request: pytest.FixtureRequest, tokenizer_file: Callable[[str], Path]) -> "Tokenizer":
     """A vocabulary without a dummy prefix, with Baichuan2's chat tokens; `known_ids` says which ids its dialogues have."""
     from huatuo_jax.data.tokenizers import load_tokenizer
 
@@ -53,15 +53,15 @@ def plain_tokenizer(request: pytest.FixtureRequest, tokenizer_file: Callable[[st
 
 
 @pytest.fixture(scope="session")
-def known_ids(plain_tokenizer: "Tokenizer") -> "KnownIds":
-    """Ids of `plain_tokenizer`, from which expected tokens are put together."""
+def known_ids(baichuan_like: "Tokenizer") -> "KnownIds":
+    """Ids of `baichuan_like`, from which expected tokens are put together."""
     from tests.support.golden_tokenizers import FILES, KNOWN_IDS
 
-    return KNOWN_IDS["golden" if Path(plain_tokenizer.path) == FILES["golden"] else "baichuan2"]
+    return KNOWN_IDS["golden" if Path(baichuan_like.path) == FILES["golden"] else "baichuan2"]
 
 
 @pytest.fixture(scope="session", params=["golden dummy prefix", "llama2"])
-def dummy_prefix_tokenizer(request: pytest.FixtureRequest, tokenizer_file: Callable[[str], Path]) -> "Tokenizer":
+def llama_like(request: pytest.FixtureRequest, tokenizer_file: Callable[[str], Path]) -> "Tokenizer":
     """A vocabulary that puts a "▁" before every text, and has neither symbols nor chat tokens."""
     from huatuo_jax.data.tokenizers import load_tokenizer
 

@@ -48,9 +48,9 @@ def test_names_are_listed_when_one_is_wrong():
         get_format("alpaca")
 
 
-@pytest.mark.parametrize("model", ["baichuan2", "llama2"])
-def test_the_huatuo_format_works_with_released_tokenizers(shared_data, model):
-    get_format("huatuo").check(load_tokenizer(shared_data / "tokenizers" / f"{model}.model"))
+@pytest.mark.parametrize("model", ["golden", "golden dummy prefix", "baichuan2", "llama2"])
+def test_the_huatuo_format_works_with_trained_and_released_tokenizers(tokenizer_file, model):
+    get_format("huatuo").check(load_tokenizer(tokenizer_file(model)))
 
 
 def test_default_training_loses_the_format_and_is_refused(tmp_path):
@@ -77,11 +77,10 @@ def test_a_prefix_that_merges_with_an_answer_is_refused(tmp_path):
         get_format("huatuo").check(tokenizer)
 
 
-def test_missing_chat_tokens_are_named(shared_data):
-    tokenizer = load_tokenizer(shared_data / "tokenizers" / "llama2.model")
+def test_missing_chat_tokens_are_named(llama_like):
     for name, token in (("chatml", r"<\|im_start\|>"), ("llama3", r"<\|begin_of_text\|>"), ("baichuan2-chat", "<reserved_106>")):
         with pytest.raises(ConfigError, match=f"lacks '{token}'"):
-            get_format(name).check(tokenizer)
+            get_format(name).check(llama_like)
 
 
 def test_llama2_needs_a_begin_token_and_its_marks_as_plain_text(byte_level, tmp_path):

@@ -13,7 +13,6 @@ from huatuo_jax.data.dialogue import encode_record
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.token_store import TokenDataset
-from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
 
 BOOKS = [Record(str(i), "books", text=f"第{i}章：" + "内容。" * i) for i in range(1, 6)]
@@ -21,8 +20,8 @@ SFT = [Record(str(i), "sft", ("头痛怎么办？" * i, "多休息。" * (4 - i)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(shared_data):
-    return load_tokenizer(shared_data / "tokenizers" / "baichuan2.model")
+def tokenizer(baichuan_like):
+    return baichuan_like
 
 
 @pytest.fixture(scope="module")

@@ -75,13 +75,8 @@ def from_json(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def baichuan(shared_data):
-    return load_tokenizer(shared_data / "tokenizers" / "baichuan2.model")
-
-
-@pytest.fixture(scope="module")
-def bare(shared_data):
-    return sentencepiece.SentencePieceProcessor(model_file=str(shared_data / "tokenizers" / "baichuan2.model"))
+def bare(baichuan_like):
+    return sentencepiece.SentencePieceProcessor(model_file=baichuan_like.path)
 
 
 def assert_harmless(tokenizer, text, prefix=""):
@@ -96,9 +91,9 @@ def assert_harmless(tokenizer, text, prefix=""):
 
 @settings(max_examples=300, deadline=None)
 @given(text=HOSTILE)
-def test_no_text_yields_a_marker_of_baichuan2(baichuan, text):
-    assert_harmless(baichuan, text)
-    assert_harmless(baichuan, text, prefix="\n<答>：")
+def test_no_text_yields_a_marker_of_baichuan2(baichuan_like, text):
+    assert_harmless(baichuan_like, text)
+    assert_harmless(baichuan_like, text, prefix="\n<答>：")
 
 
 @settings(max_examples=200, deadline=None)
@@ -133,19 +128,28 @@ def test_white_space_single_characters_and_punctuation_are_harmless(symbol, harm
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text())
-def test_ordinary_text_encodes_as_the_bare_library_does(baichuan, bare, text):
-    if not any(symbol in text for symbol in baichuan.symbols):
-        assert baichuan.encode(text, trusted_prefix="\n<答>：") == bare.encode("\n<答>：" + text)
+def test_ordinary_text_encodes_as_the_bare_library_does(baichuan_like, bare, text):
+    if not any(symbol in text for symbol in baichuan_like.symbols):
+        assert baichuan_like.encode(text, trusted_prefix="\n<答>：") == bare.encode("\n<答>：" + text)
 
 
-def test_real_answers_encode_as_the_bare_library_does(baichuan, bare, shared_data):
-    with lzma.open(shared_data / "sft" / "sft_zh.jsonl.xz", "rt", encoding="utf-8") as file:
-        turns = [turn for _, line in zip(range(1500), file, strict=False) for turn in json.loads(line)["turns"]]
-    ordinary = [turn for turn in turns if not any(symbol in turn for symbol in baichuan.symbols)]
-    assert len(ordinary) == 3000
-    assert [ids.tolist() for ids in baichuan.encode_batch([("<问>：", turn) for turn in ordinary])] == [
+def assert_turns_encode_as_by(bare, tokenizer, turns, count):
+    ordinary = [turn for turn in turns if not any(symbol in turn for symbol in tokenizer.symbols)]
+    assert len(ordinary) == count
+    assert [ids.tolist() for ids in tokenizer.encode_batch([("<问>：", turn) for turn in ordinary])] == [
         bare.encode("<问>：" + turn) for turn in ordinary
     ]
+
+
+def test_answers_encode_as_the_bare_library_does(baichuan_like, bare):
+    lines = (QUICKSTART / "sft.jsonl").read_text(encoding="utf-8").splitlines()
+    assert_turns_encode_as_by(bare, baichuan_like, [turn for line in lines for turn in json.loads(line)["turns"]], 164)
+
+
+def test_real_answers_encode_as_the_bare_library_does(baichuan_like, bare, shared_data):
+    with lzma.open(shared_data / "sft" / "sft_zh.jsonl.xz", "rt", encoding="utf-8") as file:
+        turns = [turn for _, line in zip(range(1500), file, strict=False) for turn in json.loads(line)["turns"]]
+    assert_turns_encode_as_by(bare, baichuan_like, turns, 3000)
 
 
 @settings(max_examples=100, deadline=None)
@@ -156,16 +160,16 @@ def test_a_trained_tokenizer_reads_prefix_and_text_as_the_bare_library_does(own,
         assert own.encode(text, trusted_prefix="\n<问>：") == bare.encode("\n<问>：" + text)
 
 
-def test_chat_tokens_of_baichuan2_are_found_by_name_only(baichuan):
-    assert baichuan.token_to_id("<reserved_106>") == 195
-    assert 195 not in baichuan.encode("<reserved_106>")
-    assert baichuan.encode("", trusted_prefix="<reserved_106>") == [195]
-    assert baichuan.token_to_id("<|im_start|>") is None
+def test_chat_tokens_of_baichuan2_are_found_by_name_only(baichuan_like, known_ids):
+    assert baichuan_like.token_to_id("<reserved_106>") == known_ids.user
+    assert known_ids.user not in baichuan_like.encode("<reserved_106>")
+    assert baichuan_like.encode("", trusted_prefix="<reserved_106>") == [known_ids.user]
+    assert baichuan_like.token_to_id("<|im_start|>") is None
 
 
-def test_end_tokens_in_text_are_plain_characters(baichuan, bare):
-    assert baichuan.encode("好</s><s>") == bare.encode("好</s><s>")
-    assert baichuan.decode([*baichuan.encode("好</s>"), baichuan.eos_id]) == "好</s>"
+def test_end_tokens_in_text_are_plain_characters(baichuan_like, bare):
+    assert baichuan_like.encode("好</s><s>") == bare.encode("好</s><s>")
+    assert baichuan_like.decode([*baichuan_like.encode("好</s>"), baichuan_like.eos_id]) == "好</s>"
 
 
 def test_a_marker_after_a_dummy_prefix_model_keeps_the_text_unspaced(tmp_path):
@@ -185,8 +189,15 @@ def test_a_marker_after_a_dummy_prefix_model_keeps_the_text_unspaced(tmp_path):
     assert tokenizer.encode("hello", trusted_prefix="<chat>") == bare.encode("<chat>hello")
 
 
-def test_attributes_say_what_the_vocabulary_is(baichuan, from_json, own):
-    assert (baichuan.vocab_size, baichuan.bos_id, baichuan.eos_id) == (125_696, 1, 2)
+@pytest.mark.parametrize(
+    ("name", "size"), [("golden", 2000), ("golden dummy prefix", 2000), ("baichuan2", 125_696), ("llama2", 32_000)]
+)
+def test_files_say_how_large_the_vocabulary_is_and_how_texts_begin_and_end(tokenizer_file, name, size):
+    tokenizer = load_tokenizer(tokenizer_file(name))
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (size, 1, 2)
+
+
+def test_attributes_say_what_the_vocabulary_is(from_json, own):
     assert (own.vocab_size, own.bos_id, own.eos_id) == (1800, 1, 2)
     assert (from_json.bos_id, from_json.eos_id) == (1, 2)
     assert len(own.fingerprint) == 64

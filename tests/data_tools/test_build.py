@@ -41,8 +41,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(shared_data) -> Path:
-    return shared_data / "tokenizers" / "baichuan2.model"
+def tokenizer(baichuan_like) -> Path:
+    return Path(baichuan_like.path)
 
 
 @pytest.fixture
@@ -105,11 +105,10 @@ def test_a_holdout_that_leaves_nothing_is_refused(tmp_path, tokenizer, capsys):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_tokenizer_that_cannot_carry_the_format_leaves_nothing(tmp_path, shared_data, small_shards, workers):
+def test_a_tokenizer_that_cannot_carry_the_format_leaves_nothing(tmp_path, llama_like, small_shards, workers):
     unified = write_unified(tmp_path / "unified", dialogues(100))
-    llama = shared_data / "tokenizers" / "llama2.model"
     with pytest.raises(ConfigError, match="dialogue format chatml does not work with"):
-        build(BuildRequest((unified,), llama, tmp_path / "tokens", dialogue_format="chatml", workers=workers))
+        build(BuildRequest((unified,), Path(llama_like.path), tmp_path / "tokens", dialogue_format="chatml", workers=workers))
     assert not (tmp_path / "tokens").exists()
 
 

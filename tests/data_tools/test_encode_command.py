@@ -10,8 +10,13 @@ from data_tools.cli import main
 
 
 @pytest.fixture(scope="module")
-def baichuan(shared_data):
-    return str(shared_data / "tokenizers" / "baichuan2.model")
+def baichuan(baichuan_like):
+    return baichuan_like.path
+
+
+@pytest.fixture(scope="module")
+def ids(known_ids):
+    return known_ids
 
 
 def printed(capsys, *options):
@@ -21,32 +26,39 @@ def printed(capsys, *options):
     return json.loads(out)
 
 
-def test_a_dialogue(baichuan, capsys):
+def test_a_dialogue(baichuan, ids, capsys):
     out = printed(capsys, "--tokenizer", baichuan, "--turns", '["你好", "好的"]')
     assert out == {
-        "tokens": [92655, 92614, 92574, 70, 16829, 5, 92655, 93140, 92574, 70, 2015, 2],
-        "targets": [-100] * 10 + [2015, 2],
+        "tokens": [*ids.ask, ids.hello, *ids.answer, ids.good, 2],
+        "targets": [-100] * (len(ids.ask) + 1 + len(ids.answer)) + [ids.good, 2],
     }
 
 
-def test_no_turns_and_an_odd_question_are_encoded(baichuan, capsys):
+def test_no_turns_and_an_odd_question_are_encoded(baichuan, ids, capsys):
     assert printed(capsys, "--tokenizer", baichuan, "--turns", "[]") == {"tokens": [2], "targets": [2]}
-    assert printed(capsys, "--tokenizer", baichuan, "--turns", '["你好"]')["targets"] == [-100] * 5 + [2]
+    assert printed(capsys, "--tokenizer", baichuan, "--turns", '["你好"]')["targets"] == [-100] * (len(ids.ask) + 1) + [2]
 
 
 def test_the_length_is_cut(baichuan, capsys):
-    assert len(printed(capsys, "--tokenizer", baichuan, "--turns", '["你好", "好的"]', "--max-len", "7")["tokens"]) == 7
+    assert len(printed(capsys, "--tokenizer", baichuan, "--turns", '["你好", "好的"]', "--max-len", "4")["tokens"]) == 4
 
 
-def test_a_system_prompt_goes_where_the_format_has_one(baichuan, capsys):
+def test_a_system_prompt_goes_where_the_format_has_one(baichuan, ids, capsys):
     options = ("--tokenizer", baichuan, "--turns", '["你好", "好的"]', "--system", "谢谢")
-    assert printed(capsys, *options, "--template", "baichuan2-chat")["tokens"] == [6137, 195, 16829, 196, 2015, 2]
+    assert printed(capsys, *options, "--template", "baichuan2-chat")["tokens"] == [
+        ids.thanks,
+        ids.user,
+        ids.hello,
+        ids.assistant,
+        ids.good,
+        2,
+    ]
     assert main(["encode", *options]) == 1
     assert "no place for a system prompt" in capsys.readouterr().err
 
 
-def test_a_passage(baichuan, capsys):
-    assert printed(capsys, "--tokenizer", baichuan, "--text", "你好") == {"tokens": [16829, 2], "targets": [16829, 2]}
+def test_a_passage(baichuan, ids, capsys):
+    assert printed(capsys, "--tokenizer", baichuan, "--text", "你好") == {"tokens": [ids.hello, 2], "targets": [ids.hello, 2]}
 
 
 @pytest.mark.parametrize(

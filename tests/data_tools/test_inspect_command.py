@@ -56,13 +56,12 @@ def test_a_second_example_is_shown_on_its_own(two_turns):
 
 
 @pytest.fixture
-def plan(tmp_path, shared_data):
+def plan(tmp_path, baichuan_like):
     from huatuo_jax.data.dialogue import encode_record
     from huatuo_jax.data.formats import get_format
     from huatuo_jax.data.record import Record
-    from huatuo_jax.data.tokenizers import load_tokenizer
 
-    tokenizer = load_tokenizer(shared_data / "tokenizers" / "baichuan2.model")
+    tokenizer = baichuan_like
     facts = {"path": tokenizer.path, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "eos_id": 2}
     record = Record("1", "sft", ("头痛怎么办？", "多休息，[bold]少熬夜。", "要吃药吗？", "请先就医。"))
     encoded = encode_record(record, tokenizer, get_format("huatuo"))
@@ -89,7 +88,7 @@ def test_a_row_that_is_not_there_is_refused(plan, tmp_path, capsys):
     assert "the plan has rows 0 to 0" in capsys.readouterr().err
 
 
-def test_another_tokenizer_is_refused(plan, tmp_path, shared_data, capsys):
-    other = str(shared_data / "tokenizers" / "llama2.model")
+def test_another_tokenizer_is_refused(plan, tmp_path, tokenizer_file, capsys):
+    other = str(tokenizer_file("golden dummy prefix"))
     assert main(["inspect", str(plan), "--tokens", str(tmp_path / "tokens"), "--tokenizer", other]) == 2
     assert "is not the tokenizer that made the tokens" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Streams of small and real tokenizers: their pieces are the whole text, and never end in half a character or half a stop string."""
+"""Streams of text: their pieces are the whole text, and never end in half a character or half a stop string."""
 
 import random
 

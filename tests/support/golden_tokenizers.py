@@ -1,14 +1,14 @@
-"""Two tokenizers of 2,000 pieces that the repository carries, so that a plain clone can check token ids; and what is known of them.
+"""Two tokenizers of 2,000 pieces that the repository carries, so that a plain clone can check token ids; and some of their ids.
 
-`tests/golden/tokenizer.model` is what `huatuo-data tokenizer train` makes: identity normalisation, no dummy prefix, the marks of the
-dialogue format as symbols, here with Baichuan2's two chat tokens beside them. `tests/golden/dummy_prefix.model` is of Llama 2's kind:
-a "▁" before every text, no symbols, marks and line breaks spelled in characters and bytes. Both learn from the texts of
-examples/quickstart and four greetings, which become one piece each: the words of the dialogues that tests work out by hand.
+`tests/golden/tokenizer.model` is what `huatuo-data tokenizer train` makes: identity normalisation, no dummy prefix, the marks of
+the dialogue format as symbols; Baichuan2's two chat tokens are further symbols. `tests/golden/dummy_prefix.model` is of Llama 2's
+kind: a "▁" before every text, no symbols, marks and line breaks spelled in characters and bytes. Both learn from the texts of
+examples/quickstart and from four greetings, the words of the dialogues that tests work out by hand: each becomes one piece.
 
     python -m tests.support.golden_tokenizers
 
-writes both again, byte for byte the same (`tests/data_tools/test_tokenizer_train.py` checks it). The ids below belong to the files.
-The fixtures of `tests/conftest.py` hand the tokenizers out, and the released ones beside them where the real data is there.
+writes both again, byte for byte the same (`tests/data_tools/test_tokenizer_train.py` checks it). The ids below belong to them.
+Fixtures of `tests/conftest.py` open these tokenizers, and the released ones beside them where the real data is.
 """
 
 import io
@@ -22,7 +22,7 @@ from data_tools.tokens.tokenizer_training import find_texts, read_sentences, tra
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"
 FILES = {"golden": GOLDEN / "tokenizer.model", "golden dummy prefix": GOLDEN / "dummy_prefix.model"}
-"""By the names that the fixtures know them by."""
+"""By the names that the fixture `tokenizer_file` takes."""
 
 VOCABULARY = 2000
 GREETINGS = ("你好", "好的", "谢谢", "再见")

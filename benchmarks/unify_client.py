@@ -56,12 +56,12 @@ async def make_calls(
     url: str, folder: Path, calls: int, in_flight: int, on_sample: list[tuple[int, float]] | None = None
 ) -> None:
     """Makes so many calls, so many at a time; samples the resident memory (MiB) twenty times."""
-    from data_tools.unify.budget import Budget, Caps
-    from data_tools.unify.client import ChatClient, ClientSettings
-    from data_tools.unify.ledger import Ledger
-    from data_tools.unify.pacing import Pacer
     from data_tools.unify.prompting import Prompts
-    from data_tools.unify.rewriting import Call
+    from huatuo_jax.chat_client.budget import Budget, Caps
+    from huatuo_jax.chat_client.calls import Call
+    from huatuo_jax.chat_client.client import ChatClient, ClientSettings
+    from huatuo_jax.chat_client.ledger import Ledger
+    from huatuo_jax.chat_client.pacing import Pacer
     from huatuo_jax.io.api_key import ApiKey
 
     prompts, numbers = Prompts(), iter(range(calls))
@@ -88,7 +88,7 @@ def resident() -> float:
 
 def measure(calls: int, in_flight: int, latency: float, memory: bool = False) -> None:
     """Runs one measurement and prints its figures; opening the connections counts, importing the client does not."""
-    import data_tools.unify.client  # noqa: F401 (seconds of a loaded machine, outside the measurement)
+    import huatuo_jax.chat_client.client  # noqa: F401 (seconds of a loaded machine, outside the measurement)
 
     cores = sorted(os.sched_getaffinity(0))
     stub = subprocess.Popen([sys.executable, "-m", "benchmarks.unify_client", "--serve", str(latency)], stdout=subprocess.PIPE)

@@ -16,7 +16,7 @@ FLOORS = (
     ("huatuo_jax.io",),
     ("huatuo_jax.config",),
     ("huatuo_jax.config_files",),
-    ("huatuo_jax.mixtures", "huatuo_jax.sharding", "huatuo_jax.data"),
+    ("huatuo_jax.mixtures", "huatuo_jax.sharding", "huatuo_jax.data", "huatuo_jax.chat_client"),
     ("huatuo_jax.models", "data_tools.records"),
     ("huatuo_jax.report", "huatuo_jax.weights"),
     ("huatuo_jax.training", "huatuo_jax.inference"),
@@ -91,7 +91,7 @@ def test_no_module_imports_itself_in_a_circle():
         visit(module, ())
 
 
-@pytest.mark.parametrize("top", ["data_tools", "huatuo_jax/data", "huatuo_jax/io"])
+@pytest.mark.parametrize("top", ["data_tools", "huatuo_jax/chat_client", "huatuo_jax/data", "huatuo_jax/io"])
 def test_the_data_side_imports_neither_jax_nor_grain(top):
     for path in (REPOSITORY / top).rglob("*.py"):
         if path.name != "loader.py":

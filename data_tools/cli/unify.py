@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _by_template(args: argparse.Namespace, console: Any) -> tuple[dict[str, Any], Any]:
-    from data_tools.unify.files import unify_files
-    from data_tools.unify.template import to_pair
+    from data_tools.unify.pairs import unify_files
+    from data_tools.unify.passages import to_pair
     from huatuo_jax.cli.console import make_progress
     from huatuo_jax.config import require
 
@@ -185,9 +185,9 @@ def _job(args: argparse.Namespace, question_only: bool) -> Any:
 
 
 def _session(args: argparse.Namespace) -> Any:
-    from data_tools.unify.budget import Caps, Prices
-    from data_tools.unify.client import ClientSettings
     from data_tools.unify.session import Session
+    from huatuo_jax.chat_client.budget import Caps, Prices
+    from huatuo_jax.chat_client.client import ClientSettings
     from huatuo_jax.config import require
 
     rate = args.requests_per_minute

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from data_tools.records.language import language_of_passage
 from data_tools.unify.coverage import PHRASES, recall
-from data_tools.unify.template import Passage, title_of
+from data_tools.unify.passages import Passage, title_of
 from huatuo_jax.errors import ConfigError
 
 JACCARD_CUT = 600

@@ -9,43 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_tools.records.language import language_of_passage
-from data_tools.unify.budget import Caps, Prices, Usage
-from data_tools.unify.prompting import Messages
+from data_tools.unify.passages import Passage
 from data_tools.unify.rewriting import Rewriting, shown_text
-from data_tools.unify.template import Passage
+from huatuo_jax.chat_client.budget import Caps, Prices, TokenRates, Usage
 
-PER_CHINESE, PER_OTHER = 1.0, 0.25
-"""Tokens per Chinese and per other character: on the high side of today's tokenizers (0.6 to 1.2, 0.2 to 0.25)."""
-PER_MESSAGE = 8
 QUESTION_TOKENS = 45
 ANSWER_SHARE = 0.8
 """Tokens of an answer per token of its passage."""
 ENOUGH = 100
 """Answers of a step in the ledger from which on they, not the assumptions, are the forecast's base."""
-
-
-@dataclass(frozen=True)
-class TokenRates:
-    """Tokens per character."""
-
-    chinese: float = PER_CHINESE
-    other: float = PER_OTHER
-
-    def tokens(self, text: str) -> float:
-        """The estimated tokens of a text."""
-        # Chinese characters take three bytes in UTF-8, nearly all others of our corpora one.
-        chinese = (len(text.encode("utf-8", "replace")) - len(text)) // 2
-        return self.chinese * chinese + self.other * (len(text) - chinese)
-
-    def usage(self, messages: Messages, limit: int, answer: str | None = None) -> Usage:
-        """The estimated usage of a call; without its answer, one as long as half its prompt."""
-        prompt = sum(PER_MESSAGE + self.tokens(message["content"]) for message in messages)
-        output = prompt / 2 if answer is None else self.tokens(answer)
-        return Usage(round(prompt), min(limit, round(output)))
-
-    def most(self, messages: Messages) -> int:
-        """More tokens than the messages can have: byte-level vocabularies need at most one a byte."""
-        return sum(2 * PER_MESSAGE + len(message["content"].encode("utf-8", "replace")) for message in messages)
 
 
 @dataclass

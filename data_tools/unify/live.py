@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from data_tools.unify.client import ChatClient
 from data_tools.unify.pipeline import RunCounts
+from huatuo_jax.chat_client.client import ChatClient
 
 REFRESH, PLAIN_INTERVAL = 0.5, 30.0
 """Seconds between two lines: on a terminal, and in a file or pipe."""

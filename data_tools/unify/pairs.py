@@ -9,8 +9,7 @@ from typing import Any
 
 from data_tools.records.importing import Progress, RejectedLog, check_inputs, check_share
 from data_tools.unify.coverage import CoverageStatistics
-from data_tools.unify.passages import read_passages
-from data_tools.unify.template import Passage
+from data_tools.unify.passages import Passage, read_passages
 from huatuo_jax.errors import ConfigError, RecordError
 from huatuo_jax.io.files import written_aside
 

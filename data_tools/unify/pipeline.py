@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.records.importing import Progress, RejectedLog, check_share
-from data_tools.unify.client import ChatClient, ClientCounts
-from data_tools.unify.faults import Failed
-from data_tools.unify.files import PairWriter, check_paths, pair_writer, rejected_path
 from data_tools.unify.forecast import Forecast
-from data_tools.unify.ledger import Ledger
-from data_tools.unify.passages import read_passages
+from data_tools.unify.pairs import PairWriter, check_paths, pair_writer, rejected_path
+from data_tools.unify.passages import Passage, read_passages
 from data_tools.unify.rewriting import UNFINISHED, Outcome, Rewriting, rewrite
-from data_tools.unify.template import Passage
+from huatuo_jax.chat_client.calls import Failed
+from huatuo_jax.chat_client.client import ChatClient, ClientCounts
+from huatuo_jax.chat_client.ledger import Ledger
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
 from huatuo_jax.io.files import written_aside
 

@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 from data_tools.records.language import LANGUAGES
+from huatuo_jax.chat_client.calls import Messages
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.io.files import sha256_json
 
@@ -19,8 +20,6 @@ FOLDER = Path(__file__).parent / "prompts"
 STEPS = {"question": {"domain", "persona", "passage"}, "answer": {"domain", "persona", "passage", "question"}}
 """The steps in order, each with the placeholders that its template may hold."""
 _SECTION = re.compile(r"^\[(system|user)\]\n", re.MULTILINE)
-
-Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)

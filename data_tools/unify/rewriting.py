@@ -4,58 +4,21 @@
 from the endpoint. Nothing else decides what becomes of a passage.
 """
 
-import functools
-import hashlib
-import json
 import re
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from data_tools.records.language import LANGUAGES, language_of_passage
 from data_tools.unify.filters import Candidate, Filters
-from data_tools.unify.prompting import Messages, Prompts
-from data_tools.unify.template import Passage
+from data_tools.unify.passages import Passage
+from data_tools.unify.prompting import Prompts
+from huatuo_jax.chat_client.calls import Answer, Call, Messages
 from huatuo_jax.config import require
 
 TOO_LONG, BLANK, UNFINISHED = "passage_too_long", "passage_blank", "unfinished"
 _THINKING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _LABEL = re.compile(r"^(问题|提问|回答|答案|Question|Answer)\s*[：:]\s*", re.IGNORECASE)
 _QUOTES = (("“", "”"), ('"', '"'), ("「", "」"))
-
-
-@dataclass(frozen=True)
-class Call:
-    """One request for a text, named by what the ledger keys it with.
-
-    Attributes:
-      passage: source and id; step: "question" or "answer"; round, attempt: from 0.
-    """
-
-    passage: str
-    step: str
-    round: int
-    attempt: int
-    messages: Messages = field(repr=False)
-
-    @functools.cached_property
-    def prompt_hash(self) -> bytes:
-        """16 bytes that stand for the messages."""
-        return hashlib.blake2b(json.dumps(self.messages, ensure_ascii=False).encode(), digest_size=16).digest()
-
-    def identity(self, model: str) -> str:
-        """A text of 32 characters, the same for every try of this call in every run."""
-        parts = (self.passage, self.step, str(self.round), str(self.attempt), self.prompt_hash.hex(), model)
-        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an endpoint answered; `finish` is its reason to end ("stop", "length", "content_filter") or "refused"."""
-
-    text: str
-    finish: str = "stop"
-    prompt_tokens: int = 0
-    output_tokens: int = 0
 
 
 @dataclass(frozen=True)

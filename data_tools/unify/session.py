@@ -12,15 +12,15 @@ from typing import Any
 from rich.console import Console
 
 from data_tools.records.importing import Progress
-from data_tools.unify.budget import Budget, Caps, Prices, Usage
-from data_tools.unify.client import ChatClient, ClientCounts, ClientSettings
 from data_tools.unify.coverage import CoverageStatistics
-from data_tools.unify.files import rejected_path
 from data_tools.unify.forecast import Forecast
-from data_tools.unify.ledger import Ledger
 from data_tools.unify.live import line, show
-from data_tools.unify.pacing import Pacer
+from data_tools.unify.pairs import rejected_path
 from data_tools.unify.pipeline import FINISHED, Job, RunCounts, begin_round, call_all, report, survey, write_all
+from huatuo_jax.chat_client.budget import Budget, Caps, Prices, Usage
+from huatuo_jax.chat_client.client import ChatClient, ClientCounts, ClientSettings
+from huatuo_jax.chat_client.ledger import Ledger
+from huatuo_jax.chat_client.pacing import Pacer
 from huatuo_jax.errors import StoppedError
 from huatuo_jax.io.api_key import ApiKey
 

@@ -3,8 +3,13 @@
 import asyncio
 from dataclasses import dataclass
 
+from huatuo_jax.chat_client.calls import Messages
 from huatuo_jax.config import require
 from huatuo_jax.errors import StoppedError
+
+PER_CHINESE, PER_OTHER = 1.0, 0.25
+"""Tokens per Chinese and per other character: on the high side of today's tokenizers (0.6 to 1.2, 0.2 to 0.25)."""
+PER_MESSAGE = 8
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,30 @@ class Usage:
 
     def __sub__(self, other: "Usage") -> "Usage":
         return Usage(self.prompt - other.prompt, self.output - other.output)
+
+
+@dataclass(frozen=True)
+class TokenRates:
+    """Tokens per character."""
+
+    chinese: float = PER_CHINESE
+    other: float = PER_OTHER
+
+    def tokens(self, text: str) -> float:
+        """The estimated tokens of a text."""
+        # Chinese characters take three bytes in UTF-8, nearly all others of our corpora one.
+        chinese = (len(text.encode("utf-8", "replace")) - len(text)) // 2
+        return self.chinese * chinese + self.other * (len(text) - chinese)
+
+    def usage(self, messages: Messages, limit: int, answer: str | None = None) -> Usage:
+        """The estimated usage of a call; without its answer, one as long as half its prompt."""
+        prompt = sum(PER_MESSAGE + self.tokens(message["content"]) for message in messages)
+        output = prompt / 2 if answer is None else self.tokens(answer)
+        return Usage(round(prompt), min(limit, round(output)))
+
+    def most(self, messages: Messages) -> int:
+        """More tokens than the messages can have: byte-level vocabularies need at most one a byte."""
+        return sum(2 * PER_MESSAGE + len(message["content"].encode("utf-8", "replace")) for message in messages)
 
 
 class Budget:

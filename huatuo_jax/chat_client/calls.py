@@ -1,14 +1,55 @@
 """A status or a body in, a usable answer or the kind of fault out: tried again, refused for good, or the end of the run."""
 
+import functools
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from data_tools.unify.pacing import retry_after
-from data_tools.unify.rewriting import Answer
+from huatuo_jax.chat_client.pacing import retry_after
 
 SHOWN = 200
 """Characters of an endpoint's error that messages quote."""
 TRANSIENT = {408, 409, 425, 429}
+
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request for a text, named by what the ledger keys it with.
+
+    Attributes:
+      passage: source and id; step: "question" or "answer"; round, attempt: from 0.
+    """
+
+    passage: str
+    step: str
+    round: int
+    attempt: int
+    messages: Messages = field(repr=False)
+
+    @functools.cached_property
+    def prompt_hash(self) -> bytes:
+        """16 bytes that stand for the messages."""
+        return hashlib.blake2b(json.dumps(self.messages, ensure_ascii=False).encode(), digest_size=16).digest()
+
+    def identity(self, model: str) -> str:
+        """A text of 32 characters, the same for every try of this call in every run."""
+        parts = (self.passage, self.step, str(self.round), str(self.attempt), self.prompt_hash.hex(), model)
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an endpoint answered; `finish` is its reason to end ("stop", "length", "content_filter") or "refused"."""
+
+    text: str
+    finish: str = "stop"
+    prompt_tokens: int = 0
+    output_tokens: int = 0
 
 
 class Fault(Exception):

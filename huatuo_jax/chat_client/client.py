@@ -17,11 +17,9 @@ import aiohttp
 import httpx2
 import openai
 
-from data_tools.unify.budget import Budget, Usage
-from data_tools.unify.faults import Failed, Refused, Retry, Stop, check_body, check_status
-from data_tools.unify.forecast import TokenRates
-from data_tools.unify.pacing import LONGEST_PAUSE, Pacer
-from data_tools.unify.rewriting import Answer, Call
+from huatuo_jax.chat_client.budget import Budget, TokenRates, Usage
+from huatuo_jax.chat_client.calls import Answer, Call, Failed, Refused, Retry, Stop, check_body, check_status
+from huatuo_jax.chat_client.pacing import LONGEST_PAUSE, Pacer
 from huatuo_jax.config import require
 from huatuo_jax.errors import HuatuoError
 from huatuo_jax.io.api_key import ApiKey

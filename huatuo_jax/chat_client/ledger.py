@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.unify.rewriting import Answer, Call
+from huatuo_jax.chat_client.calls import Answer, Call
 from huatuo_jax.errors import ConfigError, DataError
 
 APPLICATION, SCHEMA = 0x68756174, 1

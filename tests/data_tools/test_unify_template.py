@@ -7,7 +7,7 @@ import pytest
 from data_tools.cli import main
 from data_tools.records.language import language_of_passage
 from data_tools.records.unified import UnifiedDataset
-from data_tools.unify.template import ABOUT, OPENING, Passage, to_pair
+from data_tools.unify.passages import ABOUT, OPENING, Passage, to_pair
 from huatuo_jax.errors import RecordError
 
 

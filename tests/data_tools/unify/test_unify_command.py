@@ -162,7 +162,7 @@ def test_the_report_beside_the_pairs_says_how_they_were_made(unify, tmp_path):
 
 
 def test_a_full_disk_under_the_output_loses_no_answer(unify, server, rows, monkeypatch, capsys):
-    from data_tools.unify.files import PairWriter
+    from data_tools.unify.pairs import PairWriter
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -284,7 +284,7 @@ def test_a_key_that_is_a_common_word_changes_no_answer(unify, server, rows, monk
 
 
 def test_no_traceback_shows_the_key(unify, monkeypatch):
-    import data_tools.unify.client as client
+    import huatuo_jax.chat_client.client as client
 
     monkeypatch.setattr(client, "check_body", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as crash:
@@ -293,7 +293,7 @@ def test_no_traceback_shows_the_key(unify, monkeypatch):
 
 
 def test_two_runs_on_one_ledger_are_refused(unify, tmp_path, capsys):
-    from data_tools.unify.ledger import Ledger
+    from huatuo_jax.chat_client.ledger import Ledger
 
     with Ledger(tmp_path / "pairs.ledger.sqlite"):
         assert unify() == 2

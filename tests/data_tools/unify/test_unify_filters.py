@@ -4,8 +4,8 @@ import pytest
 
 from data_tools.unify.coverage import CoverageStatistics, recall, units
 from data_tools.unify.filters import DEFAULT, FAITHFUL, Candidate, Filters, Limits, choose_filters
+from data_tools.unify.passages import Passage
 from data_tools.unify.rewriting import bare_text
-from data_tools.unify.template import Passage
 from huatuo_jax.errors import ConfigError
 
 ENGLISH = Passage("1", "books", "Aspirin inhibits platelet aggregation. It is given after a myocardial infarction.")

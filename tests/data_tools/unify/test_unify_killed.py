@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import KEY
 
-from data_tools.unify.rewriting import Call
+from huatuo_jax.chat_client.calls import Call
 
 SERVER = Path(__file__).parents[2] / "support" / "fault_server.py"
 PROGRAM = "import sys; from data_tools.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -11,18 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_tools.unify.budget import Budget, Caps, Prices, Usage
-from data_tools.unify.client import ChatClient, ClientSettings
-from data_tools.unify.faults import Retry
 from data_tools.unify.filters import Filters
-from data_tools.unify.forecast import Forecast, TokenRates
-from data_tools.unify.ledger import Ledger
+from data_tools.unify.forecast import Forecast
 from data_tools.unify.live import line
-from data_tools.unify.pacing import Pacer, retry_after
+from data_tools.unify.passages import Passage
 from data_tools.unify.pipeline import RunCounts
 from data_tools.unify.prompting import FAITHFUL_CUTS, Cuts, Prompts, by_language
-from data_tools.unify.rewriting import Answer, Call, Rewriting, rewrite
-from data_tools.unify.template import Passage
+from data_tools.unify.rewriting import Rewriting, rewrite
+from huatuo_jax.chat_client.budget import Budget, Caps, Prices, TokenRates, Usage
+from huatuo_jax.chat_client.calls import Answer, Call, Retry
+from huatuo_jax.chat_client.client import ChatClient, ClientSettings
+from huatuo_jax.chat_client.ledger import Ledger
+from huatuo_jax.chat_client.pacing import Pacer, retry_after
 from huatuo_jax.errors import ConfigError, DataError, StoppedError
 from huatuo_jax.io.api_key import ApiKey, key_from_environment
 

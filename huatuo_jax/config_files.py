@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import sys
 import sysconfig
 import traceback
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -156,7 +157,7 @@ def _typed(hint: Any, value: Any) -> Any:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain values as dotted names: what a list of differences speaks of."""
+    """Nested plain values as dotted names: {"data": {"threads": 2}} → {"data.threads": 2}."""
     out: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -166,9 +167,37 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Dotted name, old and new value of every field that differs and may not differ on resume."""
-    a, b = flatten(old), flatten(new)
-    names = [n for n in sorted(a.keys() | b.keys()) if a.get(n) != b.get(n)]
-    may_differ = tuple(prefix + "." for prefix in MAY_DIFFER_ON_RESUME)
-    return [(n, a.get(n), b.get(n)) for n in names if not (n + ".").startswith(may_differ)]
+class Difference(typing.NamedTuple):
+    """A setting (dotted name) whose value is another one than before; a setting that is missing has the value None."""
+
+    name: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {_short(self.old)} → {_short(self.new)}"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], may_differ: Iterable[str] = ()) -> list[Difference]:
+    """The settings that differ between two nested mappings of plain values, sorted by name.
+
+    Everything that continues earlier work (a run, a build, a collection, an answer file) saves its settings beside its output and
+    refuses a rerun with others: this is what it names in the message.
+
+    Args:
+      may_differ: names, or the dotted prefixes of names, that are left out.
+    """
+    before, now = flatten(old), flatten(new)
+    ignored = tuple(prefix + "." for prefix in may_differ)
+    names = [name for name in sorted(before.keys() | now.keys()) if not (name + ".").startswith(ignored)]
+    return [Difference(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
+
+
+def listed(changed: Iterable[Difference]) -> str:
+    """The differences in one line of a message."""
+    return "; ".join(map(str, changed))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -27,6 +27,7 @@ from data_tools.collect.shards import InputFile, Listing, list_shards
 from data_tools.collect.stage_duplicates import DuplicatesTask, find_duplicates
 from data_tools.collect.stage_output import OutputTask, write_output
 from data_tools.collect.statistics import Statistics
+from huatuo_jax.config_files import differences, listed
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import full_disk_named, read_json, sha256_file, sha256_json, write_json, write_text
 from huatuo_jax.io.tasks import OnDone, run_tasks
@@ -249,11 +250,7 @@ def _check_settings(out: Path, settings: dict[str, Any], redo: bool) -> None:
     if redo or not path.exists():
         return
     before = read_json(path)
-    changed = [
-        f"{name}: {_shown(old)} → {_shown(new)}"
-        for part in settings
-        for name, old, new in _differences(part, before.get(part), settings[part])
-    ]
+    changed = differences(before, settings)
     if not changed:
         return
     touched = {part for part in settings if before.get(part) != settings[part]}
@@ -264,17 +261,5 @@ def _check_settings(out: Path, settings: dict[str, Any], redo: bool) -> None:
     else:
         again = "only the output would be made again"
     raise ConfigError(
-        f"{out} belongs to a run with other settings ({'; '.join(changed)}). With --redo, {again}; or give another --out"
+        f"{out} belongs to a run with other settings ({listed(changed)}). With --redo, {again}; or give another --out"
     )
-
-
-def _differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(dict.fromkeys([*old, *new]))
-        return [one for key in keys for one in _differences(f"{name}.{key}", old.get(key), new.get(key))]
-    return [] if old == new else [(name, old, new)]
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -19,6 +19,7 @@ from data_tools.records.unified import UnifiedDataset
 from data_tools.tokens.build_shard import STATISTICS, ShardBuilder, WorkerSettings, build_in_worker, read_marker, start_worker
 from data_tools.tokens.build_tasks import ShardTask, plan_shards
 from huatuo_jax.config import require
+from huatuo_jax.config_files import differences, listed
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.token_store import DATASET, SCHEMA, SPLITS
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
@@ -153,10 +154,9 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
             raise ConfigError(f"{out} is not empty and holds no token dataset; give another --out")
         return
     before = read_json(out / "build.json")
-    changed = [f"{key}: {before.get(key)} → {value}" for key, value in settings.items() if before.get(key) != value]
-    if changed:
+    if changed := differences(before, settings):
         raise ConfigError(
-            f"{out} belongs to a build with other settings ({'; '.join(changed)}); give another --out, or delete it to start over"
+            f"{out} belongs to a build with other settings ({listed(changed)}); give another --out, or delete it to start over"
         )
 
 

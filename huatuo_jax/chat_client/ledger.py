@@ -6,17 +6,17 @@ what `find` returns is durable. The key of an answer is passage, step, round, at
 
 import asyncio
 import contextlib
-import fcntl
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from huatuo_jax.chat_client.calls import Answer, Call
 from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.io.files import locked
 
 APPLICATION, SCHEMA = 0x68756174, 1
 _TABLES = """
@@ -61,23 +61,16 @@ class Ledger:
           ConfigError: another process has it open, or the file is something else.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = open(self.path.with_name(self.path.name + ".lock"), "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ConfigError(f"{self.path} is in use by another run; wait for it, or give another --ledger") from None
-        try:
-            self._reader = self._connect()
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._lock.close()
-            raise ConfigError(
-                f"{self.path} cannot be used as a ledger ({error}); if the disk is full, make room, else give another --ledger"
-            ) from None
-        except BaseException:
-            self._lock.close()
-            raise
+        busy = ConfigError(f"{self.path} is in use by another run; wait for it, or give another --ledger")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(self.path.with_name(self.path.name + ".lock"), busy))
+            try:
+                self._reader = self._connect()
+                self._prepare()
+            except sqlite3.DatabaseError as error:
+                remedy = "if the disk is full, make room, else give another --ledger"
+                raise ConfigError(f"{self.path} cannot be used as a ledger ({error}); {remedy}") from None
+            self._lock = stack.pop_all()
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._writer.start()
         return self

@@ -3,16 +3,16 @@
 `FILE.settings.json` beside it holds the settings that the answers were made with; other settings are refused.
 """
 
-import fcntl
-import json
-import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
+from huatuo_jax.config_files import differences, listed
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import read_json, write_json
+from huatuo_jax.io.files import locked, read_json, write_json
+from huatuo_jax.io.jsonl import JsonLog, read_log
 
 
 class AnswerFile:
@@ -31,44 +31,36 @@ class AnswerFile:
         """
         self.path, self._settings = path, dict(settings)
         self._beside = path.with_name(path.name + ".settings.json")
-        self._file: IO[bytes] | None = None
-        self._size = 0
+        self._log: JsonLog | None = None
         self._check_settings()
-        self._whole, self.done = self._read()
+        self._size = path.stat().st_size if path.exists() else 0
+        try:
+            self.done: dict[str, dict[str, Any]] = {answer["id"]: answer for answer in read_log(path)}
+        except (KeyError, TypeError):
+            raise DataError(f"{path} has a line that is not an answer of `huatuo generate`; correct or remove it") from None
 
     def __enter__(self) -> "AnswerFile":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab")
-        self._be_alone(self._file)
-        write_json(self._beside, self._settings)
-        self._file.truncate(self._whole)
+        busy = ConfigError(f"another process writes to {self.path}; wait for it, or choose another file")
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.path, busy))
+            if self.path.stat().st_size != self._size:  # it wrote after this one had read
+                raise busy
+            write_json(self._beside, self._settings)
+            self._log = JsonLog(self.path, durable=True)
+            stack.callback(self._log.close)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file:
-            self._file.close()
+        self._stack.close()
 
     def append(self, answer: Mapping[str, Any]) -> None:
         """Writes one answer, to the disk."""
-        if self._file is None:
+        if self._log is None:
             raise RuntimeError("append outside of the with block")
-        self._file.write((json.dumps(answer, ensure_ascii=False) + "\n").encode("utf-8"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._log.append(answer)
         self.done[answer["id"]] = dict(answer)
-
-    def _be_alone(self, file: IO[bytes]) -> None:
-        """Raises ConfigError if another process of this machine writes to the file, or did since it was read."""
-        alone = os.fstat(file.fileno()).st_size == self._size
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            alone = False
-        except OSError:
-            pass  # some network file systems have no locks
-        if not alone:
-            file.close()
-            raise ConfigError(f"another process writes to {self.path}; wait for it, or choose another file")
 
     def _check_settings(self) -> None:
         if not self.path.exists() or not self.path.stat().st_size:
@@ -77,24 +69,7 @@ class AnswerFile:
             raise ConfigError(
                 f"{self.path} exists, but not {self._beside.name} with its settings; choose another file or remove it"
             )
-        old = read_json(self._beside)
-        changed = [name for name in sorted(old.keys() | self._settings.keys()) if old.get(name) != self._settings.get(name)]
-        if changed:
-            named = "; ".join(f"{name}: {old.get(name)!r} then, {self._settings.get(name)!r} now" for name in changed)
-            raise ConfigError(f"{self.path} was made with other settings ({named}); use those, choose another file or remove it")
-
-    def _read(self) -> tuple[int, dict[str, dict[str, Any]]]:
-        """Bytes of whole lines, and the lines by id."""
-        if not self.path.exists():
-            return 0, {}
-        content = self.path.read_bytes()
-        self._size = len(content)
-        whole = content.rfind(b"\n") + 1
-        done = {}
-        for number, line in enumerate(content[:whole].splitlines(), 1):
-            try:
-                answer = json.loads(line)
-                done[answer["id"]] = answer
-            except (ValueError, KeyError, TypeError):
-                raise DataError(f"{self.path}, line {number}: not an answer of `huatuo generate`; mend or remove it") from None
-        return whole, done
+        if changed := differences(read_json(self._beside), self._settings):
+            raise ConfigError(
+                f"{self.path} was made with other settings ({listed(changed)}); use those, choose another file or remove it"
+            )

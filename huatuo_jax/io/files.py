@@ -6,6 +6,7 @@ visible by its manifest, which is written last.
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import io
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from huatuo_jax.errors import DataError
+from huatuo_jax.errors import DataError, HuatuoError
 
 PathLike = str | os.PathLike[str]
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -44,22 +45,49 @@ def written_aside(path: PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def directory_aside(target: Path) -> Iterator[Path]:
-    """Yields a new directory beside `target`, to be filled and renamed; removed if it was not.
+def directory_aside(target: Path, replace: bool = False) -> Iterator[Path]:
+    """Yields a new directory beside `target`; renamed to `target` on success, removed on any error.
 
-    Removes first what processes of this machine that are dead left there, for it may be as large as a model.
+    Removes first what dead processes of this machine left there, for it may be as large as a model.
+
+    Args:
+      replace: a directory that is at `target` goes once the new one is whole; without it, that is an OSError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         if left.is_dir() and not _is_running(left.name.split(".")[-2]):
             shutil.rmtree(left, ignore_errors=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    old = aside.with_suffix(".old")
     aside.mkdir()
     try:
         yield aside
+        if replace:
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(old)
+        aside.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        if aside.exists():
-            shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: PathLike, busy: HuatuoError) -> Iterator[None]:
+    """Holds a lock on the local file `path`, which is created if it is missing; no other process of this machine can hold it.
+
+    The kernel drops the lock when the process ends, however it ends, so a killed process leaves none behind.
+
+    Raises:
+      busy: another process holds the lock.
+    """
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:
+            pass  # Some network file systems have no locks: there two processes can only be kept apart by their users.
+        yield
 
 
 @contextlib.contextmanager

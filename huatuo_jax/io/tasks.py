@@ -1,88 +1,244 @@
-"""A function and its tasks in, each task run once out: in this process, in a pool of processes, or as Ray tasks.
+"""The one pool of resumable tasks: each task runs once, in this process, in worker processes, or as Ray tasks.
 
-A task writes its own output whole and says itself whether it is done, so an engine only has to call it; a task that was lost with
-its worker is called again. Which engine runs, and with how many workers, changes no byte of what is written.
+`data_tools.collect` and `data_tools.tokens` cut their work into tasks, one output file each, and agree with this module on
+*markers*: a task writes its output aside, renames it, and writes a small marker file last, which holds a key made of its inputs
+and settings. The caller asks `run_tasks` only for the tasks whose marker is missing or has another key. So
+
+- a task may be killed at any moment and be run again: an output without its marker counts as not written;
+- a rerun of the same command does only what is left;
+- the engine and the number of workers change no byte of what is written.
+
+A task may write the same bytes twice, but must never depend on another task of the same call.
 """
 
+import gc
 import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
 
 from huatuo_jax.errors import ConfigError, DataError
 
 ENGINES = ("processes", "ray")
 MAX_LOST = 3
+"""Pools that lost a worker (the kernel kills the largest process when memory is short) and are replaced by a new one."""
+POLL_SECONDS = 0.2
+
+T = TypeVar("T")
 OnDone = Callable[[int], None]
 
 
+def _ignore(number: int) -> None:
+    pass
+
+
 def run_tasks(
-    function: Callable[[Any], Any],
-    tasks: Sequence[Any],
-    workers: int,
+    function: Callable[[T], object],
+    tasks: Sequence[T],
+    workers: int = 1,
     engine: str = "processes",
-    on_done: OnDone = lambda i: None,
+    on_done: OnDone = _ignore,
+    on_progress: OnDone = _ignore,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
-    """Calls `function(task)` for each task, `workers` at a time.
+    """Calls `function(task)` for each task, `workers` at a time, in the order of `tasks` (put the largest first).
 
     Args:
-      function: of a module, with arguments that pickle. on_done: called with the number of each finished task, in any order.
+      function: goes to each worker once, not with each task, so it may be a method of an object that holds something large, such
+        as a loaded tokenizer. Function and tasks must pickle.
+      engine: "processes" (on this machine), or "ray" (the cluster that RAY_ADDRESS names, else this machine; `workers` is Ray's).
+      on_done: called with the number of each finished task, in any order.
+      on_progress: called with the sum of what the tasks have reported through `advance` so far (not by Ray).
+      meanwhile: called once, while the workers start; if it raises, they stop.
 
     Raises:
-      DataError: workers died more than MAX_LOST times. Whatever the function raises: the first one; finished tasks stay done.
+      ConfigError: unknown engine, or ray is not installed.
+      DataError: workers died more than MAX_LOST times.
+      Whatever a task or a callback raises: the first error. Tasks that run are interrupted, finished ones stay done.
     """
     if engine not in ENGINES:
         raise ConfigError(f"no engine is called {engine!r}; the engines are {', '.join(ENGINES)}")
     if engine == "ray":
-        _run_with_ray(function, tasks, on_done)
+        _run_with_ray(function, tasks, on_done, meanwhile)
     elif workers == 1 or len(tasks) <= 1:
+        _run_here(function, tasks, on_done, on_progress, meanwhile)
+    else:
+        _run_in_pools(function, tasks, workers, on_done, on_progress, meanwhile)
+
+
+def advance(count: int) -> None:
+    """Called by a task for every piece of its work that is done: adds `count` to what `on_progress` gets."""
+    if _advance is not None:
+        _advance(count)
+
+
+_advance: OnDone | None = None
+
+
+def _run_here(
+    function: Callable[[T], object], tasks: Sequence[T], on_done: OnDone, on_progress: OnDone, meanwhile: Callable[[], None]
+) -> None:
+    global _advance
+    total = 0
+
+    def add(count: int) -> None:
+        nonlocal total
+        total += count
+        on_progress(total)
+
+    outer, _advance = _advance, add
+    try:
+        meanwhile()
         for number, task in enumerate(tasks):
             function(task)
             on_done(number)
-    else:
-        _run_in_pools(function, tasks, workers, on_done)
+    finally:
+        _advance = outer
 
 
-def _run_in_pools(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int, on_done: OnDone) -> None:
+def _run_in_pools(
+    function: Callable[[T], object],
+    tasks: Sequence[T],
+    workers: int,
+    on_done: OnDone,
+    on_progress: OnDone,
+    meanwhile: Callable[[], None],
+) -> None:
     """A pool that lost a worker is replaced by a new one for the tasks that are left."""
     left = list(range(len(tasks)))
-    for _ in range(MAX_LOST + 1):
+    for lost in range(MAX_LOST + 1):
         try:
-            _run_in_pool(function, tasks, left, min(workers, len(left)), on_done)
+            _run_in_pool(function, tasks, left, workers, on_done, on_progress, (lambda: None) if lost else meanwhile)
             return
         except BrokenProcessPool:
             continue
     raise DataError(
-        f"worker processes died {MAX_LOST + 1} times, perhaps for want of memory; what is done is kept, and the same command "
+        f"worker processes died {MAX_LOST + 1} times, perhaps for lack of memory; what is done is kept, and the same command "
         f"continues (give fewer than --workers {workers} if it happens again)"
     )
 
 
-def _run_in_pool(function: Callable[[Any], Any], tasks: Sequence[Any], left: list[int], workers: int, on_done: OnDone) -> None:
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+def _run_in_pool(
+    function: Callable[[T], object],
+    tasks: Sequence[T],
+    left: list[int],
+    workers: int,
+    on_done: OnDone,
+    on_progress: OnDone,
+    meanwhile: Callable[[], None],
+) -> None:
+    """Runs the tasks with the numbers `left`, and takes each finished one out of that list."""
+    context = multiprocessing.get_context("fork" if _has_one_thread() else "spawn")
+    progress = context.Value("q", 0)
+    stopped, stop = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(workers, len(left)), context, _start_worker, (function, progress, stopped))
     try:
-        waiting: dict[Future[Any], int] = {pool.submit(function, tasks[number]): number for number in left}
+        waiting: dict[Future[None], int] = {pool.submit(_run_in_worker, tasks[number]): number for number in left}
+        # The threads that hand out the tasks take turns with this one: let them finish before `meanwhile` keeps it busy.
+        wait(waiting, timeout=0.01)
+        meanwhile()
         while waiting:
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            finished, _ = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            on_progress(progress.value)
+            for future in finished:
                 number = waiting.pop(future)
                 future.result()
                 left.remove(number)
                 on_done(number)
     finally:
+        stop.send_bytes(b"stop")
         pool.shutdown(cancel_futures=True)
+        stop.close()
+        stopped.close()
 
 
-def _run_with_ray(function: Callable[[Any], Any], tasks: Sequence[Any], on_done: OnDone) -> None:
-    """As Ray tasks of one CPU each, on the cluster that RAY_ADDRESS names or on this machine; a lost task is run again by Ray."""
+def _has_one_thread() -> bool:
+    """Whether a fork is safe, which starts at once and has everything loaded.
+
+    Any other thread (jax, readers of ArrayRecord, a progress bar) might hold a lock that stays locked in the copy for ever.
+    """
+    threads = Path("/proc/self/task")
+    return threads.is_dir() and len(list(threads.iterdir())) == 1
+
+
+class _Stopped(BaseException):
+    """The parent gave up: the task leaves as it would after Ctrl-C, so that what it wrote aside is removed."""
+
+
+_function: Callable[[Any], object] | None = None
+_stopped: Connection | None = None
+_is_running = False
+
+
+def _start_worker(function: Callable[[Any], object], progress: Any, stopped: Connection) -> None:
+    """Prepares a worker process: it ignores Ctrl-C (the parent stops it) and ends when its parent dies."""
+    global _function, _stopped, _advance
+
+    def add(count: int) -> None:
+        with progress.get_lock():
+            progress.value += count
+
+    _function, _stopped, _advance = function, stopped, add
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, _interrupt)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers share the cores already
+    # Next to nothing in these tasks is garbage in cycles, but looking for it takes a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(100_000)
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    """Waits for the parent to stop this worker, or to die, which a killed parent's workers would otherwise outlive."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None and _stopped is not None
+    ready = multiprocessing.connection.wait([parent.sentinel, _stopped])
+    if parent.sentinel in ready:
+        os._exit(1)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+def _interrupt(*_: object) -> None:
+    if _is_running:
+        raise _Stopped
+
+
+def _run_in_worker(task: Any) -> None:
+    global _is_running
+    assert _function is not None and _stopped is not None
+    if _stopped.poll():  # tasks that were handed out before the parent stopped
+        return
+    _is_running = True
+    try:
+        _function(task)
+    finally:
+        _is_running = False
+
+
+def _call(function: Callable[[T], object], task: T) -> None:
+    function(task)
+
+
+def _run_with_ray(function: Callable[[T], object], tasks: Sequence[T], on_done: OnDone, meanwhile: Callable[[], None]) -> None:
+    """As Ray tasks of one CPU each; a lost task is run again by Ray."""
     try:
         import ray
     except ImportError as error:
         raise ConfigError("--engine ray needs ray; pip install 'huatuo-jax[ray]'") from error
+    meanwhile()
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    remote = ray.remote(num_cpus=1, max_retries=MAX_LOST)(function)
-    numbers = {remote.remote(task): number for number, task in enumerate(tasks)}
+    remote = ray.remote(num_cpus=1, max_retries=MAX_LOST)(_call).options(name=getattr(function, "__name__", "task"))
+    shared = ray.put(function)
+    numbers = {remote.remote(shared, task): number for number, task in enumerate(tasks)}
     waiting = list(numbers)
     while waiting:
         finished, waiting = ray.wait(waiting)

@@ -1,7 +1,5 @@
 """A run directory in, its history out: logged steps, held-out losses, answers, recall and the mixing curve that was trained."""
 
-import contextlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from huatuo_jax.config import require
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import read_json
+from huatuo_jax.io.jsonl import read_log
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def read_history(run: Path, windows: int = 33) -> History:
     )
     if not (run / "metrics.jsonl").is_file():
         raise DataError(f"{run} has no metrics.jsonl: nothing was logged yet; let the run reach its first logged step")
-    lines = _whole_lines(run / "metrics.jsonl")
+    lines = read_log(run / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     if not steps:
         raise DataError(f"{run / 'metrics.jsonl'} holds no training step yet; let the run reach its first logged step")
@@ -74,15 +73,6 @@ def read_history(run: Path, windows: int = 33) -> History:
         mixing=mixing,
         mixing_note=note,
     )
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; a last line that is being written, or was cut by a kill, is left out."""
-    texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    lines = [json.loads(line) for line in texts[:-1]]
-    with contextlib.suppress(ValueError):
-        lines += [json.loads(line) for line in texts[-1:]]
-    return lines
 
 
 def in_mixture_order(config: dict[str, Any], sources: Iterable[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """Log lines in; `metrics.jsonl`, TensorBoard events and the progress line on the console out."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,50 +8,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from huatuo_jax.errors import DataError
-from huatuo_jax.io.files import PathLike, is_local, write_text
+from huatuo_jax.io.files import PathLike
+from huatuo_jax.io.jsonl import JsonLog
 
 
-class JsonLines:
-    """`metrics.jsonl`: one object a line, each step once.
+def open_metrics(path: PathLike, start_step: int) -> JsonLog:
+    """Opens `metrics.jsonl` without the lines beyond `start_step`: they belong to steps that a resumed run repeats.
 
-    Lines beyond `start_step` belong to steps that a resumed run repeats: they are dropped, and a line torn by a kill too. Object
-    stores cannot append, so there the file is rewritten by `sync`.
+    Raises:
+      DataError: a line is not a metrics object.
     """
 
-    def __init__(self, path: PathLike, start_step: int) -> None:
-        self.path = epath.Path(path)
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self._lines = [line for i, line in enumerate(lines) if self._stays(line, start_step, last=i == len(lines) - 1)]
-        write_text(path, "".join(f"{line}\n" for line in self._lines))
-        self._file = open(path, "a", encoding="utf-8") if is_local(path) else None  # noqa: SIM115
-
-    def _stays(self, line: str, start_step: int, last: bool) -> bool:
+    def is_repeated(line: Any) -> bool:
         try:
-            return json.loads(line)["step"] <= start_step
-        except (ValueError, KeyError, TypeError) as error:
-            if last:
-                return False
-            raise DataError(f"{self.path} has a line that is no metrics object: {line[:80]!r}; remove that line") from error
+            return line["step"] > start_step
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} has a line that is no metrics object: {line!r:.80}; remove that line") from error
 
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Appends one object."""
-        text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-        if self._file is None:
-            self._lines.append(text)
-            return
-        self._file.write(text + "\n")
-        self._file.flush()
-
-    def sync(self) -> None:
-        """After this the file holds every line, whatever happens to the process."""
-        if self._file is None:
-            write_text(self.path, "".join(f"{line}\n" for line in self._lines))
-
-    def close(self) -> None:
-        """Syncs and closes."""
-        self.sync()
-        if self._file is not None:
-            self._file.close()
+    return JsonLog(path, until=is_repeated)
 
 
 class RunLog:
@@ -65,7 +38,7 @@ class RunLog:
     """
 
     def __init__(self, run: PathLike, start_step: int, total_steps: int, console: Console, tensorboard: bool) -> None:
-        self.jsonl = JsonLines(epath.Path(run) / "metrics.jsonl", start_step)
+        self.jsonl = open_metrics(epath.Path(run) / "metrics.jsonl", start_step)
         self.events = _event_writer(epath.Path(run) / "tensorboard", start_step) if tensorboard else None
         self.console = console
         self.total_steps = total_steps
@@ -123,7 +96,7 @@ class RunLog:
         return (line["time"] - began) / (line["step"] - step) if line["step"] > step else line["step_seconds"] or 0.0
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self.jsonl.write(line)
+        self.jsonl.append(line)
         if self.events is not None:
             for name, value in line.items():
                 if name not in ("step", "time") and value is not None:

@@ -17,7 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from huatuo_jax.config import RunConfig
-from huatuo_jax.config_files import config_to_dict, differences
+from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, Difference, config_to_dict, differences
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
 from huatuo_jax.io.files import PathLike
 from huatuo_jax.training.saving import Checkpoints
@@ -135,15 +135,15 @@ def _newest_readable(checkpoints: Checkpoints) -> tuple[int, dict[str, Any]] | N
 
 
 def _refuse_another_run(run: PathLike, meta: Mapping[str, Any], config: RunConfig, facts: Mapping[str, Any]) -> None:
-    changed = differences(meta["config"], config_to_dict(config))
+    changed = differences(meta["config"], config_to_dict(config), MAY_DIFFER_ON_RESUME)
     for name in ("plan_hash", "total_steps"):
         if meta[name] != facts[name]:
-            changed.append((name, meta[name], facts[name]))
+            changed.append(Difference(name, meta[name], facts[name]))
     if meta["tokenizer"]["fingerprint"] != facts["tokenizer"]["fingerprint"]:
-        changed.append(("tokenizer.fingerprint", meta["tokenizer"]["fingerprint"], facts["tokenizer"]["fingerprint"]))
+        changed.append(Difference("tokenizer.fingerprint", meta["tokenizer"]["fingerprint"], facts["tokenizer"]["fingerprint"]))
     if changed:
-        lines = "\n".join(f"  {name}: {old!r} in the run, {new!r} now" for name, old, new in changed)
-        raise ConfigError(f"{run} holds another run; choose another --run, or undo these changes:\n{lines}")
+        lines = "\n".join(f"  {one}" for one in changed)
+        raise ConfigError(f"{run} holds another run; choose another --run, or undo these changes (before → now):\n{lines}")
 
 
 def _refuse_if_all_corrupt(run: PathLike) -> None:

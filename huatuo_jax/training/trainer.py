@@ -1,7 +1,6 @@
 """A `RunConfig` and a run directory in, a trained model with its metrics and checkpoints out; the same call again resumes."""
 
 import contextlib
-import fcntl
 import math
 import time
 from collections import deque
@@ -20,7 +19,7 @@ from huatuo_jax.data.rows import RowSource
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.data.tokenizers import copy_tokenizer
 from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
-from huatuo_jax.io.files import PathLike, is_local, write_json
+from huatuo_jax.io.files import PathLike, is_local, locked, write_json
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.held_out import Evaluator
 from huatuo_jax.training.metrics import Meter, eval_line, flops_per_token, peak_flops
@@ -226,12 +225,6 @@ def alone_in(run: PathLike) -> Iterator[None]:
     if jax.process_index() != 0 or not is_local(run):
         yield
         return
-    with open(epath.Path(run) / "checkpoints" / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HuatuoError(f"another process is training in {run}; wait for it, or choose another --run") from error
-        except OSError:
-            # Some network file systems have no locks; the run is not worse off than without this check.
-            pass
+    busy = HuatuoError(f"another process is training in {run}; wait for it, or choose another --run")
+    with locked(epath.Path(run) / "checkpoints" / ".lock", busy):
         yield

@@ -131,5 +131,4 @@ def write_base(out: PathLike, weights: HFWeights, params: Any, base: BaseTokeniz
             "time": time.time(),
         }
         write_checkpoint(aside / "checkpoints" / "0", 0, {"params": params}, facts)
-        aside.rename(out)
     return facts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from huatuo_jax import __version__
-from huatuo_jax.errors import DataError
+from huatuo_jax.io.jsonl import read_log
 from huatuo_jax.weights.checkpoint_source import CheckpointSource
 from huatuo_jax.weights.hf_names import Layout
 
@@ -156,7 +156,7 @@ def _figures(facts: CardFacts) -> Iterator[str]:
     if "optimizer" not in facts.source.meta["config"]:
         return
     step = facts.source.meta["step"]
-    lines = [line for line in _metrics(facts.source) if line["step"] <= step]
+    lines = [line for line in read_log(facts.source.run / "metrics.jsonl") if line["step"] <= step]
     trained = [line for line in lines if line.get("tokens") is not None]
     held_out = [line["eval_loss"] for line in lines if line.get("eval_loss") is not None]
     losses = [line["loss"] for line in trained if line.get("loss") is not None]
@@ -174,22 +174,6 @@ def _figures(facts: CardFacts) -> Iterator[str]:
     if held_out:
         yield f"| held-out loss, last | {held_out[-1]:.4f} |"
     yield ""
-
-
-def _metrics(source: CheckpointSource) -> list[dict[str, Any]]:
-    path = source.run / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    out = []
-    for number, line in enumerate(lines, 1):
-        try:
-            out.append(json.loads(line))
-        except ValueError as error:
-            # A kill may tear the last line; the run drops it when it goes on.
-            if number < len(lines):
-                raise DataError(f"{path}:{number} is no JSON ({error}); remove that line") from error
-    return out
 
 
 def _count(description: str) -> int:

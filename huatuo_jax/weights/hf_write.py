@@ -5,11 +5,9 @@ The folder is written aside and renamed when it is whole. Formats: "native" keep
 llama where that is possible for a Baichuan, else native.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -128,13 +126,12 @@ def export(
     tokenizer = source.tokenizer()
     _check_vocabulary(source.model, tokenizer.vocab_size, tokenizer.path)
     check_reader(tokenizer, layout)
-    with directory_aside(folder) as aside:
+    with directory_aside(folder, request.overwrite) as aside:
         ids = export_tokenizer(tokenizer, source.meta["template"], aside, source.model.max_length, request.inexact_tokenizer)
         _write_configs(source.model, layout, dtype, ids, aside)
         written = write_weights(source, layout, dtype, aside, request.max_shard_size, advance)
         facts = CardFacts(source, layout, dtype, request.license, request.name or folder.name, request.base_model)
         write_text(aside / "README.md", model_card(facts))
-        _reveal(aside, folder)
     return {
         "checkpoint": str(source.folder),
         "step": source.meta["step"],
@@ -161,15 +158,6 @@ def _check_vocabulary(model: ModelConfig, size: int, path: str) -> None:
         size <= model.vocab_size,
         f"{path} has {size} tokens and {model.name} only {model.vocab_size}; this is not the tokenizer of this model",
     )
-
-
-def _reveal(aside: Path, folder: Path) -> None:
-    """Renames the whole folder into place; one that it replaces goes once the new one is there."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    with suppress(FileNotFoundError):
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_configs(model: ModelConfig, layout: Layout, dtype: DTypeName, ids: SpecialIds, folder: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_rerun_with_other_settings_or_prompts_is_refused(model_directory, work
     generate(model_directory, work)
     before = (work / "answers.jsonl").read_bytes()
     assert generate(model_directory, work, "--temperature", "0.9", "--seed", "1") == 2
-    assert "(seed: 42 then, 1 now; temperature: 0.3 then, 0.9 now)" in capsys.readouterr().err
+    assert "(seed: 42 → 1; temperature: 0.3 → 0.9)" in capsys.readouterr().err
     (work / "questions.txt").write_text("\n".join(["别的", *QUESTIONS[1:]]), encoding="utf-8")
     assert generate(model_directory, work) == 2
     assert "has an answer for id '1', but to another prompt" in capsys.readouterr().err

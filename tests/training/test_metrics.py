@@ -11,7 +11,7 @@ from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import DataError
 from huatuo_jax.training.metrics import Meter, eval_line, flops_per_token, peak_flops
-from huatuo_jax.training.run_log import JsonLines, RunLog, step_text
+from huatuo_jax.training.run_log import RunLog, open_metrics, step_text
 
 SOURCES = ("books", "sft")
 TIMES = ("tokens_per_second", "step_seconds", "input_wait_seconds", "time")
@@ -128,8 +128,8 @@ def test_held_out_loss_is_per_target_token() -> None:
 def test_lines_beyond_the_resumed_step_and_a_torn_last_line_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "eval_loss": 1}\n{"step": 3}\n{"st')
-    lines = JsonLines(path, start_step=2)
-    lines.write({"step": 3, "loss": 1.0})
+    lines = open_metrics(path, start_step=2)
+    lines.append({"step": 3, "loss": 1.0})
     lines.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 2, 3]
 
@@ -137,7 +137,7 @@ def test_lines_beyond_the_resumed_step_and_a_torn_last_line_are_dropped(tmp_path
 def test_a_foreign_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('hello\n{"step": 2}\n')
     with pytest.raises(DataError, match="hello"):
-        JsonLines(tmp_path / "metrics.jsonl", start_step=2)
+        open_metrics(tmp_path / "metrics.jsonl", start_step=2)
 
 
 def test_console_tensorboard_and_file_get_the_same_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,8 +81,8 @@ def test_another_run_in_the_directory_is_refused_listing_old_and_new(finished_ru
     other = dataclasses.replace(tiny_config, seed=7, optimizer=OptimizerConfig(learning_rate=1e-3))
     with pytest.raises(ConfigError) as refused:
         run_quietly(other, finished_run)
-    assert "seed: 0 in the run, 7 now" in str(refused.value)
-    assert "optimizer.learning_rate: 0.0001 in the run, 0.001 now" in str(refused.value)
+    assert "seed: 0 → 7" in str(refused.value)
+    assert "optimizer.learning_rate: 0.0001 → 0.001" in str(refused.value)
 
 
 def test_resuming_gives_the_same_figures_bit_for_bit(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:

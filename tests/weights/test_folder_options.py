@@ -89,7 +89,7 @@ def test_answers_of_a_file_are_continued_with_the_same_options_only(desk, odd, t
     words += ["--max-new-tokens", 2, "--positions", "rope", *TOLD[4:]]
     assert huatuo(*words, "--head", "norm") == 0
     assert huatuo(*words, "--head", "linear") == 2
-    assert "head: 'norm' then, 'linear' now" in " ".join(capsys.readouterr().err.split())
+    assert 'head: "norm" → "linear"' in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_export_records_its_dialogue_format(desk, tmp_path):

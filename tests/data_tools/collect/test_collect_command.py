@@ -14,8 +14,6 @@ import pytest
 import zstandard
 
 from data_tools.cli import main as huatuo_data
-from huatuo_jax.errors import DataError
-from huatuo_jax.io.tasks import run_tasks
 
 MEDICAL = (
     "患者因反复发热、咳嗽伴胸痛入院，胸片提示肺炎，给予青霉素静脉滴注治疗，"
@@ -201,26 +199,6 @@ def test_a_worker_killed_in_mid_run_changes_no_byte(tmp_path):
     assert kill_a_worker(process, tmp_path / "killed", b"spawn_main") == 2
     assert process.wait(120) == 0
     assert output(tmp_path / "killed") == output(tmp_path / "whole")
-
-
-def die_once(folder):
-    """A task that kills its own worker the first time."""
-    if folder.name == "2" and not (folder.parent / "died").exists():
-        (folder.parent / "died").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    folder.touch()
-
-
-def die_always(folder):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_lost_worker_is_replaced_and_its_task_done_again(tmp_path):
-    done = []
-    run_tasks(die_once, [tmp_path / str(i) for i in range(6)], workers=2, on_done=done.append)
-    assert sorted(done) == list(range(6)) and all((tmp_path / str(i)).exists() for i in range(6))
-    with pytest.raises(DataError, match="worker processes died 4 times"):
-        run_tasks(die_always, [tmp_path / "a", tmp_path / "b"], workers=2)
 
 
 def test_exam_questions_leave_the_corpus_and_are_listed(tmp_path):

@@ -196,7 +196,7 @@ def test_a_worker_killed_in_mid_run_changes_no_byte(tmp_path):
     collect(raw, *settings, "--out", tmp_path / "whole")
     words = ["collect", str(raw), *settings, "--workers", "2", "--out", str(tmp_path / "killed"), "--quiet"]
     process = subprocess.Popen([sys.executable, "-c", "from data_tools.cli import main; main()", *words])
-    assert kill_a_worker(process, tmp_path / "killed", b"spawn_main") == 2
+    assert kill_a_worker(process, tmp_path / "killed", b"data_tools.cli") == 2
     assert process.wait(120) == 0
     assert output(tmp_path / "killed") == output(tmp_path / "whole")
 

@@ -34,7 +34,8 @@ def models() -> tuple[Any, Any, Any]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from huatuo_jax.weights.hf_config import read_config
-    from huatuo_jax.weights.hf_read import load_params, open_weights
+    from huatuo_jax.weights.hf_read import open_weights
+    from huatuo_jax.weights.load import load_params
 
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPE, max_position_embeddings=512, bos_token_id=None, eos_token_id=None, pad_token_id=0)

@@ -60,7 +60,8 @@ def ours_load(folder: Path) -> None:
     import jax
 
     from huatuo_jax.weights.hf_config import read_config
-    from huatuo_jax.weights.hf_read import load_params, open_weights
+    from huatuo_jax.weights.hf_read import open_weights
+    from huatuo_jax.weights.load import load_params
 
     jax.devices()
     with Watch() as watch:

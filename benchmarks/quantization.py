@@ -35,8 +35,8 @@ from huatuo_jax.inference.quantize import Quantizer, parse_quantization, stored_
 from huatuo_jax.io.files import read_json
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
-from huatuo_jax.weights.fingerprint import named_leaves
-from huatuo_jax.weights.forward import row_logits
+from huatuo_jax.weights.checkpoint import named_leaves
+from huatuo_jax.weights.compare import row_logits
 
 KINDS = ("int8", "int4:32", "int4:64", "int4:128")
 RELEASED = ("baichuan2-7b", "baichuan2-13b", "yi-34b")

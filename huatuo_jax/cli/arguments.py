@@ -7,7 +7,7 @@ from huatuo_jax.config import MeshConfig, ModelConfig, require
 
 if TYPE_CHECKING:
     from huatuo_jax.inference.sampling import Sampling
-    from huatuo_jax.weights.hf_config import Answers
+    from huatuo_jax.weights.hf_config import FolderOptions
 
 MAX_NEW_TOKENS = 1024
 TEMPERATURE, TOP_P, REPETITION_PENALTY = 0.3, 0.7, 1.1
@@ -23,10 +23,10 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def answers(args: argparse.Namespace) -> "Answers":
+def answers(args: argparse.Namespace) -> "FolderOptions":
     """What the user said of a Hugging Face folder, without what was not said."""
     said: dict[str, Any] = {"positions": args.positions, "head": args.head, "ignore": args.ignore}
-    return cast("Answers", {name: value for name, value in said.items() if value})
+    return cast("FolderOptions", {name: value for name, value in said.items() if value})
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

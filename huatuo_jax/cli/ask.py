@@ -34,20 +34,17 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.inference.ask import Asker
     from huatuo_jax.inference.recall import CHARACTERS, RECALL_TOKENS, exercises, recall, recall_per_source
     from huatuo_jax.io.files import read_json, write_json
-    from huatuo_jax.weights.hf_config import is_hf_folder
+    from huatuo_jax.weights.open import kind_of
 
     require(args.max_new_tokens >= 1, f"--max-new-tokens is {args.max_new_tokens}; it must be at least 1")
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")
-    require(not is_hf_folder(args.run), f"{args.run} is a Hugging Face folder; `huatuo chat {args.run}` and generate open it")
-    is_run = (args.run / "config.json").is_file()
+    kind = kind_of(args.run)
+    require(kind != "hf", f"{args.run} is a Hugging Face folder; `huatuo chat {args.run}` and generate open it")
     require(
-        args.run.parent.name != "checkpoints",
+        kind != "step",
         f"{args.run} is one checkpoint; `huatuo chat` and `generate` open it, ask takes the run, {args.run.parent.parent}",
     )
-    require(
-        is_run or (args.run / "checkpoints").is_dir(),
-        f"{args.run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {args.run}` makes one",
-    )
+    is_run = kind == "run"
     require(all(text.strip() for text in args.question), f"a question for {args.run} is empty; write one between the quotes")
     require(is_run or (args.question and not args.recall), f"{args.run} is a base, not a run: huatuo ask {args.run} 'QUESTION'")
     config = config_from_dict(RunConfig, read_json(args.run / "config.json")) if is_run else None

@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.sharding import make_mesh
     from huatuo_jax.weights.base import check_target, choose_tokenizer, write_base
     from huatuo_jax.weights.hf_config import read_config
-    from huatuo_jax.weights.hf_read import count_parts, load_params, open_weights
+    from huatuo_jax.weights.hf_read import count_parts, open_weights
+    from huatuo_jax.weights.load import load_params
 
     began = time.time()
     console = make_console(args.quiet)

@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.errors import DataError
     from huatuo_jax.io.files import read_json, written_aside
-    from huatuo_jax.weights.forward import check_rows, load_any, row_logits
+    from huatuo_jax.weights.compare import check_rows, row_logits
+    from huatuo_jax.weights.open import open_stored_model
 
     try:
         rows = read_json(args.tokens)
@@ -47,8 +48,10 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.tokens} is not JSON ({error}); write a list of lists of token ids") from error
     if not isinstance(rows, list):
         raise DataError(f"{args.tokens} holds {type(rows).__name__}; write a list of lists of token ids")
-    config, params = load_any(args.model, dtype=jnp.dtype(args.dtype), **answers(args))
+    model = open_stored_model(args.model, **answers(args))
+    config = model.config
     check_rows(config, rows)
+    params = model.params(dtype=jnp.dtype(args.dtype))
     console = make_console(args.quiet)
     shape = (sum(map(len, rows)), config.vocab_size)
     with written_aside(args.out) as aside, make_progress(console, "rows") as progress:

@@ -2,7 +2,7 @@
 
     quantizer = Quantizer(config, parse_quantization("int4"), jnp.bfloat16)
     quantizer.check(mesh)                                        # before anything is read
-    params = load_params(weights, mesh, convert=quantizer)       # or restore_params(…, convert=quantizer)
+    params = load_params(weights, mesh, convert=quantizer)       # or StoredModel.params(…, convert=quantizer)
     engine = Engine(quantizer.quantized_config, params, …)
 
 Weights alone are quantised, symmetrically, to the nearest integer: w ≈ q · s. The arithmetic is qwix's, and so is the array type
@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.sharding import param_shardings
-from huatuo_jax.weights.fingerprint import named_leaves
+from huatuo_jax.weights.checkpoint import named_leaves
 
 DEFAULT_GROUP = 64
 FORMS = "int8, int4 or int4:GROUP, such as int4:128"

@@ -22,10 +22,7 @@ from huatuo_jax.errors import ConfigError, DataError, HuatuoError
 from huatuo_jax.io.files import PathLike
 from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.training.step import TrainState, TrainStep
-from huatuo_jax.weights.base import tokenizer_fingerprints
-from huatuo_jax.weights.checkpoint import latest_checkpoint, read_meta, restore_params
-from huatuo_jax.weights.hf_config import is_hf_folder, read_config
-from huatuo_jax.weights.hf_read import load_params, open_weights
+from huatuo_jax.weights.open import StoredModel, open_stored_model
 
 SAME_FUNCTION = ("name", "max_length", "initializer_range", "z_loss_weight")
 """Fields of a model that may differ from those of the weights it starts from: they do not change what the weights compute."""
@@ -88,22 +85,14 @@ def load_state(
 
 def load_weights(config: RunConfig, mesh: Mesh, facts: Mapping[str, Any]) -> Any:
     """Case 3: the parameters of the run, checkpoint, base or Hugging Face folder `config.init`, in fp32."""
-    check_init(config, facts)
-    if is_hf_folder(config.init):
-        return load_params(open_weights(config.init, config.model), mesh)
-    return restore_params(config.init, mesh)[1]
+    return open_init(config, facts).params(mesh)
 
 
-def check_init(config: RunConfig, facts: Mapping[str, Any]) -> None:
-    """Raises ConfigError if the weights of `config.init` are of another model or tokenizer, DataError if there are none."""
-    if is_hf_folder(config.init):
-        theirs = config_to_dict(read_config(config.init, like=config.model))
-        their_tokenizers = tokenizer_fingerprints(config.init)
-    else:
-        folder = epath.Path(config.init)
-        meta = read_meta(latest_checkpoint(folder) if (folder / "checkpoints").exists() else folder)
-        theirs, their_tokenizers = dict(meta["config"]["model"]), [meta["tokenizer"]["fingerprint"]]
-    ours = config_to_dict(config)["model"]
+def open_init(config: RunConfig, facts: Mapping[str, Any]) -> StoredModel:
+    """Opens `config.init`; raises ConfigError if its weights are of another model or tokenizer, DataError if there are none."""
+    stored = open_stored_model(config.init, like=config.model)
+    theirs, their_tokenizers = config_to_dict(stored.config), stored.tokenizer_fingerprints()
+    ours = config_to_dict(config.model)
     lines = [
         f"model.{name}: {theirs.get(name)!r} there, {ours[name]!r} here"
         for name in ours
@@ -114,6 +103,7 @@ def check_init(config: RunConfig, facts: Mapping[str, Any]) -> None:
         lines.append(f"tokenizer: {there} there, {facts['tokenizer']['fingerprint'][:12]}… in the token dataset")
     if lines:
         raise ConfigError(f"the weights of init={config.init} do not fit this run:\n  " + "\n  ".join(lines))
+    return stored
 
 
 def without_params(state: TrainState) -> dict[str, Any]:

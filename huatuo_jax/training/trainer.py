@@ -27,7 +27,7 @@ from huatuo_jax.training.preflight import describe, open_inputs
 from huatuo_jax.training.run_log import RunLog
 from huatuo_jax.training.saving import Checkpoints, errors_said_once
 from huatuo_jax.training.signals import StopSignals
-from huatuo_jax.training.startup import check_init, decide, load_state, without_params
+from huatuo_jax.training.startup import decide, load_state, open_init, without_params
 from huatuo_jax.training.step import TrainState, build_step
 
 
@@ -61,7 +61,7 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
         console.print(f"{run} is finished: all {total_steps} steps are done")
         return {"case": start.case, "steps": total_steps}
     if start.case == "weights":
-        check_init(config, facts)
+        open_init(config, facts)
     with alone_in(run), errors_said_once(), StopSignals() as signals, out_of_memory_explained(config):
         checkpoints.remove_leftovers()
         console.print("compiling the step")

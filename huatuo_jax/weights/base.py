@@ -8,7 +8,6 @@ OUT appears when it is whole.
 """
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from huatuo_jax.errors import ConfigError, DoesNotFitError
 from huatuo_jax.io.files import PathLike, directory_aside, sha256_file
 from huatuo_jax.weights.checkpoint import write_checkpoint
 from huatuo_jax.weights.hf_read import HFWeights
-from huatuo_jax.weights.hf_tokenizer import recorded_template
+from huatuo_jax.weights.hf_tokenizer import recorded_format
+from huatuo_jax.weights.open import check_vocabulary
 
 KEPT = (
     *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -31,9 +31,6 @@ KEPT = (
 """Small files of a folder that tell what the base was. Its Python files are not among them: no remote code is carried along."""
 
 DEFAULT_TEMPLATE = "huatuo"
-
-PADDED_SHARE = 0.9
-"""Vocabularies are padded (Qwen2.5: 151,936 rows for 151,665 tokens), but not by more than a tenth."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def choose_tokenizer(path: PathLike, config: ModelConfig, template: str | None) 
     """
     tokenizer = load_tokenizer(path)
     check_vocabulary(tokenizer, config, "; give the model's own tokenizer with --tokenizer")
-    chosen = template or recorded_template(path) or DEFAULT_TEMPLATE
+    chosen = template or recorded_format(path) or DEFAULT_TEMPLATE
     try:
         get_format(chosen).check(tokenizer)
     except ConfigError as error:
@@ -69,27 +66,6 @@ def choose_tokenizer(path: PathLike, config: ModelConfig, template: str | None) 
             raise
         return BaseTokenizer(tokenizer, None, str(error))
     return BaseTokenizer(tokenizer, chosen)
-
-
-def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, remedy: str = "") -> None:
-    """Warns on stderr if the tokenizer is much smaller than the model's vocabulary; raises ConfigError if it is larger."""
-    numbers = f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens and the model's vocabulary {config.vocab_size}"
-    require(tokenizer.vocab_size <= config.vocab_size, f"{numbers}: they do not belong together{remedy}")
-    if tokenizer.vocab_size < PADDED_SHARE * config.vocab_size:
-        print(f"warning: {numbers}, more than padding explains: they may not belong together{remedy}", file=sys.stderr)
-
-
-def tokenizer_fingerprints(folder: PathLike) -> list[str]:
-    """SHA-256 of every tokenizer file of a Hugging Face folder. Raises ConfigError if there is none."""
-    root = Path(folder)
-    files = [root / "tokenizer.json", *sorted(root.glob("*.model"))]
-    found = [sha256_file(file) for file in files if file.is_file()]
-    require(
-        bool(found),
-        f"{folder} holds no tokenizer, so nothing says that the token dataset was made with the model's own; put tokenizer.model "
-        "or tokenizer.json there, or import it with `huatuo convert from-hf --tokenizer`",
-    )
-    return found
 
 
 def check_target(out: PathLike, size: int) -> None:

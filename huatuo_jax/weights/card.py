@@ -7,8 +7,8 @@ from typing import Any
 
 from huatuo_jax import __version__
 from huatuo_jax.io.jsonl import read_log
-from huatuo_jax.weights.checkpoint_source import CheckpointSource
 from huatuo_jax.weights.hf_names import Layout
+from huatuo_jax.weights.open import StoredModel
 
 PAPER = "[HuatuoGPT-II](https://arxiv.org/abs/2311.09774)"
 
@@ -24,7 +24,7 @@ class CardFacts:
       license, name, base_model: as the user gave them; "" = not told.
     """
 
-    source: CheckpointSource
+    source: StoredModel
     layout: Layout
     dtype: str
     license: str
@@ -53,7 +53,7 @@ def _front_matter(facts: CardFacts) -> Iterator[str]:
 
 
 def _head(facts: CardFacts) -> Iterator[str]:
-    model = facts.source.model
+    model = facts.source.config
     parameters = sum(_count(text) for text in facts.source.meta["fingerprints"]["params"].values())
     yield f"# {facts.name}"
     yield ""
@@ -119,7 +119,7 @@ def _recipe(facts: CardFacts) -> Iterator[str]:
     config = facts.source.meta["config"]
     if "optimizer" not in config:
         return
-    optimizer, data = config["optimizer"], config["data"]
+    optimizer, data, stored = config["optimizer"], config["data"], ", ".join(sorted(facts.source.stored_dtypes()))
     length = data["sequence_length"]
     yield "## Recipe"
     yield ""
@@ -131,7 +131,7 @@ def _recipe(facts: CardFacts) -> Iterator[str]:
     yield f"| learning rate | {optimizer['learning_rate']:g}, schedule {optimizer['schedule']}, warm-up {optimizer['warmup']:g} |"
     yield f"| gradient clipping | {optimizer['clip_norm']:g} |"
     yield f"| batch | {config['batch_size']} rows of {length:,} tokens, packing {data['packing']}, loss {config['loss']} |"
-    yield f"| precision | computed in {config['compute']['dtype']}, parameters in {', '.join(sorted(facts.source.dtypes()))} |"
+    yield f"| precision | computed in {config['compute']['dtype']}, parameters in {stored} |"
     if config.get("init"):
         yield f"| started from | `{config['init']}` |"
     yield ""
@@ -156,7 +156,7 @@ def _figures(facts: CardFacts) -> Iterator[str]:
     if "optimizer" not in facts.source.meta["config"]:
         return
     step = facts.source.meta["step"]
-    lines = [line for line in read_log(facts.source.run / "metrics.jsonl") if line["step"] <= step]
+    lines = [line for line in read_log(facts.source.root / "metrics.jsonl") if line["step"] <= step]
     trained = [line for line in lines if line.get("tokens") is not None]
     held_out = [line["eval_loss"] for line in lines if line.get("eval_loss") is not None]
     losses = [line["loss"] for line in trained if line.get("loss") is not None]

@@ -1,11 +1,21 @@
-"""Reading checkpoints: a run directory in, verified parameters and facts out; for training, inference and export alike.
+"""Checkpoints: their layout on disk, their facts, and their arrays, each verified by a fingerprint; written and read here.
 
-Layout: `RUN/checkpoints/STEP/` is an Orbax composite of `params` and `opt_state` (flat dictionaries from dotted names to arrays)
-and `meta` (JSON). Steps count consumed batches. `huatuo_jax.training.saving` writes it; inference and export read only `params`.
+    RUN/checkpoints/STEP/       an Orbax composite; STEP counts consumed batches
+        params/  opt_state/     arrays by dotted name ("layers.attention.query"); a base has no opt_state
+        meta/                   JSON: the resolved config, plan hash, tokenizer, dialogue format, fingerprints of all arrays
+
+Runs save in the background through `huatuo_jax.training.saving`, which also resumes; everything else finds a model through
+`huatuo_jax.weights.open` and reads `params` alone. Nothing here knows the model: what the arrays must be is asked by name, shape
+and dtype.
+
+Fingerprints. Orbax notices missing and truncated files, but not altered bytes. A sum modulo 2³² of the mixed bits of all elements
+notices every single altered element, and swapped ones too, because the mixing depends on the position. It depends neither on the
+sharding nor on the number of devices, so a checkpoint verifies on any mesh.
 """
 
-import sys
-from collections.abc import Callable, Mapping
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,17 +24,31 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, Sharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from huatuo_jax.config import ModelConfig
-from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, is_local
-from huatuo_jax.models.params import abstract_params
-from huatuo_jax.sharding import Convert, cast, converted, shardings_of, with_shardings
-from huatuo_jax.weights.fingerprint import describe, fingerprints, named_leaves
 
 SCHEMA = 1
+
+_BIT_TYPES = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+
+
+def absolute(path: PathLike) -> epath.Path:
+    """The path as Orbax wants it: absolute if it is local."""
+    return epath.Path(path).resolve() if is_local(path) else epath.Path(path)
+
+
+def is_complete(path: epath.Path) -> bool:
+    """Whether the save of this checkpoint came to its end."""
+    return path.exists() and ocp.utils.is_checkpoint_finalized(path)
+
+
+def complete_steps(directory: epath.Path) -> list[int]:
+    """Steps of the complete checkpoints in a directory, ascending."""
+    if not directory.exists():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and is_complete(p))
 
 
 def latest_checkpoint(run: PathLike) -> epath.Path:
@@ -38,26 +62,6 @@ def latest_checkpoint(run: PathLike) -> epath.Path:
     if not steps:
         raise DataError(f"{directory} holds no complete checkpoint; `huatuo train CONFIG.py --run {run}` writes them")
     return directory / str(steps[-1])
-
-
-def is_checkpoint(path: PathLike) -> bool:
-    """Whether a path is a run or base directory (it has checkpoints), or the folder of one of its steps."""
-    given = absolute(path)
-    return (given / "checkpoints").exists() or given.parent.name == "checkpoints"
-
-
-def locate_checkpoint(path: PathLike) -> tuple[epath.Path, epath.Path]:
-    """The run or base directory of a path, and the folder of its newest step, or of the step that the path is.
-
-    Raises:
-      DataError: the path is neither, or has no complete checkpoint.
-    """
-    given = absolute(path)
-    if (given / "checkpoints").exists():
-        return given, latest_checkpoint(given)
-    if not is_checkpoint(given):
-        raise DataError(f"{path} holds no checkpoints/ and is no step in one; give a run directory, or RUN/checkpoints/STEP")
-    return given.parent.parent, given
 
 
 def read_meta(path: PathLike) -> dict[str, Any]:
@@ -76,67 +80,6 @@ def read_meta(path: PathLike) -> dict[str, Any]:
     return meta
 
 
-def restore_params(
-    path: PathLike, placement: Mesh | Sharding | None = None, dtype: Any = jnp.float32, convert: Convert | None = None
-) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
-    """The verified parameters of a run directory's newest whole checkpoint, or of one checkpoint, without the optimizer.
-
-    A newest checkpoint of a run that is torn or altered is told of on stderr, and the one before it is read; the facts say which.
-
-    Args:
-      path: a run directory, or the folder of one step.
-      placement: a mesh (sharded by the rules of `huatuo_jax.sharding`), one sharding for all arrays, or None = the first device.
-      dtype: of the parameters; what is stored in another one is verified as stored, then cast. None = as stored.
-      convert: what is kept of each parameter instead. They are then read one by one, so that a model fits which would not whole;
-        the largest (all layers of one projection) exists once as stored.
-
-    Returns:
-      The model's config, the parameters as nested dictionaries (the tree of `huatuo_jax.models.decoder`), and the facts.
-
-    Raises:
-      DataError: there is no checkpoint, or it is torn or altered.
-    """
-    if not (absolute(path) / "checkpoints").exists():
-        return _params_of(absolute(path), placement, dtype, convert)
-    directory = latest_checkpoint(path).parent
-    *older, newest = complete_steps(directory)
-    while True:
-        try:
-            return _params_of(directory / str(newest), placement, dtype, convert)
-        except DataError as error:
-            if not older:
-                raise
-            newest = older.pop()
-            print(f"warning: {error}; reading the one before it, of step {newest}", file=sys.stderr)
-
-
-def _params_of(
-    folder: epath.Path, placement: Mesh | Sharding | None, dtype: Any, convert: Convert | None
-) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
-    meta = read_meta(folder)
-    model = config_from_dict(ModelConfig, meta["config"]["model"])
-    abstract = abstract_params(model)
-    stored = _as_stored(with_shardings(abstract, shardings_of(abstract, placement)), meta["fingerprints"]["params"])
-    if convert is not None:
-        _check_same_arrays(folder, stored, meta["fingerprints"]["params"])
-        names = named_leaves(stored)
-        kept = [converted(convert, name, read_array(folder, "params", name, leaf, meta)) for name, leaf in names.items()]
-        return model, jax.tree.unflatten(jax.tree.structure(stored), kept), meta
-    params = read_item(folder, "params", stored, meta)
-    return model, params if dtype is None else jax.tree.map(lambda array: cast(array, dtype), params), meta
-
-
-def _as_stored(abstract: Any, saved: Mapping[str, str]) -> Any:
-    """The tree with the dtypes that the fingerprints tell of; weights are stored in float32 or bfloat16."""
-
-    def stored(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        narrow = saved.get(name, "").startswith("bfloat16[")
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16 if narrow else leaf.dtype, sharding=leaf.sharding)
-
-    leaves = [stored(name, leaf) for name, leaf in named_leaves(abstract).items()]
-    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-
-
 def read_item(path: epath.Path, item: str, tree: Any, meta: Mapping[str, Any]) -> Any:
     """One item of a checkpoint in the shapes, dtypes and shardings of an abstract tree, verified by its fingerprints.
 
@@ -144,20 +87,17 @@ def read_item(path: epath.Path, item: str, tree: Any, meta: Mapping[str, Any]) -
       ConfigError: the checkpoint holds other arrays than the tree.
       DataError: it is torn or altered.
     """
-    wanted, saved = named_leaves(tree), meta["fingerprints"][item]
-    _check_same_arrays(path, tree, saved)
-    abstract = {n: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for n, leaf in wanted.items()}
+    leaves = named_leaves(tree)
+    check_same_arrays(path, leaves, meta["fingerprints"][item])
+    abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in leaves.items()}
 
     def restore() -> dict[str, jax.Array]:
         with ocp.Checkpointer(handler()) as checkpointer:
             return checkpointer.restore(path, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}))[item]
 
     arrays = agreed(path, restore)
-    found = fingerprints({name: arrays[name] for name in wanted})
-    altered = [name for name in wanted if found[name] != saved[name]]
-    if altered:
-        raise DataError(f"the checkpoint {path} is altered: the fingerprint of {item} {_some(altered)} is not the saved one")
-    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in wanted])
+    _verify(path, item, {name: arrays[name] for name in leaves}, meta)
+    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in leaves])
 
 
 def read_array(path: epath.Path, item: str, name: str, leaf: jax.ShapeDtypeStruct, meta: Mapping[str, Any]) -> jax.Array:
@@ -171,19 +111,63 @@ def read_array(path: epath.Path, item: str, name: str, leaf: jax.ShapeDtypeStruc
             return checkpointer.restore(path / item, args=arguments)[name]
 
     array = agreed(path, restore)
-    if fingerprints({name: array})[name] != meta["fingerprints"][item][name]:
-        raise DataError(f"the checkpoint {path} is altered: the fingerprint of {item} {name} is not the saved one")
+    _verify(path, item, {name: array}, meta)
     return array
 
 
-def _check_same_arrays(path: epath.Path, tree: Any, saved: Mapping[str, str]) -> None:
-    """Raises ConfigError unless the checkpoint holds the arrays of an abstract tree."""
-    wanted = {name: describe(leaf) for name, leaf in named_leaves(tree).items()}
+def read_arrays(
+    path: epath.Path, shapes: Mapping[str, tuple[int, ...]], meta: Mapping[str, Any]
+) -> Iterator[tuple[str, jax.Array]]:
+    """Every parameter by its dotted name, one at a time, as stored, verified, in host memory.
+
+    Args:
+      shapes: dotted name → shape of what the model has.
+
+    Raises:
+      ConfigError: the checkpoint holds other arrays.
+      DataError: it is torn or altered.
+    """
+    host = SingleDeviceSharding(_host())
+    leaves = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=host) for name, shape in shapes.items()}
+    leaves = as_stored(leaves, meta)
+    check_same_arrays(path, leaves, meta["fingerprints"]["params"])
+    for name, leaf in leaves.items():
+        yield name, read_array(path, "params", name, leaf, meta)
+
+
+def as_stored(leaves: Mapping[str, jax.ShapeDtypeStruct], meta: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Abstract parameters by name, in the dtypes in which a checkpoint stores them (float32 or bfloat16)."""
+    saved = meta["fingerprints"]["params"]
+    dtypes = {name: jnp.dtype(text.split("[")[0]) for name, text in saved.items()}
+    return {
+        name: jax.ShapeDtypeStruct(leaf.shape, dtypes.get(name, leaf.dtype), sharding=leaf.sharding)
+        for name, leaf in leaves.items()
+    }
+
+
+def check_same_arrays(path: epath.Path, leaves: Mapping[str, Any], saved: Mapping[str, str]) -> None:
+    """Raises ConfigError unless the fingerprints `saved` in a checkpoint are of arrays of these names, shapes and dtypes."""
+    wanted = {name: dtype_and_shape(leaf) for name, leaf in leaves.items()}
     held = {name: text.split(":")[0] for name, text in saved.items()}
     names = [n for n in sorted(wanted.keys() | held.keys()) if wanted.get(n) != held.get(n)]
     if names:
         lines = [f"{n}: {held.get(n, 'absent')} in the checkpoint, {wanted.get(n, 'absent')} in this run" for n in names]
         raise ConfigError(f"the checkpoint {path} belongs to another model or optimizer; {_some(lines)}")
+
+
+def _verify(path: epath.Path, item: str, arrays: Mapping[str, jax.Array], meta: Mapping[str, Any]) -> None:
+    saved = meta["fingerprints"][item]
+    altered = [name for name, fingerprint in fingerprints(arrays).items() if fingerprint != saved[name]]
+    if altered:
+        raise DataError(f"the checkpoint {path} is altered: the fingerprint of {item} {_some(altered)} is not the saved one")
+
+
+def _host() -> jax.Device:
+    """A CPU device; where JAX_PLATFORMS rules them out, the first device there is."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def agreed(path: epath.Path, work: Callable[[], Any]) -> Any:
@@ -234,30 +218,66 @@ def handler() -> ocp.CompositeCheckpointHandler:
     )
 
 
-def absolute(path: PathLike) -> epath.Path:
-    """The path as Orbax wants it: absolute if it is local."""
-    return epath.Path(path).resolve() if is_local(path) else epath.Path(path)
-
-
-def is_complete(path: epath.Path) -> bool:
-    """Whether the save of this checkpoint came to its end."""
-    return path.exists() and ocp.utils.is_checkpoint_finalized(path)
-
-
-def complete_steps(directory: epath.Path) -> list[int]:
-    """Steps of the complete checkpoints in a directory, ascending."""
-    if not directory.exists():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and is_complete(p))
-
-
-def _some(names: list[str]) -> str:
-    return "; ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def reason(error: BaseException) -> str:
     """The innermost cause in one line: Orbax wraps errors of its threads, and storage errors end with what the system said."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) <= 300 else text[:150] + ' … ' + text[-150:]}"
+
+
+def _some(names: list[str]) -> str:
+    return "; ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their dotted path, e.g. "layers.attention.query"; independent of the container classes."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def fingerprints(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
+    """Name → "dtype[shape]:sum", the sum as 8 hex digits. One pass over the arrays, on their devices.
+
+    All processes call it together; all get the same answer.
+    """
+    if not arrays:
+        return {}
+    # One after the other: a compiler that does not fuse the sum, as on CPU, holds the bits of one array, not of all.
+    mixed_sum = _compiled(_replicated(arrays))
+    return {name: f"{dtype_and_shape(array)}:{int(np.asarray(mixed_sum(array))):08x}" for name, array in arrays.items()}
+
+
+def dtype_and_shape(array: Any) -> str:
+    """ "dtype[shape]" of an array or of its abstract form."""
+    return f"{jnp.dtype(array.dtype).name}[{','.join(map(str, array.shape))}]"
+
+
+def _replicated(arrays: Mapping[str, jax.Array]) -> NamedSharding | None:
+    for array in arrays.values():
+        if isinstance(sharding := getattr(array, "sharding", None), NamedSharding):
+            return NamedSharding(sharding.mesh, PartitionSpec())
+    return None
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(out_sharding: NamedSharding | None) -> Any:
+    return jax.jit(_mixed_sum, out_shardings=out_sharding)
+
+
+def _mixed_sum(array: jax.Array) -> jax.Array:
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(array, _BIT_TYPES[array.dtype.itemsize]).astype(jnp.uint32)
+    index = jnp.zeros(bits.shape, jnp.uint32)
+    for axis in range(bits.ndim):
+        stride = math.prod(bits.shape[axis + 1 :]) % 2**32
+        index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride)
+    return jnp.sum(_mix(bits + index * jnp.uint32(0x9E3779B9)), dtype=jnp.uint32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """The finaliser of MurmurHash3: a bijection of 32-bit words, so one altered element always alters the sum."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

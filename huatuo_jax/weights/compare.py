@@ -1,8 +1,11 @@
-"""Two models and the same token ids in, how far their predictions differ out: the gate that every conversion must pass.
+"""Comparing two models: how far their predictions for the same token ids differ, the gate that every conversion must pass.
 
-A side is a directory of ours or a Hugging Face folder through our code, or a Hugging Face folder through transformers. The gate
-is the mean Kullback–Leibler divergence of the next-token distributions, in nats: 1e-6 in fp32, where only the order of sums may
-differ; 0.015 in bf16 (the bound that MaxText uses for conversions).
+A side is a stored model of any kind (`huatuo_jax.weights.open`) computed by our code, or a Hugging Face folder computed by
+transformers. Our logits come from the plain forward pass of training, without cache or engine, row by row; `huatuo logits` writes
+them for other programs to check.
+
+The gate is the mean Kullback–Leibler divergence of the next-token distributions, in nats: 1e-6 in fp32, where only the order of
+sums may differ; 0.015 in bf16 (the bound that MaxText uses for conversions).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from huatuo_jax.config import ModelConfig, require
-from huatuo_jax.config_files import config_from_dict
-from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
-from huatuo_jax.errors import ConfigError
-from huatuo_jax.weights.checkpoint import is_checkpoint, locate_checkpoint, read_meta
-from huatuo_jax.weights.forward import check_finite, check_rows, load_any, row_logits
-from huatuo_jax.weights.hf_config import Answers, read_config, read_config_file, refuse_answers
+from huatuo_jax.data.tokenizers import Tokenizer
+from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.models.attention import resolve_attention
+from huatuo_jax.models.decoder import split_decoder
+from huatuo_jax.weights.hf_config import FolderOptions, read_config_file
+from huatuo_jax.weights.open import StoredModel, kind_of, open_stored_model
 
 TRANSFORMERS = "transformers:"
 
@@ -33,6 +38,9 @@ BUILT_IN_TEXTS = (
     "def dose(weight_kg: float) -> float:\n    return min(15 * weight_kg, 1000)  # paracetamol, mg per dose\n",
 )
 """Chinese, English, numbers and code, written for this project."""
+
+ROW_BUCKET = 64
+"""Rows are padded to a multiple of it, so that few lengths are compiled."""
 
 Logits = Callable[[Sequence[Sequence[int]]], Iterator[np.ndarray]]
 
@@ -69,33 +77,34 @@ def compare(
     texts: Sequence[str],
     dtype: str = "float32",
     trust_remote_code: bool = False,
-    **answers: Unpack[Answers],
+    **options: Unpack[FolderOptions],
 ) -> Comparison:
     """Runs both sides on the texts, one after the other, so that one model is in memory at a time.
 
     Args:
-      a, b: a directory, or "transformers:DIR".
+      a, b: a path, or "transformers:DIR".
       texts: encoded by the tokenizer of `a`, or of `b` where `a` has none.
       dtype: of the computation on both sides.
       trust_remote_code: lets transformers run the modelling file of a native Baichuan folder.
-      answers: of `read_config`, for the Hugging Face folders among the two; positions and head for a Baichuan's.
+      options: for the Hugging Face folders among the two; positions and head for a Baichuan's.
 
     Raises:
       ConfigError: a side is no model, the vocabularies differ, a text is longer than the context.
       DataError: a logit is NaN or infinite.
     """
-    if all(is_checkpoint(_folder(side)) for side in (a, b)):
-        refuse_answers(f"{a} like {b}", answers)
-    config, other = _config(a, answers), _config(b, answers)
+    one, other = (_open(side, options) for side in (a, b))
+    if "hf" not in (one.kind, other.kind):
+        open_stored_model(one.path, **options)  # refuses options, which neither side has a use for
     require(
-        config.vocab_size == other.vocab_size,
-        f"{a} has a vocabulary of {config.vocab_size} and {b} of {other.vocab_size}: they are not the same model",
+        one.config.vocab_size == other.config.vocab_size,
+        f"{a} has a vocabulary of {one.config.vocab_size} and {b} of {other.config.vocab_size}: they are not the same model",
     )
-    rows = [row for row in _encode(_tokenizer(a, b), texts) if row]
-    for side in (config, other):
-        check_rows(side, rows)
-    reference = list(_side(a, dtype, trust_remote_code, answers)(rows))
-    return measure(reference, _side(b, dtype, trust_remote_code, answers)(rows), KL_GATE[dtype])
+    tokenizer = _tokenizer(one, other)
+    rows = [row for row in ([int(i) for i in tokenizer.encode(text)] for text in texts) if row]
+    for model in (one, other):
+        check_rows(model.config, rows)
+    reference = list(_logits(a, one, dtype, trust_remote_code)(rows))
+    return measure(reference, _logits(b, other, dtype, trust_remote_code)(rows), KL_GATE[dtype])
 
 
 def measure(reference: Sequence[np.ndarray], other: Iterator[np.ndarray], gate: float) -> Comparison:
@@ -125,48 +134,33 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
-def _folder(side: str) -> Path:
-    return Path(side.removeprefix(TRANSFORMERS))
+def _open(side: str, options: FolderOptions) -> StoredModel:
+    """One side with the options that are meant for it: one may be the llama export of the other, which has no NormHead."""
+    path = Path(side.removeprefix(TRANSFORMERS))
+    require(path.is_dir(), f"{side}: there is no directory {path}")
+    if kind_of(path) != "hf":
+        require(side == str(path), f"{side}: transformers cannot read a checkpoint of ours; export it first")
+        return open_stored_model(path)
+    if read_config_file(path)["model_type"] != "baichuan":
+        options = {"ignore": options.get("ignore", ())}
+    return open_stored_model(path, **options)
 
 
-def _of_folder(folder: Path, answers: Answers) -> Answers:
-    """What of the answers is said of this side: one may be the llama export of the other, whose head was a NormHead."""
-    if is_checkpoint(folder):
-        return {}
-    if read_config_file(folder).get("model_type") == "baichuan":
-        return answers
-    return {"ignore": answers.get("ignore", ())}
-
-
-def _config(side: str, answers: Answers) -> ModelConfig:
-    folder = _folder(side)
-    require(folder.is_dir(), f"{side}: there is no directory {folder}")
-    if not is_checkpoint(folder):
-        return read_config(folder, **_of_folder(folder, answers))
-    require(not side.startswith(TRANSFORMERS), f"{side}: transformers cannot read a checkpoint of ours; export it first")
-    return config_from_dict(ModelConfig, read_meta(locate_checkpoint(folder)[1])["config"]["model"])
-
-
-def _tokenizer(*sides: str) -> Tokenizer:
+def _tokenizer(*models: StoredModel) -> Tokenizer:
     reasons = []
-    for side in sides:
-        folder = _folder(side)
+    for model in models:
         try:
-            return load_tokenizer(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
+            return model.tokenizer()
         except ConfigError as error:
             reasons.append(str(error))
     raise ConfigError("neither side has a tokenizer to encode the text with: " + "; ".join(reasons))
 
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    return [[int(i) for i in tokenizer.encode(text)] for text in texts]
-
-
-def _side(side: str, dtype: str, trust_remote_code: bool, answers: Answers) -> Logits:
+def _logits(side: str, model: StoredModel, dtype: str, trust_remote_code: bool) -> Logits:
     if side.startswith(TRANSFORMERS):
-        return _through_transformers(_folder(side), dtype, trust_remote_code)
-    config, params = load_any(_folder(side), dtype=jnp.dtype(dtype), **_of_folder(_folder(side), answers))
-    return lambda rows: row_logits(config, params, rows, jnp.dtype(dtype))
+        return _through_transformers(Path(model.path), dtype, trust_remote_code)
+    params = model.params(dtype=jnp.dtype(dtype))
+    return lambda rows: row_logits(model.config, params, rows, jnp.dtype(dtype))
 
 
 def _through_transformers(folder: Path, dtype: str, trust_remote_code: bool) -> Logits:
@@ -194,3 +188,63 @@ def _through_transformers(folder: Path, dtype: str, trust_remote_code: bool) -> 
             yield found
 
     return logits
+
+
+def check_rows(config: ModelConfig, rows: Sequence[Sequence[int]]) -> None:
+    """Raises ConfigError unless every row is a list of at least one id of the vocabulary and fits the context."""
+    require(len(rows) > 0, "there are no rows of tokens; give at least one")
+    for index, row in enumerate(rows):
+        whole = isinstance(row, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in row)
+        require(whole and len(row) > 0, f"row {index} is not a list of token ids with at least one of them")
+        require(
+            min(row) >= 0 and max(row) < config.vocab_size,
+            f"row {index} has a token id outside 0…{config.vocab_size - 1}, the vocabulary of {config.name}",
+        )
+        require(
+            len(row) <= config.max_length,
+            f"row {index} has {len(row)} tokens, above the context of {config.name}, {config.max_length}; cut it",
+        )
+
+
+def row_logits(config: ModelConfig, params: Any, rows: Sequence[Sequence[int]], dtype: Any = jnp.float32) -> Iterator[np.ndarray]:
+    """fp32 logits [tokens, vocabulary] of each row alone.
+
+    Args:
+      rows: token ids; checked as `check_rows` does.
+      dtype: of activations and matrix products.
+
+    Raises:
+      DataError: as `check_finite`.
+    """
+    check_rows(config, rows)
+    attention = resolve_attention("auto", config, jax.default_backend())
+    forward = _compiled(split_decoder(config), jnp.dtype(dtype), attention)
+    for index, row in enumerate(rows):
+        length = -(-len(row) // ROW_BUCKET) * ROW_BUCKET
+        tokens, segments = np.zeros((2, 1, length), np.int32)
+        tokens[0, : len(row)], segments[0, : len(row)] = row, 1
+        logits = np.asarray(forward(params, tokens, segments))[0, : len(row)]
+        check_finite(logits, index, config.name)
+        yield logits
+
+
+def check_finite(logits: np.ndarray, row: int, model: str) -> None:
+    """Raises DataError, which names the first such position, if a logit [tokens, vocabulary] is NaN or infinite."""
+    finite = np.isfinite(logits).all(axis=-1)
+    if finite.all():
+        return
+    position = int(finite.argmin())
+    bad = int((~np.isfinite(logits[position])).sum())
+    raise DataError(
+        f"row {row}, position {position}: {bad} of the {logits.shape[-1]} logits of {model} are NaN or infinite; its weights are "
+        "broken or too large: take an earlier checkpoint, or fetch the folder again"
+    )
+
+
+def _compiled(graphdef: nnx.GraphDef[Any], dtype: Any, attention: str) -> Any:
+    def forward(params: Any, tokens: jax.Array, segments: jax.Array) -> jax.Array:
+        decoder = nnx.merge(graphdef, params)
+        positions = jnp.arange(tokens.shape[1])[None]
+        return decoder.logits(decoder(tokens, positions, segments, dtype=dtype, attention=attention))
+
+    return jax.jit(forward)

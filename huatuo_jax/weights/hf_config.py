@@ -27,8 +27,13 @@ Positions = Literal["rope", "alibi"]
 Head = Literal["linear", "norm"]
 
 
-class Answers(TypedDict, total=False):
-    """What a user says of a folder whose config.json leaves it open; see `read_config`."""
+class FolderOptions(TypedDict, total=False):
+    """What a user may have to say of a Hugging Face folder, on the command line `--positions`, `--head` and `--ignore`.
+
+    Attributes:
+      positions, head: where the config.json of a Baichuan leaves them open; a value that contradicts it is refused.
+      ignore: unknown fields of config.json that do not change the model.
+    """
 
     positions: Positions | None
     head: Head | None
@@ -123,12 +128,6 @@ def read_config(
         z_loss_weight=_or_default(values, "z_loss_weight", 0.0),
         initializer_range=_or_default(values, "initializer_range", 0.02),
     )
-
-
-def refuse_answers(path: PathLike, answers: Answers) -> None:
-    """Raises ConfigError if anything is answered of `path`, a checkpoint of ours, which leaves nothing open."""
-    given = ", ".join(f"--{name}" for name, value in answers.items() if value)
-    require(not given, f"{path} is a checkpoint, which says all of its model; leave out {given}")
 
 
 def is_hf_folder(path: PathLike) -> bool:

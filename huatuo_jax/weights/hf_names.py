@@ -159,6 +159,12 @@ def table(config: ModelConfig, layout: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Dotted name → shape of every parameter of the model, layers stacked; what `abstract_params` says, without the decoder."""
+    rows = table(config, native_layout(config))
+    return {row.ours: ((config.num_layers,) if row.per_layer else ()) + row.shape for row in rows}
+
+
 def tensors(config: ModelConfig, layout: str) -> dict[str, tuple[Row, ...]]:
     """Every tensor of a folder by its full name, in order, with the rows that make it up (three for W_pack), in order."""
     rows = table(config, layout)

@@ -49,7 +49,7 @@ class SpecialIds:
         return self.eos[0] if len(self.eos) == 1 else list(self.eos)
 
 
-def recorded_template(folder: PathLike) -> str:
+def recorded_format(folder: PathLike) -> str:
     """The dialogue format that an exported folder records; "" where none is recorded.
 
     Raises:

@@ -16,10 +16,10 @@ from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.io.files import PathLike, directory_aside, write_json, write_text
 from huatuo_jax.weights.card import CardFacts, model_card
-from huatuo_jax.weights.checkpoint_source import CheckpointSource
 from huatuo_jax.weights.hf_config import write_config
 from huatuo_jax.weights.hf_names import Layout, check_layout, native_layout
 from huatuo_jax.weights.hf_tokenizer import SpecialIds, check_reader, export_tokenizer
+from huatuo_jax.weights.open import StoredModel, open_stored_model
 from huatuo_jax.weights.save_weights import DTYPES, DTypeName, write_weights
 
 IMPORTED_NAMES: dict[str, DTypeName] = {
@@ -58,7 +58,7 @@ class ExportRequest:
     """What to write and how.
 
     Attributes:
-      format, dtype: see `choose_layout` and `choose_dtype`.
+      format, dtype: see `choose_layout` and `export_dtype`.
       license: identifier on the card, or "other". name: of the model, on the card. base_model: what it was adapted from.
       max_shard_size: bytes. overwrite: an export that is there is replaced.
       inexact_tokenizer: also where `tokenizer.json` cannot give every text the same ids as the SentencePiece model.
@@ -93,7 +93,7 @@ def choose_layout(model: ModelConfig, format: str) -> Layout:
     return "llama"
 
 
-def choose_dtype(source: CheckpointSource, dtype: str) -> DTypeName:
+def export_dtype(source: StoredModel, dtype: str) -> DTypeName:
     """ "auto" is the dtype in which a run computed, and that of the folder from which a base was converted."""
     require(dtype in (*DTYPES, "auto"), f"--dtype {dtype}: choose one of {', '.join(DTYPES)}, auto")
     if dtype != "auto":
@@ -121,19 +121,19 @@ def export(
     started = time.perf_counter()
     _check_target(folder, request.overwrite)
     require(bool(request.license.strip()), "--license is empty; give an identifier, or other")
-    source = CheckpointSource.open(checkpoint)
-    layout, dtype = choose_layout(source.model, request.format), choose_dtype(source, request.dtype)
+    source = open_stored_model(checkpoint)
+    require(source.kind != "hf", f"{checkpoint} is a Hugging Face folder already; import it with `huatuo convert from-hf` first")
+    layout, dtype = choose_layout(source.config, request.format), export_dtype(source, request.dtype)
     tokenizer = source.tokenizer()
-    _check_vocabulary(source.model, tokenizer.vocab_size, tokenizer.path)
     check_reader(tokenizer, layout)
     with directory_aside(folder, request.overwrite) as aside:
-        ids = export_tokenizer(tokenizer, source.meta["template"], aside, source.model.max_length, request.inexact_tokenizer)
-        _write_configs(source.model, layout, dtype, ids, aside)
+        ids = export_tokenizer(tokenizer, source.meta["template"], aside, source.config.max_length, request.inexact_tokenizer)
+        _write_configs(source.config, layout, dtype, ids, aside)
         written = write_weights(source, layout, dtype, aside, request.max_shard_size, advance)
         facts = CardFacts(source, layout, dtype, request.license, request.name or folder.name, request.base_model)
         write_text(aside / "README.md", model_card(facts))
     return {
-        "checkpoint": str(source.folder),
+        "checkpoint": str(source.checkpoint),
         "step": source.meta["step"],
         "folder": str(folder),
         "layout": layout,
@@ -153,11 +153,6 @@ def _check_target(folder: Path, overwrite: bool) -> None:
     )
 
 
-def _check_vocabulary(model: ModelConfig, size: int, path: str) -> None:
-    require(
-        size <= model.vocab_size,
-        f"{path} has {size} tokens and {model.name} only {model.vocab_size}; this is not the tokenizer of this model",
-    )
 
 
 def _write_configs(model: ModelConfig, layout: Layout, dtype: DTypeName, ids: SpecialIds, folder: Path) -> None:

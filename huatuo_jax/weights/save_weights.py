@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from huatuo_jax.errors import DataError, DoesNotFitError
-from huatuo_jax.weights.checkpoint_source import CheckpointSource
 from huatuo_jax.weights.hf_names import Layout, Row, tensors
+from huatuo_jax.weights.open import StoredModel
 from huatuo_jax.weights.safetensors_writer import SafetensorsWriter
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
@@ -32,7 +32,7 @@ class Written(NamedTuple):
 
 
 def write_weights(
-    source: CheckpointSource,
+    source: StoredModel,
     layout: Layout,
     dtype: DTypeName,
     folder: Path,
@@ -48,7 +48,7 @@ def write_weights(
       DataError: a weight is NaN or infinite, or would be in `dtype`; the tensor is named.
       DoesNotFitError: the disk has no room for them.
     """
-    theirs = tensors(source.model, layout)
+    theirs = tensors(source.config, layout)
     parts: dict[str, list[Row]] = {}
     for rows in theirs.values():
         for row in rows:
@@ -62,7 +62,7 @@ def write_weights(
     written = 0
     with SafetensorsWriter(folder, shapes, DTYPES[dtype], max_shard_size) as writer:
         for ours, array in source.arrays():
-            bake = ours == "head" and source.model.head == "norm" and layout != "baichuan"
+            bake = ours == "head" and source.config.head == "norm" and layout != "baichuan"
             for row in parts[ours]:
                 convert = _convert(row.axes, row.their_shape[1:], row.per_layer, dtype, bake)
                 part, sound = convert(array, np.int32(row.layer or 0))

@@ -14,7 +14,8 @@ from huatuo_jax.cli import main as huatuo
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.inference.answer_file import AnswerFile
 from huatuo_jax.inference.loading import Model
-from huatuo_jax.weights.checkpoint import restore_params, write_checkpoint
+from huatuo_jax.weights.checkpoint import write_checkpoint
+from huatuo_jax.weights.open import open_stored_model
 
 QUESTIONS = ["甘草有什么功效？", "黄芪归经？", "当归性味？", "人参有什么功效？", "甘"]
 
@@ -189,7 +190,8 @@ def test_a_stop_string_is_not_in_the_answer(model_directory, work):
 
 def test_answers_say_which_weights_gave_them_even_if_the_newest_checkpoint_is_damaged(model_directory, work, capsys):
     run = shutil.copytree(model_directory, work / "run")
-    _, params, meta = restore_params(run)
+    stored = open_stored_model(run)
+    params, meta = stored.params(), stored.meta
     write_checkpoint(run / "checkpoints" / "4", 4, {"params": params}, meta | {"step": 4})
     for file in (run / "checkpoints" / "4" / "params").rglob("*"):
         if file.is_file():

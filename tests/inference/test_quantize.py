@@ -24,10 +24,11 @@ from huatuo_jax.models.matmul import matmul
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh, param_shardings
-from huatuo_jax.weights import checkpoint, hf_read
+from huatuo_jax.weights import checkpoint, hf_read, load
+from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.compare import KL_GATE
-from huatuo_jax.weights.fingerprint import named_leaves
 from huatuo_jax.weights.hf_names import native_layout, tensors, their_tensor
+from huatuo_jax.weights.open import open_stored_model
 from tests.support.random_models import Uncached, random_model
 
 KINDS = ["int8", "int4:8", "int4:32"]
@@ -210,7 +211,7 @@ def test_a_folder_read_onto_a_mesh_holds_and_answers_the_same(tmp_path):
     weights, mesh = write_hf_folder(tmp_path / "hf", config, params), make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     quantizer = quantizer_of(config, "int4:8")
     quantizer.check(mesh)
-    sharded = hf_read.load_params(weights, mesh, convert=quantizer)
+    sharded = load.load_params(weights, mesh, convert=quantizer)
     linear_config, single = quantized("tiny-baichuan2-7b", "int4:8")
     assert_same_and_sharded(sharded, single, config, mesh)
     plain = Uncached(linear_config, values(single))
@@ -222,7 +223,7 @@ def test_a_folder_read_onto_a_mesh_holds_and_answers_the_same(tmp_path):
 def test_a_checkpoint_read_onto_a_mesh_holds_the_same(tmp_path):
     config, params = model("tiny-baichuan2-7b")
     run, mesh = write_run(tmp_path / "run", config, params), make_mesh(MeshConfig(fsdp=2, tensor=2))
-    found = checkpoint.restore_params(run, mesh, convert=quantizer_of(config, "int8"))[1]
+    found = open_stored_model(run).params(mesh, convert=quantizer_of(config, "int8"))
     assert_same_and_sharded(found, quantized("tiny-baichuan2-7b", "int8")[1], config, mesh)
 
 
@@ -239,15 +240,15 @@ def test_an_hf_folder_is_never_in_memory_unquantised(tmp_path, monkeypatch):
     weights = write_hf_folder(tmp_path / "hf", config, params)
     del params
     before, peak = alive(), []
-    on_devices = hf_read._on_devices
+    on_devices = load._on_devices
 
     def watched(*arguments):
         part = on_devices(*arguments)
         peak.append(alive() - before)
         return part
 
-    monkeypatch.setattr(hf_read, "_on_devices", watched)
-    kept = hf_read.load_params(weights, convert=quantizer_of(config, "int4"))
+    monkeypatch.setattr(load, "_on_devices", watched)
+    kept = load.load_params(weights, convert=quantizer_of(config, "int4"))
     largest = max(info.dtype.itemsize * np.prod(info.shape) for info in weights.files.tensors.values())
     assert len(peak) == hf_read.count_parts(weights)
     assert max(peak) <= stored_bytes(kept) + largest
@@ -260,14 +261,14 @@ def test_a_checkpoint_is_quantised_array_by_array(tmp_path, monkeypatch):
     run = write_run(tmp_path / "run", config, params)
     del params
     before, peak = alive(), []
-    converted = checkpoint.converted
+    converted = load.converted
 
     def watched(*arguments):
         peak.append(alive() - before)  # what was kept so far, and the array that comes next
         return converted(*arguments)
 
-    monkeypatch.setattr(checkpoint, "converted", watched)
-    kept = checkpoint.restore_params(run, convert=quantizer_of(config, "int4"))[1]
+    monkeypatch.setattr(load, "converted", watched)
+    kept = open_stored_model(run).params(convert=quantizer_of(config, "int4"))
     assert max(peak) <= stored_bytes(kept) + largest
     assert max(peak) < whole / 2
     assert alive() - before == stored_bytes(kept)

@@ -13,7 +13,8 @@ from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.request import Request
 from huatuo_jax.inference.sampling import Sampling
 from huatuo_jax.weights.hf_config import read_config
-from huatuo_jax.weights.hf_read import load_params, open_weights
+from huatuo_jax.weights.hf_read import open_weights
+from huatuo_jax.weights.load import load_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

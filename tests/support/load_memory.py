@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.weights.hf_config import read_config
-from huatuo_jax.weights.hf_read import load_params, open_weights
+from huatuo_jax.weights.hf_read import open_weights
+from huatuo_jax.weights.load import load_params
 
 
 def anonymous() -> int:

@@ -16,8 +16,8 @@ from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.weights import checkpoint
-from huatuo_jax.weights.checkpoint import latest_checkpoint, restore_params
-from huatuo_jax.weights.fingerprint import fingerprints, named_leaves
+from huatuo_jax.weights.checkpoint import fingerprints, latest_checkpoint, named_leaves
+from huatuo_jax.weights.open import open_stored_model
 from tests.support.random_models import init_params
 
 # Orbax leaves a coroutine behind when a file of a checkpoint is torn.
@@ -167,10 +167,11 @@ def test_parameters_alone_for_inference(tmp_path: Path, model_params: dict) -> N
     checkpoints.save(10, model_params, {"mu": tree()}, META)
     checkpoints.wait()
     for placement in (None, make_mesh(MeshConfig(fsdp=4, tensor=2))):
-        model, params, meta = restore_params(tmp_path, placement)
-        assert model == MODEL and meta["step"] == 10
+        stored = open_stored_model(tmp_path)
+        params = stored.params(placement)
+        assert stored.config == MODEL and stored.step == 10
         assert_equal(params, model_params)
-    assert restore_params(tmp_path / "checkpoints" / "10")[2]["step"] == 10
+    assert open_stored_model(tmp_path / "checkpoints" / "10").step == 10
 
 
 def test_parameters_of_the_checkpoint_before_if_the_newest_is_torn(tmp_path: Path, model_params: dict, capfd) -> None:
@@ -181,13 +182,14 @@ def test_parameters_of_the_checkpoint_before_if_the_newest_is_torn(tmp_path: Pat
     for file in (tmp_path / "checkpoints" / "20" / "params").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    _, params, meta = restore_params(tmp_path)
-    assert meta["step"] == 10
+    stored = open_stored_model(tmp_path)
+    params = stored.params()
+    assert stored.step == 10
     assert_equal(params, model_params)
     assert "reading the one before it, of step 10" in capfd.readouterr().err
     assert (tmp_path / "checkpoints" / "20").is_dir(), "reading does not alter a run"
     with pytest.raises(DataError):
-        restore_params(tmp_path / "checkpoints" / "20")
+        open_stored_model(tmp_path / "checkpoints" / "20").params()
 
 
 def test_no_checkpoint_says_how_to_get_one(tmp_path: Path) -> None:

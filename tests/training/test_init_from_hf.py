@@ -17,10 +17,10 @@ from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.preflight import open_inputs
 from huatuo_jax.training.startup import load_weights
 from huatuo_jax.training.trainer import train
-from huatuo_jax.weights.checkpoint import restore_params
-from huatuo_jax.weights.fingerprint import named_leaves
+from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.hf_config import write_config
 from huatuo_jax.weights.hf_names import tensors, their_tensor
+from huatuo_jax.weights.open import open_stored_model
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
 
@@ -30,7 +30,8 @@ def hf_folder(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The finished run's weights as a Llama folder with its tokenizer."""
     folder = tmp_path_factory.mktemp("hf") / "llama"
     folder.mkdir()
-    config, params, _ = restore_params(finished_run)
+    model = open_stored_model(finished_run)
+    config, params = model.config, model.params()
     arrays = {name: np.asarray(array) for name, array in named_leaves(params).items()}
     of = lambda row: arrays[row.ours] if row.layer is None else arrays[row.ours][row.layer]
     save_file({name: their_tensor(rows, of) for name, rows in tensors(config, "llama").items()}, folder / "model.safetensors")
@@ -55,7 +56,7 @@ def weights_for(config: RunConfig, init: Path) -> dict[str, jax.Array]:
 @pytest.mark.parametrize("kind", ["base", "hf_folder"])
 def test_a_run_starts_from_the_very_weights(tiny_config, finished_run, kind, request) -> None:
     loaded = weights_for(tiny_config, request.getfixturevalue(kind))
-    trained = restore_params(finished_run, make_mesh(tiny_config.mesh))[1]
+    trained = open_stored_model(finished_run).params(make_mesh(tiny_config.mesh))
     assert jax.tree.map(lambda a: a.sharding, loaded) == jax.tree.map(lambda a: a.sharding, trained)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), loaded, trained)
 

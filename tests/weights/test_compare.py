@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM
 from huatuo_jax.cli import main
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
-from huatuo_jax.weights.compare import measure
-from huatuo_jax.weights.forward import check_finite
+from huatuo_jax.weights.compare import check_finite, measure
 from tests.support.export_checkpoint import random_model, tiny_tokenizer, write_run
 
 

@@ -175,7 +175,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(run, tmp_path, capsys):
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer, tmp_path, capsys):
     model, params = random_model("tiny-llama2", tokenizer, vocab_size=100)
     write_run(tmp_path / "run", model, params, tokenizer)
-    assert "only 100" in refusal(capsys, tmp_path / "run", tmp_path / "hf")
+    assert "vocabulary 100" in refusal(capsys, tmp_path / "run", tmp_path / "hf")
 
 
 def test_an_exchanged_tokenizer_is_refused(tokenizer, tmp_path, capsys):

@@ -18,9 +18,11 @@ from huatuo_jax import cli
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.models.presets import preset
 from huatuo_jax.weights import base as base_module
-from huatuo_jax.weights.checkpoint import restore_params
+from huatuo_jax.weights import open as open_module
 from huatuo_jax.weights.hf_config import read_config, write_config
-from huatuo_jax.weights.hf_read import load_params, open_weights
+from huatuo_jax.weights.hf_read import open_weights
+from huatuo_jax.weights.load import load_params
+from huatuo_jax.weights.open import open_stored_model
 from tests.support.hf_folders import baichuan_json, oracle, random_model, tensors_of, write_by_hand
 
 TEXTS = ["<问>：感冒了可以喝酒吗？\n<答>：感冒期间最好不要喝酒。", "甘草、黄芪、当归、人参、茯苓、白术、川芎、陈皮、麦冬。"]
@@ -59,7 +61,8 @@ def refusal(capsys, *words: object) -> str:
 
 def test_a_base_is_read_like_a_run(tmp_path, folder):
     assert convert(folder, tmp_path / "base", "--json", tmp_path / "report.json") == 0
-    model, params, meta = restore_params(tmp_path / "base")
+    stored = open_stored_model(tmp_path / "base")
+    model, params, meta = stored.config, stored.params(), stored.meta
     weights = open_weights(folder, read_config(folder))
     assert model == weights.config and meta["step"] == 0 and meta["template"] == "huatuo"
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), params, load_params(weights))
@@ -75,9 +78,9 @@ def test_a_base_is_read_like_a_run(tmp_path, folder):
 @pytest.mark.parametrize(("flag", "stored"), [("auto", "bfloat16"), ("float32", "float32")])
 def test_weights_are_stored_in_the_dtype_asked_for_and_restored_in_float32(tmp_path, folder, flag, stored):
     assert convert(folder, tmp_path / "base", "--dtype", flag) == 0
-    as_stored = restore_params(tmp_path / "base", dtype=None)[1]
+    as_stored = open_stored_model(tmp_path / "base").params(dtype=None)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(as_stored)} == {stored}
-    wide = restore_params(tmp_path / "base")[1]
+    wide = open_stored_model(tmp_path / "base").params()
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(wide)} == {"float32"}
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a.astype(jnp.float32)), np.asarray(b)), as_stored, wide)
 
@@ -101,7 +104,8 @@ def test_the_real_vocabulary_with_the_real_tokenizer(tmp_path, shared_data):
     write_by_hand(tmp_path / "baichuan2", baichuan_json(config), tensors_of(module))
     tokenizer = shared_data / "tokenizers" / "baichuan2.model"
     assert convert(tmp_path / "baichuan2", tmp_path / "base", "--tokenizer", tokenizer) == 0
-    model, params, meta = restore_params(tmp_path / "base")
+    stored = open_stored_model(tmp_path / "base")
+    model, params, meta = stored.config, stored.params(), stored.meta
     assert (model.positions, model.head, meta["tokenizer"]["vocab_size"]) == ("rope", "norm", 125_696)
     assert_close(our_logits(model, params), their_logits(module, config))
 
@@ -114,7 +118,8 @@ def test_what_config_json_leaves_open_is_answered_by_flags(tmp_path, tokenizer_f
     assert "--positions rope or alibi" in refusal(capsys, *words)
     assert "--head linear or norm" in refusal(capsys, *words, "--positions", "alibi")
     assert convert(*words, "--positions", "alibi", "--head", "norm", "--name", config.name) == 0
-    model, params, _ = restore_params(tmp_path / "base")
+    stored = open_stored_model(tmp_path / "base")
+    model, params = stored.config, stored.params()
     assert model == config
     assert_close(our_logits(model, params), their_logits(module, config))
 
@@ -137,7 +142,7 @@ def test_a_tokenizer_smaller_than_padding_explains_is_warned_of(tmp_path, folder
 
 
 def test_the_vocabulary_of_qwen_is_padded_and_not_warned_of():
-    assert base_module.PADDED_SHARE * 151_936 < 151_643
+    assert open_module.PADDED_SHARE * 151_936 < 151_643
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path, folder, capsys):

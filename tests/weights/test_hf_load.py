@@ -16,10 +16,11 @@ from huatuo_jax.errors import DataError
 from huatuo_jax.models.decoder import split_decoder
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.sharding import make_mesh, param_shardings
-from huatuo_jax.weights.fingerprint import named_leaves
+from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.hf_config import read_config, write_config
 from huatuo_jax.weights.hf_names import tensors, their_tensor
-from huatuo_jax.weights.hf_read import load_params, open_weights
+from huatuo_jax.weights.hf_read import open_weights
+from huatuo_jax.weights.load import load_params
 from tests.support.hf_folders import FAMILIES, as_bits, random_model, tensors_of, write_by_hand, write_folder
 
 TOLERANCE = 1e-4

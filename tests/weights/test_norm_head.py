@@ -15,7 +15,7 @@ from test_hf_load import TOKENS, assert_close, our_logits, their_logits
 
 from huatuo_jax import cli
 from huatuo_jax.models.presets import preset
-from huatuo_jax.weights.checkpoint import restore_params
+from huatuo_jax.weights.open import open_stored_model
 from tests.support.hf_folders import as_bits, baichuan_json, random_model, tensors_of, write_by_hand
 
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
@@ -49,7 +49,8 @@ def test_it_loads_and_leaves_as_the_same_function(rows, weight, dtype, tokenizer
     # Without z_loss_weight nothing in the file says what the head of so small a vocabulary is.
     told = ["--head", "norm"] if weight is None else []
     huatuo("convert", "from-hf", tmp_path / "in", tmp_path / "base", "--tokenizer", tokenizer, "--mesh.fsdp", 1, *told)
-    found, params, _ = restore_params(tmp_path / "base")
+    stored = open_stored_model(tmp_path / "base")
+    found, params = stored.config, stored.params()
     assert (found.head, found.z_loss_weight) == ("norm", weight or 0)
     assert_close(our_logits(found, params), expected)
 

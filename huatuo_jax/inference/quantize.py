@@ -29,6 +29,7 @@ import qwix
 from jax.sharding import Mesh
 
 from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.models.norms import row_lengths
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.sharding import param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves
@@ -124,8 +125,7 @@ class Quantizer:
         kept = qwix.quantize(wide, dtype, channelwise_axes=others, tiled_axes=tiles)
         if name == "head" and self.config.head == "norm":
             # A row divided by its length has the same integers.
-            length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(wide), axis=-1, keepdims=True), 1e-24))
-            kept = dataclasses.replace(kept, scale=kept.scale / length)
+            kept = dataclasses.replace(kept, scale=kept.scale / row_lengths(wide))
         # Rounding to integers would hide a broken weight; a broken scale shows in the logits, which the engine refuses.
         return dataclasses.replace(kept, scale=jnp.where(jnp.isfinite(wide).all(), kept.scale, jnp.nan))
 

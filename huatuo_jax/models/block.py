@@ -8,22 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.matmul import project
+from huatuo_jax.models.norms import rms_norm
 from huatuo_jax.models.positions import apply_rope
 from huatuo_jax.sharding import constrain
 
 Initializer = Callable[..., jax.Array]
-
-
-def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
-    """x / rms(x) · scale over the last axis; statistics and product in fp32, result in x's dtype."""
-    wide = x.astype(jnp.float32)
-    wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
-    return (wide * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 class ParamFactory:

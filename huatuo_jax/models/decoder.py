@@ -24,9 +24,10 @@ from flax import nnx
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.attention import Visibility, attend
-from huatuo_jax.models.block import Block, ParamFactory, rms_norm
+from huatuo_jax.models.block import Block, ParamFactory
 from huatuo_jax.models.cache import KVCache, attend_cached, read, write
 from huatuo_jax.models.matmul import PRODUCT, in_dtype, matmul
+from huatuo_jax.models.norms import rms_norm, row_lengths
 from huatuo_jax.models.positions import alibi_slopes, rope_tables
 from huatuo_jax.sharding import constrain
 
@@ -157,8 +158,7 @@ class Decoder(nnx.Module):
         included. A quantised head is linear."""
         weights_VD = (self.embedding if self.config.tied_embeddings else self.head)[...].astype(jnp.float32)
         if self.config.head == "norm":
-            length_V1 = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(weights_VD), axis=-1, keepdims=True), 1e-24))
-            weights_VD = weights_VD / length_V1
+            weights_VD = weights_VD / row_lengths(weights_VD)
         return weights_VD
 
     def logits(self, hidden_BSD: jax.Array) -> jax.Array:

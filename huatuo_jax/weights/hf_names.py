@@ -1,31 +1,35 @@
-"""Our parameter names ↔ Hugging Face tensor names: a `ModelConfig` and a layout in, one table out, read both ways.
+"""The names table: our parameters ↔ the tensors of a Hugging Face folder, one table that reading and writing share.
 
-A layout is how a folder spells its tensors. A Baichuan model with RoPE may be written as "baichuan" or as "llama":
+A layout is how a folder names and packs its tensors. A Baichuan model with RoPE may be written as "baichuan" or as "llama":
 
     llama      q_proj, k_proj, v_proj                                  Llama, Yi; Baichuan with RoPE
     baichuan   W_pack = q, k, v stacked in one tensor
     qwen2      as llama, with q, k, v biases
     qwen3      as llama, with q and k norms
-    yi         as llama, the norms spelt ln1 and ln2 (first Yi release): read only
+    yi         as llama, the norms named ln1 and ln2 (first Yi release): read only
 
-A row says which part of which tensor one layer of one parameter is, and how its axes are ordered:
+`table(config, layout)` has one `Row` for each of our parameters, which says where one layer of it lies in the folder and how its
+axes are ordered there. The keys of a Baichuan with hidden size 64 and 4 heads of 16, for example:
 
-    for row in table(config, "llama"):
-        tensor = read(row.theirs.format(layer=3))                # HF: [out, in]
-        params[row.ours][3] = row.to_ours(tensor)                # ours: [in, out], heads split; a view, no copy
-    for name, rows in tensors(config, "llama").items():          # every tensor of the folder, its parts in order
-        write(name, their_tensor(rows, lambda row: layer_of(params[row.ours], row.layer)))
+    ours          layers.attention.key, one layer [64, 4, 16]
+    theirs        model.layers.{layer}.self_attn.W_pack.weight [192, 64], from index 64 on: `start`
+    view          (4, 16, 64), that part of the tensor with its heads split (a reshape that copies nothing)
+    axes          (2, 0, 1): ours = view.transpose(axes)
 
-The table moves numbers and never changes them: a NormHead's rows pass as they are. Whoever writes a NormHead model as "llama"
-bakes the normalisation into `lm_head.weight` first.
+    reading (`load.py`)       ours[layer] = row.to_ours(row.part_of(tensor))
+    writing (`hf_write.py`)   tensor[row.start : …] = row.to_theirs(ours[layer])
+
+The table moves numbers and never changes them: the rows of a NormHead pass as they are. `hf_write.py` normalises them where the
+layout has no NormHead. To read another family, add its layout here and its fields in `hf_config.py`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
+import jax
 import numpy as np
 
 from huatuo_jax.config import ModelConfig, require
@@ -33,19 +37,20 @@ from huatuo_jax.config import ModelConfig, require
 Layout = Literal["llama", "baichuan", "qwen2", "qwen3", "yi"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
 
 @dataclass(frozen=True)
 class Row:
-    """One layer of one of our parameters as a part of one Hugging Face tensor.
+    """Where one layer of one of our parameters lies in a folder.
 
     Attributes:
       ours: dotted path in the tree of `huatuo_jax.models.decoder`; "layers.…" are stacked over layers.
-      theirs: the tensor's name, with `{layer}` where it has one tensor a layer.
+      theirs: the tensor's name, with `{layer}` where each layer has a tensor of its own.
       their_shape: of the whole tensor.
-      start: first index, on the tensor's first axis, of the part that belongs to this row.
-      view: shape of that part with its heads split: a free reshape.
+      start: index on the tensor's first axis where our part begins.
+      view: shape of that part with its heads split.
       axes: the order of the view's axes in our parameter.
-      layer: which layer, where `tensors` has filled it in; None in `table`.
     """
 
     ours: str
@@ -54,7 +59,6 @@ class Row:
     start: int
     view: tuple[int, ...]
     axes: tuple[int, ...]
-    layer: int | None = None
 
     @property
     def per_layer(self) -> bool:
@@ -66,17 +70,21 @@ class Row:
         """Of our parameter, one layer of it."""
         return tuple(self.view[axis] for axis in self.axes)
 
-    def part(self, tensor: Any) -> Any:
-        """This row's part of their tensor, shaped `view`; a view."""
+    def name(self, layer: int = 0) -> str:
+        """Of the tensor that holds a layer."""
+        return self.theirs.format(layer=layer)
+
+    def part_of(self, tensor: Array) -> Array:
+        """This row's part of their tensor, shaped `view`; of a numpy array it is a view."""
         length = math.prod(self.view) // math.prod(self.their_shape[1:])
         return tensor[self.start : self.start + length].reshape(self.view)
 
-    def to_ours(self, tensor: Any) -> Any:
-        """Their whole tensor (numpy or jax, any dtype) → one layer of our parameter; for numpy a view."""
-        return self.part(tensor).transpose(self.axes)
+    def to_ours(self, part: Array) -> Array:
+        """A part shaped `view` → one layer of our parameter; of a numpy array it is a view."""
+        return part.transpose(self.axes)
 
-    def to_theirs(self, array: Any) -> Any:
-        """One layer of our parameter → this row's part of their tensor, [part of the first axis, …]."""
+    def to_theirs(self, array: Array) -> Array:
+        """One layer of our parameter → the part of their tensor, [part of the first axis, …]."""
         return array.transpose(tuple(np.argsort(self.axes))).reshape(-1, *self.their_shape[1:])
 
 
@@ -159,33 +167,26 @@ def table(config: ModelConfig, layout: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def tensors(config: ModelConfig, layout: str) -> dict[str, list[tuple[Row, int]]]:
+    """Every tensor of a folder by its name, in the folder's order, with the (row, layer) pairs that make it up: W_pack has three.
+
+    Raises:
+      ConfigError: as `check_layout`.
+    """
+    rows = table(config, layout)
+    pairs = [(row, 0) for row in rows if row.ours == "embedding"]
+    pairs += [(row, layer) for layer in range(config.num_layers) for row in rows if row.per_layer]
+    pairs += [(row, 0) for row in rows if not row.per_layer and row.ours != "embedding"]
+    parts: dict[str, list[tuple[Row, int]]] = {}
+    for row, layer in pairs:
+        parts.setdefault(row.name(layer), []).append((row, layer))
+    return parts
+
+
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Dotted name → shape of every parameter of the model, layers stacked; what `abstract_params` says, without the decoder."""
     rows = table(config, native_layout(config))
     return {row.ours: ((config.num_layers,) if row.per_layer else ()) + row.shape for row in rows}
-
-
-def tensors(config: ModelConfig, layout: str) -> dict[str, tuple[Row, ...]]:
-    """Every tensor of a folder by its full name, in order, with the rows that make it up (three for W_pack), in order."""
-    rows = table(config, layout)
-    before = [row for row in rows if row.ours == "embedding"]
-    after = [row for row in rows if not row.per_layer and row.ours != "embedding"]
-    layers = [
-        dataclasses.replace(row, theirs=row.theirs.format(layer=layer), layer=layer)
-        for layer in range(config.num_layers)
-        for row in rows
-        if row.per_layer
-    ]
-    out: dict[str, tuple[Row, ...]] = {}
-    for row in (*before, *layers, *after):
-        out[row.theirs] = (*out.get(row.theirs, ()), row)
-    return out
-
-
-def their_tensor(rows: Sequence[Row], array_of: Callable[[Row], Any]) -> np.ndarray:
-    """One tensor of a folder from its rows; `array_of(row)` is one layer of our parameter, in numpy and of the final dtype."""
-    parts = [row.to_theirs(array_of(row)) for row in rows]
-    return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
 def _same(ours: str, theirs: str, shape: tuple[int, ...], flat: bool = False) -> Row:

@@ -1,26 +1,44 @@
-"""A checkpoint in, a Hugging Face folder out: weights, config, tokenizer, generation defaults and model card.
+"""Writing a Hugging Face folder from a checkpoint: weights, config, tokenizer, generation defaults and model card.
 
-The folder is written aside and renamed when it is whole. Formats: "native" keeps the family's own layout and every number;
-"llama" writes a Baichuan with RoPE as `LlamaForCausalLM`, W_pack taken apart and a NormHead baked into lm_head.weight; "auto" is
-llama where that is possible for a Baichuan, else native.
+    report = export("runs/quickstart", Path("runs/quickstart/hf"), ExportRequest(license="apache-2.0"))
+
+`export` tells the whole way; the rest of the module follows its order. The folder is written aside and renamed when it is whole.
+
+Formats: "native" keeps the family's own layout and every number; "llama" writes a Baichuan with RoPE as `LlamaForCausalLM`, its
+W_pack taken apart and its NormHead baked into lm_head.weight; "auto" is llama where that is possible for a Baichuan, else native.
+
+Weights pass array by array: host memory holds one parameter of ours (all its layers), and one of its layers in the folder's dtype
+and order. Next on the way: `hf_names.py` (which tensor a parameter belongs to), `hf_config.py`, `hf_tokenizer.py`, `card.py`.
 """
 
+import contextlib
+import functools
+import json
+import math
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from huatuo_jax.config import ModelConfig, require
-from huatuo_jax.errors import ConfigError
+from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError
 from huatuo_jax.io.files import PathLike, directory_aside, write_json, write_text
+from huatuo_jax.models.norms import row_lengths
 from huatuo_jax.weights.card import CardFacts, model_card
 from huatuo_jax.weights.hf_config import write_config
-from huatuo_jax.weights.hf_names import Layout, check_layout, native_layout
+from huatuo_jax.weights.hf_names import Layout, Row, check_layout, native_layout, tensors
 from huatuo_jax.weights.hf_tokenizer import SpecialIds, check_reader, export_tokenizer
 from huatuo_jax.weights.open import StoredModel, open_stored_model
-from huatuo_jax.weights.save_weights import DTYPES, DTypeName, write_weights
+
+DTypeName = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[DTypeName, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 IMPORTED_NAMES: dict[str, DTypeName] = {
     "F32": "float32",
@@ -31,6 +49,9 @@ IMPORTED_NAMES: dict[str, DTypeName] = {
     "torch.float16": "float16",
 }
 """What safetensors and torch call the dtypes of a folder that a base was converted from."""
+
+SAFETENSORS_NAMES: dict[DTypeName, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+INDEX = "model.safetensors.index.json"
 
 FORMATS = ("auto", "native", "llama")
 
@@ -153,21 +174,145 @@ def _check_target(folder: Path, overwrite: bool) -> None:
     )
 
 
-
-
 def _write_configs(model: ModelConfig, layout: Layout, dtype: DTypeName, ids: SpecialIds, folder: Path) -> None:
-    named = {"bos_token_id": ids.bos, "eos_token_id": ids.eos_token_id, "pad_token_id": ids.pad}
+    """config.json and generation_config.json; a native Baichuan's modelling files beside them."""
     if layout == "baichuan":
         for name in MODELING_FILES:
             shutil.copyfile(MODELING / name, folder / name)
-    config = write_config(
-        model,
-        layout,
-        dtype,
-        bos_token_id=ids.bos,
-        eos_token_id=ids.eos_token_id,
-        pad_token_id=ids.pad,
-        auto_map=AUTO_MAP if layout == "baichuan" else None,
-    )
+    named: dict[str, Any] = {"bos_token_id": ids.bos, "eos_token_id": ids.eos_token_id, "pad_token_id": ids.pad}
+    config = write_config(model, layout, dtype, **named, auto_map=AUTO_MAP if layout == "baichuan" else None)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", {**{k: v for k, v in named.items() if v is not None}, **SAMPLING})
+
+
+class Written(NamedTuple):
+    """What was written: bytes of tensors, tensors, files."""
+
+    bytes: int
+    tensors: int
+    shards: int
+
+
+def write_weights(
+    source: StoredModel,
+    layout: Layout,
+    dtype: DTypeName,
+    folder: Path,
+    max_shard_size: int,
+    advance: Callable[[int, int], None],
+) -> Written:
+    """Writes every tensor of the layout. A NormHead goes into any layout but its own with rows normalised in fp32, then cast.
+
+    Args:
+      max_shard_size: bytes of a file; one tensor may be larger.
+      advance: called as (bytes written, bytes in all).
+
+    Raises:
+      DataError: a weight is NaN or infinite, or would be in `dtype`; the tensor is named.
+      DoesNotFitError: the disk has no room for them.
+    """
+    theirs = tensors(source.config, layout)
+    shapes = {name: parts[0][0].their_shape for name, parts in theirs.items()}
+    sizes = {name: math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize for name, shape in shapes.items()}
+    total, free = sum(sizes.values()), shutil.disk_usage(folder).free
+    if total > free:
+        numbers = f"the weights take {total / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB left"
+        raise DoesNotFitError(f"{numbers}; make room")
+    places: dict[str, list[tuple[Row, int]]] = {}
+    for parts in theirs.values():
+        for row, layer in parts:
+            places.setdefault(row.ours, []).append((row, layer))
+
+    shards = _divide(sizes, max_shard_size)
+    written = 0
+    with _laid_out(folder, shards, shapes, dtype) as write:
+        for ours, array in source.arrays():
+            normalise = ours == "head" and source.config.head == "norm" and layout != "baichuan"
+            for row, layer in places[ours]:
+                part, finite = _convert(row, dtype, normalise)(array, np.int32(layer))
+                if not finite:
+                    raise DataError(_why_not_finite(row, layer, array, dtype))
+                write(row.name(layer), np.asarray(part), row.start)
+                written += part.nbytes
+                advance(written, total)
+            array.delete()
+    if len(shards) > 1:
+        weight_map = {name: file for file, names in shards.items() for name in names}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return Written(total, len(shapes), len(shards))
+
+
+@functools.lru_cache(maxsize=64)
+def _convert(row: Row, dtype: DTypeName, normalise: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(our parameter, layer) → (its part of their tensor in `dtype`, whether all of it is finite); compiled once a row."""
+
+    def convert(array: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if row.per_layer:
+            array = jax.lax.dynamic_index_in_dim(array, layer, keepdims=False)
+        if normalise:
+            array = array.astype(jnp.float32) / row_lengths(array)
+        part = row.to_theirs(array).astype(DTYPES[dtype])
+        return part, jnp.isfinite(part).all()
+
+    return jax.jit(convert)
+
+
+def _why_not_finite(row: Row, layer: int, array: jax.Array, dtype: DTypeName) -> str:
+    """Why a tensor is refused: what the checkpoint holds, or what the narrower dtype would make of it."""
+    name, held = row.name(layer), np.asarray(array[layer] if row.per_layer else array)
+    bad = held.size - int(np.isfinite(held).sum())
+    if bad:
+        return f"{name} ({row.ours}) holds {bad} NaN or infinite weights; export an earlier checkpoint of the run"
+    largest = float(np.abs(held).max())
+    return f"{name} holds weights up to {largest:.3g}, beyond the range of {dtype}; use --dtype bfloat16 or float32"
+
+
+def _divide(sizes: Mapping[str, int], max_shard_size: int) -> dict[str, list[str]]:
+    """File → its tensors in order, as many a file as fit; named as transformers names them."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > max_shard_size:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {f"model-{i:05}-of-{len(shards):05}.safetensors": names for i, names in enumerate(shards, 1)}
+
+
+@contextlib.contextmanager
+def _laid_out(
+    folder: Path, shards: Mapping[str, list[str]], shapes: Mapping[str, tuple[int, ...]], dtype: DTypeName
+) -> Iterator[Callable[[str, np.ndarray, int], None]]:
+    """Creates `.safetensors` files for tensors that come in any order and in parts; yields `write(name, part, first_row)`.
+
+    The library's `save_file` wants all tensors of a file in memory at once, and ours come as the checkpoint stores them: all
+    layers of one projection, which belong to as many shards. So every header is written first, and each part goes to its place.
+    """
+    wide = np.dtype(DTYPES[dtype])
+    places: dict[str, tuple[BinaryIO, int]] = {}
+    with contextlib.ExitStack() as open_files:
+        files = [open_files.enter_context(open(folder / name, "wb")) for name in shards]
+        for file, names in zip(files, shards.values(), strict=True):
+            header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+            end = 0
+            for name in names:
+                start, end = end, end + math.prod(shapes[name]) * wide.itemsize
+                header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shapes[name]), "data_offsets": [start, end]}
+            text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+            text += b" " * (-len(text) % 8)  # so that tensors are aligned in the mapped file
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
+            places |= {name: (file, 8 + len(text) + header[name]["data_offsets"][0]) for name in names}
+
+        def write(name: str, part: np.ndarray, first_row: int) -> None:
+            file, start = places[name]
+            file.seek(start + first_row * math.prod(shapes[name][1:]) * wide.itemsize)
+            file.write(np.ascontiguousarray(part).view(np.uint8).reshape(-1).data)
+
+        yield write
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())

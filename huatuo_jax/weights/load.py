@@ -78,7 +78,7 @@ def load_params(
         wanted = jnp.dtype(weights.dtype(row) if dtype is None else dtype)
         if row.per_layer:
             kept = _zeros(row.ours, leaf, wanted, convert)()
-            write = _write_layer(row.ours, row.axes, leaf, wanted, convert)
+            write = _write_layer(row, leaf, wanted, convert)
             for layer in range(weights.config.num_layers):
                 part = _on_devices(weights.part(row, layer), row, leaf.sharding)
                 kept = jax.block_until_ready(write(kept, np.int32(layer), part))
@@ -122,15 +122,15 @@ def _zeros(name: str, leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Convert |
 
 
 @functools.lru_cache(maxsize=64)
-def _write_layer(name: str, axes: tuple[int, ...], leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Convert | None) -> Any:
+def _write_layer(row: Row, leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Convert | None) -> Any:
     """(what is kept of a stacked parameter, layer, part [view]) → the same, in place, with that layer set."""
     keep = convert or _cast_to(dtype)
 
     def write(stacked: Any, layer: jax.Array, part: jax.Array) -> Any:
-        fresh = keep(name, part.transpose(axes))
+        fresh = keep(row.ours, row.to_ours(part))
         return jax.tree.map(lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, layer, 0), stacked, fresh)
 
-    return jax.jit(write, donate_argnums=0, out_shardings=converted_shardings(keep, name, leaf))
+    return jax.jit(write, donate_argnums=0, out_shardings=converted_shardings(keep, row.ours, leaf))
 
 
 def _cast_to(dtype: Any) -> Convert:

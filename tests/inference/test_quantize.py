@@ -27,9 +27,9 @@ from huatuo_jax.sharding import make_mesh, param_shardings
 from huatuo_jax.weights import checkpoint, hf_read, load
 from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.compare import KL_GATE
-from huatuo_jax.weights.hf_names import native_layout, tensors, their_tensor
+from huatuo_jax.weights.hf_names import native_layout
 from huatuo_jax.weights.open import open_stored_model
-from tests.support.random_models import Uncached, random_model
+from tests.support.random_models import Uncached, hf_tensors, random_model
 
 KINDS = ["int8", "int4:8", "int4:32"]
 """With heads of 16: a group within a head, and one of two heads."""
@@ -64,11 +64,8 @@ def quantized_leaves(params):
 
 def write_hf_folder(folder, config, params):
     """The weights as others would write them."""
-    leaves = named_leaves(params)
-    layer_of = lambda row: np.asarray(leaves[row.ours] if row.layer is None else leaves[row.ours][row.layer])
     folder.mkdir()
-    found = {name: their_tensor(rows, layer_of) for name, rows in tensors(config, native_layout(config)).items()}
-    save_file(found, folder / "model.safetensors")
+    save_file(hf_tensors(config, params, native_layout(config)), folder / "model.safetensors")
     return hf_read.open_weights(folder, config)
 
 

@@ -1,4 +1,4 @@
-"""Random models whose likeliest token changes from step to step, and their greedy answers without any cache."""
+"""Random models whose likeliest token changes from step to step: greedy answers without a cache, and tensors by HF name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +13,8 @@ from huatuo_jax.models.decoder import init_decoder, split_decoder
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import param_shardings
+from huatuo_jax.weights.checkpoint import named_leaves
+from huatuo_jax.weights.hf_names import Layout, Row, tensors
 
 MARGIN = 1e-4
 """Two logits nearer than this may swap by rounding alone."""
@@ -57,3 +59,16 @@ class Uncached:
         logits = self.logits([*prompt, *answer])[len(prompt) - 1 : -1]
         behind = logits.max(axis=1) - np.take_along_axis(logits, np.array(answer)[:, None], axis=1)[:, 0]
         assert behind.max() <= margin, f"token {int(behind.argmax())} is {behind.max()} behind the likeliest"
+
+
+def hf_tensors(config: ModelConfig, params: Any, layout: Layout) -> dict[str, np.ndarray]:
+    """The tensors of a Hugging Face folder that holds these parameters."""
+    arrays = {name: np.asarray(array) for name, array in named_leaves(params).items()}
+
+    def part(row: Row, layer: int) -> np.ndarray:
+        return row.to_theirs(arrays[row.ours][layer] if row.per_layer else arrays[row.ours])
+
+    return {
+        name: np.ascontiguousarray(np.concatenate([part(row, layer) for row, layer in parts]))
+        for name, parts in tensors(config, layout).items()
+    }

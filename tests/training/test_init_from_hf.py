@@ -17,10 +17,9 @@ from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.preflight import open_inputs
 from huatuo_jax.training.startup import load_weights
 from huatuo_jax.training.trainer import train
-from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.hf_config import write_config
-from huatuo_jax.weights.hf_names import tensors, their_tensor
 from huatuo_jax.weights.open import open_stored_model
+from tests.support.random_models import hf_tensors
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
 
@@ -32,9 +31,7 @@ def hf_folder(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder.mkdir()
     model = open_stored_model(finished_run)
     config, params = model.config, model.params()
-    arrays = {name: np.asarray(array) for name, array in named_leaves(params).items()}
-    of = lambda row: arrays[row.ours] if row.layer is None else arrays[row.ours][row.layer]
-    save_file({name: their_tensor(rows, of) for name, rows in tensors(config, "llama").items()}, folder / "model.safetensors")
+    save_file(hf_tensors(config, params, "llama"), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(write_config(config, "llama", "float32")))
     shutil.copyfile(finished_run / "tokenizer.model", folder / "tokenizer.model")
     return folder

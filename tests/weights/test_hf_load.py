@@ -18,10 +18,10 @@ from huatuo_jax.models.params import abstract_params
 from huatuo_jax.sharding import make_mesh, param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.hf_config import read_config, write_config
-from huatuo_jax.weights.hf_names import tensors, their_tensor
 from huatuo_jax.weights.hf_read import open_weights
 from huatuo_jax.weights.load import load_params
 from tests.support.hf_folders import FAMILIES, as_bits, random_model, tensors_of, write_by_hand, write_folder
+from tests.support.random_models import hf_tensors
 
 TOLERANCE = 1e-4
 TOKENS = np.random.default_rng(1).integers(0, 256, (2, 24))
@@ -70,14 +70,9 @@ def test_logits_are_those_of_the_original(tmp_path, family):
 def test_every_tensor_comes_back_bit_for_bit(tmp_path, family, dtype):
     stored = write_folder(tmp_path, family, random_model(FAMILIES[family]), dtype)
     weights = open_family(tmp_path, family)
-    params = named_leaves(load_params(weights, make_mesh(MeshConfig(fsdp=4, tensor=2)), dtype=None))
+    params = load_params(weights, make_mesh(MeshConfig(fsdp=4, tensor=2)), dtype=None)
     numpy_dtype = jnp.dtype(str(dtype).removeprefix("torch."))
-
-    def layer_of(row):
-        array = np.asarray(params[row.ours])
-        return (array if row.layer is None else array[row.layer]).astype(numpy_dtype)
-
-    rebuilt = {name: their_tensor(rows, layer_of) for name, rows in tensors(weights.config, weights.layout).items()}
+    rebuilt = {name: t.astype(numpy_dtype) for name, t in hf_tensors(weights.config, params, weights.layout).items()}
     assert {name: as_bits(tensor) for name, tensor in rebuilt.items()} == {n: as_bits(t) for n, t in stored.items()}
 
 

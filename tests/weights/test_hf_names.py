@@ -10,7 +10,7 @@ from huatuo_jax.errors import ConfigError
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import PRESETS, preset
 from huatuo_jax.weights.checkpoint import named_leaves
-from huatuo_jax.weights.hf_names import LAYOUTS, check_layout, native_layout, table, tensors, their_tensor
+from huatuo_jax.weights.hf_names import LAYOUTS, check_layout, native_layout, parameter_shapes, table, tensors
 from tests.support.hf_folders import FAMILIES, oracle
 
 MODELS = {name: model for name, model in PRESETS.items() if name.startswith("tiny") or model.num_layers >= 16}
@@ -36,6 +36,7 @@ def test_every_parameter_has_one_row_and_its_shape(name):
         assert len(rows) == len(table(config, layout))
         shapes = {ours: ((config.num_layers, *row.shape) if row.per_layer else row.shape) for ours, row in rows.items()}
         assert shapes == {ours: leaf.shape for ours, leaf in named_leaves(abstract_params(config)).items()}
+        assert shapes == parameter_shapes(config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -43,8 +44,9 @@ def test_every_tensor_of_the_original_is_made_once_and_no_other(family):
     config = FAMILIES[family]
     theirs = {name: tuple(parameter.shape) for name, parameter in oracle(config).named_parameters()}
     ours = tensors(config, native_layout(config))
-    assert {name: rows[0].their_shape for name, rows in ours.items()} == theirs
-    for rows in ours.values():
+    assert {name: parts[0][0].their_shape for name, parts in ours.items()} == theirs
+    for parts in ours.values():
+        rows = [row for row, _ in parts]
         ends = [row.start + int(np.prod(row.view)) // int(np.prod(row.their_shape[1:])) for row in rows]
         assert [row.start for row in rows] == [0, *ends[:-1]] and ends[-1] == rows[0].their_shape[0]
 
@@ -54,21 +56,22 @@ def test_every_tensor_of_the_original_is_made_once_and_no_other(family):
 )
 def test_there_and_back_is_the_same_tensor(family, layout):
     config = FAMILIES[family]
-    for name, rows in tensors(config, layout).items():
-        tensor = np.arange(np.prod(rows[0].their_shape)).reshape(rows[0].their_shape)
-        back = their_tensor(rows, lambda row, tensor=tensor: row.to_ours(tensor))
-        np.testing.assert_array_equal(back, tensor, name)
+    for name, parts in tensors(config, layout).items():
+        tensor = np.arange(np.prod(parts[0][0].their_shape)).reshape(parts[0][0].their_shape)
+        back = [row.to_theirs(row.to_ours(row.part_of(tensor))) for row, _ in parts]
+        np.testing.assert_array_equal(np.concatenate(back), tensor, name)
 
 
 def test_a_linear_is_transposed_and_its_heads_split():
     row = next(row for row in table(preset("tiny-llama2"), "llama") if row.ours == "layers.attention.query")
     tensor = np.random.default_rng(0).normal(size=row.their_shape)
-    ours = row.to_ours(tensor)
+    ours = row.to_ours(row.part_of(tensor))
     assert ours.shape == (64, 4, 16) and ours[5, 2, 3] == tensor[2 * 16 + 3, 5]
 
 
 def test_w_pack_is_query_then_key_then_value():
-    rows = tensors(preset("tiny-baichuan2-7b"), "baichuan")["model.layers.1.self_attn.W_pack.weight"]
+    parts = tensors(preset("tiny-baichuan2-7b"), "baichuan")["model.layers.1.self_attn.W_pack.weight"]
+    rows = [row for row, layer in parts if layer == 1]
     assert [row.ours.split(".")[-1] for row in rows] == ["query", "key", "value"]
     assert [row.start for row in rows] == [0, 64, 128]
 

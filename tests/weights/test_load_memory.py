@@ -23,7 +23,7 @@ CONFIG = preset("baichuan2-7b", num_layers=8, hidden_size=1536, num_heads=12, nu
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gigabyte")
     row = np.random.default_rng(0).normal(0, 0.02, CONFIG.vocab_size * CONFIG.hidden_size).astype(jnp.bfloat16)
-    shapes = {name: rows[0].their_shape for name, rows in tensors(CONFIG, "baichuan").items()}
+    shapes = {name: parts[0][0].their_shape for name, parts in tensors(CONFIG, "baichuan").items()}
     save_file({name: row[: int(np.prod(shape))].reshape(shape) for name, shape in shapes.items()}, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps(write_config(CONFIG, "baichuan", "bfloat16")))
     return path

@@ -19,7 +19,7 @@ from benchmarks.corpora import planned_dialogues
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.plan import Plan
-from huatuo_jax.data.rows import RowSource
+from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.sharding import batch_sharding, make_mesh
 
@@ -35,10 +35,10 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         plan, tokens = (args.plan, args.tokens) if args.tokens else planned_dialogues(Path(folder))
-        measure(RowSource(Plan.load(plan), TokenDataset.open(tokens)), args)
+        measure(PlannedRows(Plan.load(plan), TokenDataset.open(tokens)), args)
 
 
-def measure(rows: RowSource, args: argparse.Namespace) -> None:
+def measure(rows: PlannedRows, args: argparse.Namespace) -> None:
     """Reads batches and prints the table."""
     steps = min(args.steps, len(rows) // args.batch_size)
     sharding = batch_sharding(make_mesh(MeshConfig()))

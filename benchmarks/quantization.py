@@ -40,7 +40,7 @@ from huatuo_jax.weights.compare import row_logits
 
 KINDS = ("int8", "int4:32", "int4:64", "int4:128")
 RELEASED = ("baichuan2-7b", "baichuan2-13b", "yi-34b")
-Rows = list[tuple[np.ndarray, np.ndarray]]
+Rows = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 def texts_of(run: Path, model: Model, count: int) -> dict[str, Rows]:

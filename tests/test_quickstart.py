@@ -15,7 +15,7 @@ import pytest
 from huatuo_jax.config_files import load_config
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.plan import Plan
-from huatuo_jax.data.rows import RowSource
+from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.sharding import make_mesh
@@ -41,7 +41,7 @@ def first_losses(config, steps: int = 20) -> list[float]:
     mesh = make_mesh(dataclasses.replace(config.mesh, fsdp=1))
     train_step = build_step(config, mesh, len(plan) // config.batch_size, dataset.sources)
     state, losses = train_step.init(config.seed), []
-    with make_loader(RowSource(plan, dataset), config.batch_size, train_step.batch_sharding, num_steps=steps) as batches:
+    with make_loader(PlannedRows(plan, dataset), config.batch_size, train_step.batch_sharding, num_steps=steps) as batches:
         for batch in batches:
             state, metrics = train_step.step(state, batch)
             losses.append(float(metrics["loss"]))

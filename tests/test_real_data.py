@@ -12,7 +12,7 @@ from huatuo_jax.config import DataConfig
 from huatuo_jax.data.dialogue import encode_records
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.plan import Plan
-from huatuo_jax.data.rows import RowSource
+from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.mixtures import PAPER
@@ -49,7 +49,7 @@ def tokens_in(folder, shared_data) -> dict[str, int]:
         records = list(UnifiedDataset(folder / part))
         for start in range(0, len(records), 256):
             batch = records[start : start + 256]
-            for record, length in zip(batch, encode_records(batch, tokenizer, template).lengths, strict=True):
+            for record, length in zip(batch, encode_records(batch, tokenizer, template)[0].lengths, strict=True):
                 counts[record.source] += int(length)
     return counts
 
@@ -57,7 +57,7 @@ def tokens_in(folder, shared_data) -> dict[str, int]:
 def test_tokens_in_are_tokens_in_rows_cut_and_held_out(folder, tokens_in):
     dataset, plan = TokenDataset.open(folder / "tokens"), Plan.load(folder / "plan")
     in_rows = dict.fromkeys(dataset.sources, 0)
-    rows = RowSource(plan, dataset)
+    rows = PlannedRows(plan, dataset)
     for i in range(len(plan)):
         source_ids = rows[i]["source_ids"]
         for source, count in enumerate(np.bincount(source_ids[source_ids >= 0], minlength=len(dataset.sources))):
@@ -80,7 +80,7 @@ def test_rows_are_full_and_hold_every_record_once(folder):
 
 def test_no_token_of_a_row_is_changed(folder):
     dataset, plan = TokenDataset.open(folder / "tokens"), Plan.load(folder / "plan")
-    rows = RowSource(plan, dataset)
+    rows = PlannedRows(plan, dataset)
     for i in np.random.default_rng(0).integers(len(plan), size=20):
         row, documents = rows[i], dataset.read(np.asarray(plan.docs(i)))
         expected = np.concatenate([tokens[:L] for tokens, _ in documents])

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.text import Text
 
-    from huatuo_jax.data.rows import Row
+    from huatuo_jax.data.rows import RowArrays
     from huatuo_jax.data.tokenizers import Tokenizer
 
 HELP = """Show one row of a plan as text: its examples, their sources, and which tokens are targets.
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.config import require
     from huatuo_jax.data.plan import Plan
-    from huatuo_jax.data.rows import RowSource
+    from huatuo_jax.data.rows import PlannedRows
     from huatuo_jax.data.token_store import TokenDataset
 
     plan = Plan.load(args.plan)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         bool(args.tokens or plan.manifest.get("tokens")), f"{args.plan} does not say where its token dataset is; give --tokens"
     )
     dataset = TokenDataset.open(args.tokens or epath.Path(args.plan) / plan.manifest["tokens"])
-    rows = RowSource(plan, dataset)
+    rows = PlannedRows(plan, dataset)
     require(0 <= args.row < len(rows), f"--row is {args.row}; the plan has rows 0 to {len(rows) - 1}")
     tokenizer = _tokenizer(args.tokenizer or str(dataset.tokenizer_path), dataset.manifest["tokenizer"])
     row, segments = rows[args.row], segments_of(rows, args.row)
@@ -90,7 +90,7 @@ def segments_of(rows: Any, index: int) -> list[dict[str, Any]]:
     return out
 
 
-def render(row: "Row", start: int, stop: int, tokenizer: "Tokenizer", color: str) -> "Text":
+def render(row: "RowArrays", start: int, stop: int, tokenizer: "Tokenizer", color: str) -> "Text":
     """The text of row[start:stop]; targets in `color`, or between « and » if it is ""."""
     from rich.text import Text
 
@@ -110,7 +110,7 @@ def render(row: "Row", start: int, stop: int, tokenizer: "Tokenizer", color: str
     return text
 
 
-def _asked(row: "Row") -> "np.ndarray":
+def _asked(row: "RowArrays") -> "np.ndarray":
     """What the model shall say in place of each token: the targets unshifted again; -100 where nothing is learned."""
     import numpy as np
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.records.tfds_folder import INT32_VECTOR, write_tfds_metadata
 from data_tools.records.unified import UnifiedDataset
-from data_tools.tokens.build_shard import STATISTICS, ShardBuilder, WorkerSettings, build_in_worker, read_marker, start_worker
+from data_tools.tokens.build_shard import ShardBuilder, WorkerSettings, build_in_worker, read_marker, start_worker
 from data_tools.tokens.build_tasks import ShardTask, plan_shards
 from huatuo_jax.config import require
 from huatuo_jax.config_files import differences, listed
 from huatuo_jax.data.formats import get_format
-from huatuo_jax.data.token_store import DATASET, SCHEMA, SPLITS
+from huatuo_jax.data.token_store import SCHEMA, SPLITS, STATISTICS
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import read_json, write_json, write_npy, write_text
@@ -213,7 +212,7 @@ def _has_one_thread() -> bool:
 
 
 def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
-    """Writes the arrays, the TFDS metadata and `rejected.jsonl`; returns the manifest's entry of each source.
+    """Writes the arrays and `rejected.jsonl`; returns the manifest's entry of each source.
 
     A rejected record cannot be expressed, so it has no tokens to count: every token of the other records is in
     `train.tokens`, `holdout.tokens` or `cut_tokens`.
@@ -245,12 +244,16 @@ def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
             "cut": sum(done["cut"] for _, done in own),
             "cut_tokens": sum(done["cut_tokens"] for _, done in own),
             "shards": [
-                {"file": task.path(out).name, "split": task.split, "records": len(done["lengths"]), "bytes": done["bytes"]}
+                {
+                    "file": task.path(out).name,
+                    "split": task.split,
+                    "records": len(done["lengths"]),
+                    "tokens": int(done["lengths"].sum()),
+                }
                 for task, done in own
             ],
         }
         sources[source] = entry
-        _write_metadata(out / source, source, entry["shards"])
     write_text(out / "rejected.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rejected))
     return sources
 
@@ -260,16 +263,3 @@ def _done(task: ShardTask, out: Path) -> dict[str, Any]:
     if done is None:
         raise DataError(f"{task.path(out)} disappeared during the build; run the same command again")
     return done
-
-
-def _write_metadata(folder: Path, source: str, shards: Sequence[dict[str, Any]]) -> None:
-    splits = {split: [shard for shard in shards if shard["split"] == split] for split in SPLITS}
-    splits = {split: own for split, own in splits.items() if sum(shard["records"] for shard in own)}
-    write_tfds_metadata(
-        folder,
-        DATASET,
-        f"Token records of {source}; targets are not shifted, -100 is ignored.",
-        {"tokens": INT32_VECTOR, "targets": INT32_VECTOR},
-        {split: [shard["records"] for shard in own] for split, own in splits.items()},
-        {split: sum(shard["bytes"] for shard in own) for split, own in splits.items()},
-    )

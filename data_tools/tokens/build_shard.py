@@ -21,19 +21,15 @@ import numpy as np
 
 from data_tools.records.unified import UnifiedDataset
 from data_tools.tokens.build_tasks import ShardTask
-from huatuo_jax.data.dialogue import IGNORED, EncodedBatch, encode_records
+from huatuo_jax.data.dialogue import Examples, encode_records
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.shards import open_writer
-from huatuo_jax.data.token_codec import encode_flat
+from huatuo_jax.data.token_store import STATISTICS, sizes_of, write_shard
 from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.io.files import write_bytes, written_aside
 
 BATCH_RECORDS = 1024
 BATCH_BYTES = 4 << 20
-RECORDS_PER_CHUNK = 4
-"""Single records are read as fast as from chunks of one, and the files are a fifth smaller."""
-STATISTICS = ("lengths", "target_counts", "first_targets")
 
 
 class BuildStopped(Exception):
@@ -75,32 +71,29 @@ class ShardBuilder:
           BuildStopped: if `stop` was set meanwhile.
         """
         rejected: list[dict[str, str]] = []
-        statistics: list[np.ndarray] = []
+        statistics: list[np.ndarray] = [np.zeros((3, 0), np.int32)]
         cut = np.zeros(2, np.int64)
         with written_aside(task.path(self._out)) as aside:
-            writer = open_writer(aside, RECORDS_PER_CHUNK)
-            try:
-                for batch in self._encoded(task.records, rejected, cut):
-                    for content in encode_flat(batch.tokens, batch.targets, batch.lengths):
-                        writer.write(content)
-                    statistics.append(describe(batch))
-            finally:
-                writer.close()
+            write_shard(aside, self._encoded(task.records, statistics, rejected, cut), self._tokenizer.eos_id)
             size = aside.stat().st_size
-        found = np.concatenate([np.zeros((3, 0), np.int32), *statistics], axis=1)
         summary = {"bytes": size, "rejected": rejected, "cut": int(cut[0]), "cut_tokens": int(cut[1])}
         buffer = io.BytesIO()
-        np.savez(buffer, summary=np.array(json.dumps(summary)), **dict(zip(STATISTICS, found, strict=True)))
+        sizes = dict(zip(STATISTICS, np.concatenate(statistics, axis=1), strict=True))
+        np.savez(buffer, summary=np.array(json.dumps(summary)), **sizes)
         write_bytes(task.marker(self._out), buffer.getvalue())
 
-    def _encoded(self, indices: np.ndarray, rejected: list[dict[str, str]], cut: np.ndarray) -> Iterator[EncodedBatch]:
+    def _encoded(
+        self, indices: np.ndarray, statistics: list[np.ndarray], rejected: list[dict[str, str]], cut: np.ndarray
+    ) -> Iterator[Examples]:
         for records in self._records(indices):
-            batch = encode_records(records, self._tokenizer, self._dialogue_format)
-            for place, error in batch.errors.items():
+            examples, errors = encode_records(records, self._tokenizer, self._dialogue_format)
+            for place, error in errors.items():
                 rejected.append({"source": records[place].source, "id": records[place].id, "reason": str(error)})
-            beyond = batch.lengths - self._max_len
+            beyond = examples.lengths - self._max_len
             cut += (np.count_nonzero(beyond > 0), beyond[beyond > 0].sum())
-            yield batch.cut(self._max_len)
+            examples = examples.cut(self._max_len)
+            statistics.append(sizes_of(examples))
+            yield examples
 
     def _records(self, indices: np.ndarray) -> Iterator[list[Record]]:
         """Batches of records, bounded in number and in bytes."""
@@ -121,22 +114,6 @@ class ShardBuilder:
                 if self._progress is not None:
                     with self._progress.get_lock():
                         self._progress.value += len(part)
-
-
-def describe(batch: EncodedBatch) -> np.ndarray:
-    """int32 [3, n]: length, number of targets from position 1 on (the shift never uses position 0), place of the first one.
-
-    The place is the length where there is no target.
-    """
-    lengths = batch.lengths
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    learned = batch.targets != IGNORED
-    learned[starts[lengths > 0]] = False
-    before = np.concatenate([[0], np.cumsum(learned)])
-    places = np.append(np.flatnonzero(learned), len(learned))
-    firsts = np.minimum(places[before[starts]], ends) - starts
-    return np.stack([lengths, before[ends] - before[starts], firsts]).astype(np.int32)
 
 
 def read_marker(task: ShardTask, out: Path) -> dict[str, Any] | None:

@@ -8,8 +8,7 @@ import numpy as np
 
 from data_tools.records.unified import UnifiedDataset
 from data_tools.tokens.holdout import choose_holdout
-from huatuo_jax.data.shards import shard_name
-from huatuo_jax.data.token_store import DATASET, SPLITS
+from huatuo_jax.data.token_store import SPLITS, shard_name
 
 SHARD_RECORDS = 10_000
 MAX_SHARDS = 1_000
@@ -33,7 +32,7 @@ class ShardTask:
 
     def path(self, out: Path) -> Path:
         """The shard's file."""
-        return out / self.source / shard_name(DATASET, self.split, self.index, self.count)
+        return out / self.source / shard_name(self.split, self.index, self.count)
 
     def marker(self, out: Path) -> Path:
         """The file whose presence says that the shard is done; holds its statistics."""

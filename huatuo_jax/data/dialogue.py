@@ -23,31 +23,31 @@ class Encoded(NamedTuple):
     targets: np.ndarray
 
 
-class EncodedBatch(NamedTuple):
-    """Training examples end to end.
-
-    Attributes:
-      tokens, targets: int32 [sum of lengths]. lengths: int64 [n], tokens of each example.
-      errors: place among the given records → why there is no example of that record.
-    """
+class Examples(NamedTuple):
+    """Training examples end to end: `tokens` and `targets` int32 [sum of lengths], `lengths` int64 [n]."""
 
     tokens: np.ndarray
     targets: np.ndarray
     lengths: np.ndarray
-    errors: dict[int, RecordError]
 
-    def cut(self, max_len: int) -> "EncodedBatch":
+    def cut(self, max_len: int) -> "Examples":
         """The same examples without what lies beyond `max_len` tokens."""
         if not np.any(self.lengths > max_len):
             return self
         places = np.arange(len(self.tokens)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
         kept = places < max_len
-        return self._replace(tokens=self.tokens[kept], targets=self.targets[kept], lengths=np.minimum(self.lengths, max_len))
+        return Examples(self.tokens[kept], self.targets[kept], np.minimum(self.lengths, max_len))
 
-    def examples(self) -> list[Encoded]:
+    def split(self) -> list[Encoded]:
         """Each example alone."""
         ends = np.cumsum(self.lengths)[:-1]
         return list(map(Encoded, np.split(self.tokens, ends), np.split(self.targets, ends))) if len(self.lengths) else []
+
+    @classmethod
+    def join(cls, examples: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Examples":
+        """Examples given as (tokens, targets), end to end."""
+        tokens, targets = ([np.zeros(0, np.int32), *(example[i] for example in examples)] for i in (0, 1))
+        return cls(np.concatenate(tokens), np.concatenate(targets), np.array([len(t) for t in tokens[1:]], np.int64))
 
 
 def encode_record(record: Record, tokenizer: Tokenizer, dialogue_format: DialogueFormat, max_len: int | None = None) -> Encoded:
@@ -61,40 +61,46 @@ def encode_record(record: Record, tokenizer: Tokenizer, dialogue_format: Dialogu
     Raises:
       RecordError: the format cannot express the record, or its text is not valid Unicode.
     """
-    batch = encode_records([record], tokenizer, dialogue_format)
-    for error in batch.errors.values():
+    examples, rejected = encode_records([record], tokenizer, dialogue_format)
+    for error in rejected.values():
         raise error
-    return Encoded(batch.tokens[:max_len], batch.targets[:max_len])
+    return Encoded(examples.tokens[:max_len], examples.targets[:max_len])
 
 
-def encode_records(records: Sequence[Record], tokenizer: Tokenizer, dialogue_format: DialogueFormat) -> EncodedBatch:
-    """`encode_record` of many records in one call to the tokenizer and few to numpy; the examples are not cut."""
+def encode_records(
+    records: Sequence[Record], tokenizer: Tokenizer, dialogue_format: DialogueFormat
+) -> tuple[Examples, dict[int, RecordError]]:
+    """`encode_record` of many records in one call to the tokenizer and few to numpy; the examples are not cut.
+
+    Returns:
+      The examples of the records that the format can express, and for each other one: its place in `records` → the reason.
+    """
     pieces: list[Piece] = []
     ends, closed = [0], [False]
-    errors: dict[int, RecordError] = {}
+    rejected: dict[int, RecordError] = {}
     for place, record in enumerate(records):
         try:
             pieces += _pieces(record, dialogue_format)
         except RecordError as error:
-            errors[place] = error.with_traceback(None)
+            rejected[place] = error.with_traceback(None)
         else:
             ends.append(len(pieces))
             closed.append(dialogue_format.closing_eos or bool(record.text))
     try:
         encoded = _encode_pieces(pieces, tokenizer, dialogue_format)
     except RecordError as error:
+        # The tokenizer refused one text and does not say which record's: halve until it stands alone.
         if len(records) == 1:
-            nothing = np.zeros(0, np.int32)
-            return EncodedBatch(nothing, nothing, np.zeros(0, np.int64), {0: error.with_traceback(None)})
+            return Examples.join([]), {0: error.with_traceback(None)}
         middle = len(records) // 2
         first, second = (encode_records(half, tokenizer, dialogue_format) for half in (records[:middle], records[middle:]))
-        tokens, targets, lengths = map(np.concatenate, zip(first[:3], second[:3], strict=True))
-        return EncodedBatch(tokens, targets, lengths, first.errors | {middle + i: e for i, e in second.errors.items()})
+        both = Examples(*map(np.concatenate, zip(first[0], second[0], strict=True)))
+        return both, first[1] | {middle + place: error for place, error in second[1].items()}
     tokens, targets, piece_ends = _join(pieces, encoded, tokenizer)
     record_ends = piece_ends[ends]
     closing = record_ends[closed]
     tokens, targets = (np.insert(array, closing, tokenizer.eos_id) for array in (tokens, targets))
-    return EncodedBatch(tokens, targets, np.diff(record_ends) + np.array(closed[1:], np.int64), errors)
+    return Examples(tokens, targets, np.diff(record_ends) + np.array(closed[1:], np.int64)), rejected
 
 
 def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, dialogue_format: DialogueFormat, system: str = "") -> list[int]:

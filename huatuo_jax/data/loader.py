@@ -7,8 +7,8 @@ them to the devices, so that the training step does not wait.
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import grain
 import jax
@@ -21,31 +21,23 @@ from huatuo_jax.errors import ConfigError
 BATCHES_ON_DEVICE = 2
 """Batches that wait on the devices: one would do if reading never stuttered."""
 
-ROWS_AT_ONCE = 16
-"""Rows that a thread reads together, where they can be: each call of the ArrayRecord reader costs as much as tens of records."""
-
 Index = tuple[slice, ...]
-Row = dict[str, np.ndarray]
 
 
-class Rows(Protocol):
+class RowReader(Protocol):
     """What the loader reads: `huatuo_jax.data.rows`."""
+
+    @property
+    def sequence_length(self) -> int: ...  # noqa: D102
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Row: ...
-
-
-@runtime_checkable
-class ReadTogether(Protocol):
-    """Rows that are cheaper to read together."""
-
-    def read_rows(self, indices: Sequence[int]) -> Sequence[Row]:
-        """The rows at `indices`, in that order."""
+    def read_rows(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """The rows at `indices`, in that order: int32 [len(indices), sequence_length] each."""
 
 
 def make_loader(
-    rows: Rows,
+    rows: RowReader,
     batch_size: int,
     sharding: NamedSharding,
     start_step: int = 0,
@@ -56,7 +48,7 @@ def make_loader(
     """Batches from `start_step` on. Reading starts at once, so the first batch is ready when compilation ends.
 
     Args:
-      rows: by index; each a dict of int32 [sequence_length].
+      rows: by number.
       batch_size: rows a batch, over all processes. Rows that fill no batch at the end are dropped.
       sharding: of a [batch, sequence_length] array.
       start_step: batches already consumed.
@@ -85,9 +77,9 @@ def make_loader(
     steps = range(start_step, stop)
     if not steps:
         return Loader(iter(()))
-    length = len(rows[start_step * batch_size]["tokens"])
-    mine = rows_of_devices(indices_of_devices(sharding, batch_size, length), batch_size)
-    return Loader(_batches(_BlocksOfProcess(rows, batch_size, mine, steps), sharding, (batch_size, length), threads, prefetch))
+    shape = batch_size, rows.sequence_length
+    mine = rows_of_devices(indices_of_devices(sharding, *shape), batch_size)
+    return Loader(_batches(_RowsOfProcess(rows, batch_size, mine, steps), sharding, shape, min(threads, prefetch), prefetch))
 
 
 def indices_of_devices(sharding: NamedSharding, batch_size: int, length: int) -> Mapping[jax.Device, Index]:
@@ -111,38 +103,26 @@ def rows_of_devices(indices: Mapping[Any, Index], batch_size: int) -> np.ndarray
     return np.flatnonzero(held)
 
 
-class _BlocksOfProcess:
-    """This process's rows of all batches, some at a time: what Grain's threads read by index, [rows, sequence_length] each."""
+class _RowsOfProcess:
+    """This process's rows of each batch, by the number of the step: what one thread of Grain reads at a time."""
 
-    def __init__(self, rows: Rows, batch_size: int, mine: np.ndarray, steps: range):
-        self.rows, self.batch_size, self.steps = rows, batch_size, steps
-        self.blocks = np.array_split(mine, -(-len(mine) // ROWS_AT_ONCE))
+    def __init__(self, rows: RowReader, batch_size: int, mine: np.ndarray, steps: range) -> None:
+        self.rows, self.batch_size, self.mine, self.steps = rows, batch_size, mine, steps
 
     def __len__(self) -> int:
-        return len(self.steps) * len(self.blocks)
+        return len(self.steps)
 
-    def __getitem__(self, index: int) -> Row:
-        step, k = divmod(index, len(self.blocks))
-        indices = (self.steps[step] * self.batch_size + self.blocks[k]).tolist()
-        rows = self.rows.read_rows(indices) if isinstance(self.rows, ReadTogether) else [self.rows[i] for i in indices]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self.rows.read_rows((self.steps[index] * self.batch_size + self.mine).tolist())
 
 
 def _batches(
-    source: _BlocksOfProcess, sharding: NamedSharding, shape: tuple[int, int], threads: int, prefetch: int
+    source: _RowsOfProcess, sharding: NamedSharding, shape: tuple[int, int], threads: int, prefetch: int
 ) -> Iterator[dict[str, jax.Array]]:
-    mine = np.concatenate(source.blocks)
     place = np.full(shape[0], -1)
-    place[mine] = np.arange(len(mine))
-    blocks = len(source.blocks)
-    ahead = prefetch * blocks
-    options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
-    dataset: Iterable[Row] = (
-        grain.MapDataset.source(source)
-        .to_iter_dataset(options)
-        .batch(blocks, batch_fn=lambda read: {name: np.concatenate([block[name] for block in read]) for name in read[0]})
-    )
-    for batch in dataset:
+    place[source.mine] = np.arange(len(source.mine))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    for batch in grain.MapDataset.source(source).to_iter_dataset(options):
         yield {name: _to_devices(array, place, sharding, shape) for name, array in batch.items()}
 
 

@@ -12,7 +12,6 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +20,7 @@ from etils import epath
 from huatuo_jax.config import DataConfig
 from huatuo_jax.config_files import flatten
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import PathLike, is_local, read_json, read_npy, sha256_json, write_bytes, write_json, write_npy
+from huatuo_jax.io.files import PathLike, cached_copy, is_local, read_json, read_npy, sha256_json, write_json, write_npy
 
 SCHEMA = 1
 REMEDY = "make it with `huatuo-data plan --config CONFIG.py` (seconds)"
@@ -72,7 +71,10 @@ class Plan:
         if schema != SCHEMA:
             raise DataError(f"{folder} has plan schema {schema}, this version reads {SCHEMA}; {REMEDY}")
         cached = cache and not is_local(path)
-        source = _cached(folder, sha256_json(manifest)) if cached else folder
+        source = folder
+        if cached:
+            copies = [cached_copy(folder / f"{name}.npy", f"plans/{sha256_json(manifest)}") for name in arrays]
+            source = epath.Path(copies[0].parent)
         remedy = f"remove that copy of {folder}" if cached else REMEDY
         row_starts = _read(source, "row_starts", manifest["rows"] + 1, remedy)
         plan = cls(row_starts, _read(source, "row_docs", manifest["records"], remedy), manifest)
@@ -167,13 +169,3 @@ def _read(folder: PathLike, name: str, size: int, remedy: str) -> np.ndarray:
     if array.shape != (size,) or array.dtype != np.int64:
         raise DataError(f"{path} is {array.dtype} {list(array.shape)}, the manifest says int64 [{size}]; {remedy}")
     return array
-
-
-def _cached(folder: epath.Path, digest: str) -> Path:
-    """A local folder with the remote plan's arrays, copied unless it is there."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    local = Path(base) / "huatuo-jax" / "plans" / digest
-    for name in ("row_starts.npy", "row_docs.npy"):
-        if not (local / name).exists():
-            write_bytes(local / name, (folder / name).read_bytes())
-    return local

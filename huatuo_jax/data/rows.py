@@ -1,4 +1,9 @@
-"""Rows: an index comes in, one packed row of fixed length goes out; a pure function of plan and data."""
+"""Packed rows: what a training step reads, as a pure function of plan, token dataset and row number.
+
+A plan (`plan.py`) says which documents share a row, the token dataset (`token_store.py`) holds their tokens; here they become
+arrays of fixed length, which `loader.py` reads ahead and moves to the devices. What must hold: row i is the same on every host
+and whatever was read before it; targets are shifted here and nowhere else.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -6,135 +11,160 @@ from typing import Protocol
 
 import numpy as np
 
-from huatuo_jax.data.dialogue import IGNORED
+from huatuo_jax.data.dialogue import IGNORED, Examples
 from huatuo_jax.data.packing import Packing, pack
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.errors import ConfigError
 
-Row = dict[str, np.ndarray]
+RowArrays = dict[str, np.ndarray]
+"""Name → int32 [rows, sequence_length], or [sequence_length] of one row:
+
+tokens: padded with 0.
+targets: shifted: what the model shall say after this position; -100 = not counted.
+segment_ids: 1, 2, … per example, 0 = padding; all 1 in faithful packing, where attention crosses examples.
+positions: from 0 in each example; running through the row in faithful packing. 0 in padding.
+source_ids: index into the token dataset's sources; -1 = padding.
+"""
+
 PADDING = {"tokens": 0, "targets": IGNORED, "segment_ids": 0, "positions": 0, "source_ids": -1}
-"""What a row holds where no example lies."""
 
 
 class Documents(Protocol):
-    """What rows need of a token dataset."""
+    """What rows need of a token dataset; see `TokenDataset` for each."""
 
     @property
-    def manifest_hash(self) -> str:
-        """Identity of the data."""
+    def manifest_hash(self) -> str: ...  # noqa: D102
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Names, in the order of document ids."""
+    def sources(self) -> tuple[str, ...]: ...  # noqa: D102
 
-    def offsets(self, split: str) -> np.ndarray:
-        """int64 [sources + 1]: first document id of each source."""
+    def offsets(self, split: str) -> np.ndarray: ...  # noqa: D102
 
-    def lengths(self, source: str, split: str = "train") -> np.ndarray:
-        """int32 [records]: tokens of each record."""
+    def lengths(self, source: str, split: str = "train") -> np.ndarray: ...  # noqa: D102
 
-    def first_targets(self, source: str, split: str = "train") -> np.ndarray:
-        """int32 [records]: first position from 1 on with a target; the length if there is none."""
+    def first_targets(self, source: str, split: str = "train") -> np.ndarray: ...  # noqa: D102
 
-    def read(self, doc_ids: np.ndarray, split: str = "train") -> list[tuple[np.ndarray, np.ndarray]]:
-        """Tokens and (unshifted) targets of documents."""
+    def read_joined(self, doc_ids: np.ndarray, split: str = "train", limit: int | None = None) -> Examples: ...  # noqa: D102
 
 
-class RowSource:
-    """The rows of a plan, by index, from any thread.
+class PackedRows:
+    """Rows by number. Row i holds the documents `row_docs[row_starts[i] : row_starts[i + 1]]`; without any it is all padding."""
 
-    `rows[i]` is a dict of int32 [sequence_length]:
-      tokens: padded with 0.
-      targets: shifted: what the model at this position shall say next; -100 = not counted.
-      segment_ids: 1, 2, … per example, 0 = padding; all 1 in faithful packing, where attention crosses examples.
-      positions: from 0 in each example; running through the row in faithful packing. 0 in padding.
-      source_ids: index into `dataset.sources`; -1 = padding.
+    def __init__(
+        self,
+        dataset: Documents,
+        split: str,
+        row_starts: np.ndarray,
+        row_docs: np.ndarray,
+        sequence_length: int,
+        packing: Packing,
+    ) -> None:
+        self.dataset = dataset
+        self.sequence_length = sequence_length
+        self.packing: Packing = packing
+        self._split, self._row_starts, self._row_docs = split, row_starts, row_docs
+        self._source_starts = np.asarray(dataset.offsets(split))
+
+    def __len__(self) -> int:
+        return len(self._row_starts) - 1
+
+    def __getitem__(self, index: int) -> RowArrays:
+        """One row, [sequence_length] each."""
+        return {name: array[0] for name, array in self.read_rows([index]).items()}
+
+    def read_rows(self, indices: Sequence[int]) -> RowArrays:
+        """The rows at `indices`, [len(indices), sequence_length] each; many at once are read faster than one at a time.
+
+        Raises:
+          IndexError: there is no such row.
+        """
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"row {index} of {len(self)}")
+        docs_of_rows = [np.asarray(self._row_docs[self._row_starts[i] : self._row_starts[i + 1]]) for i in indices]
+        docs = np.concatenate([np.zeros(0, np.int64), *docs_of_rows])
+        examples = self.dataset.read_joined(docs, self._split, limit=self.sequence_length)
+        sources = np.searchsorted(self._source_starts, docs, side="right") - 1
+        return assemble(examples, sources, [len(docs) for docs in docs_of_rows], self.sequence_length, self.packing)
+
+
+class PlannedRows(PackedRows):
+    """The rows of a plan.
 
     Raises:
       DataError: the plan was made of other data.
     """
 
-    def __init__(self, plan: Plan, dataset: Documents):
+    def __init__(self, plan: Plan, dataset: Documents) -> None:
         plan.check_data(dataset)
-        self.plan, self.dataset = plan, dataset
-        self.sequence_length: int = plan.manifest["sequence_length"]
-        self.packing: Packing = plan.manifest["packing"]
-        self._offsets = np.asarray(dataset.offsets("train"))
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, index: int) -> Row:
-        return self.read_rows([index])[0]
-
-    def read_rows(self, indices: Sequence[int]) -> list[Row]:
-        """The rows at `indices`; many at once are read much faster than one at a time."""
-        docs = [np.asarray(self.plan.docs(_checked(index, len(self)))) for index in indices]
-        examples = iter(self.dataset.read(np.concatenate(docs)) if docs else ())
-        sources = [np.searchsorted(self._offsets, own, side="right") - 1 for own in docs]
-        return [assemble(list(itertools.islice(examples, len(own))), own, self.sequence_length, self.packing) for own in sources]
+        self.plan = plan
+        facts = plan.manifest
+        super().__init__(dataset, "train", plan.row_starts, plan.row_docs, facts["sequence_length"], facts["packing"])
 
 
-class HoldoutRows:
-    """A source's held-out records, packed first-fit in their stored order; `rows[i]` as in `RowSource`.
+class HoldoutRows(PackedRows):
+    """Held-out records, source after source, each packed first-fit in stored order.
 
     Args:
       dataset: the token dataset.
-      source: one of its sources.
+      sources: of its sources, those to read.
       sequence_length: longer records are cut; those without a target before the cut are left out.
-      max_rows: take the first so many rows at most.
+      max_rows: take the first so many rows of each source at most.
+      multiple: rows of padding fill up to a multiple of this number.
     """
 
-    def __init__(self, dataset: Documents, source: str, sequence_length: int, max_rows: int):
-        if source not in dataset.sources:
-            raise ConfigError(f"no source {source!r} in the token dataset; it has {', '.join(dataset.sources)}")
-        self.dataset, self.sequence_length = dataset, sequence_length
-        self._source_id = dataset.sources.index(source)
-        lengths = np.minimum(dataset.lengths(source, "holdout"), sequence_length)
-        kept = np.flatnonzero(np.asarray(dataset.first_targets(source, "holdout")) < lengths)
-        row_starts, members = pack(lengths[kept], sequence_length, "first_fit")
-        self._row_starts = row_starts[: max_rows + 1]
-        self._docs = kept[members] + int(dataset.offsets("holdout")[self._source_id])
-
-    def __len__(self) -> int:
-        return len(self._row_starts) - 1
-
-    def __getitem__(self, index: int) -> Row:
-        index = _checked(index, len(self))
-        docs = self._docs[self._row_starts[index] : self._row_starts[index + 1]]
-        sources = np.full(len(docs), self._source_id)
-        return assemble(self.dataset.read(docs, "holdout"), sources, self.sequence_length, "first_fit")
-
-
-def _checked(index: int, rows: int) -> int:
-    if not 0 <= index < rows:
-        raise IndexError(f"row {index} of {rows}")
-    return index
+    def __init__(
+        self, dataset: Documents, sources: Sequence[str], sequence_length: int, max_rows: int, multiple: int = 1
+    ) -> None:
+        starts, docs = [0], [np.zeros(0, np.int64)]
+        for source in sources:
+            if source not in dataset.sources:
+                raise ConfigError(f"no source {source!r} in the token dataset; it has {', '.join(dataset.sources)}")
+            lengths = np.minimum(dataset.lengths(source, "holdout"), sequence_length)
+            kept = np.flatnonzero(np.asarray(dataset.first_targets(source, "holdout")) < lengths)
+            row_starts, members = pack(lengths[kept], sequence_length, "first_fit")
+            row_starts = row_starts[: max_rows + 1]
+            docs.append(kept[members[: row_starts[-1]]] + dataset.offsets("holdout")[dataset.sources.index(source)])
+            starts += (row_starts[1:] + starts[-1]).tolist()
+        starts += [starts[-1]] * (-(len(starts) - 1) % multiple)
+        super().__init__(dataset, "holdout", np.array(starts), np.concatenate(docs), sequence_length, "first_fit")
 
 
 def assemble(
-    examples: Sequence[tuple[np.ndarray, np.ndarray]], sources: Sequence[int] | np.ndarray, sequence_length: int, packing: Packing
-) -> Row:
-    """Joins examples (tokens, unshifted targets), each cut to the row's length, into one row.
+    examples: Examples, sources: Sequence[int] | np.ndarray, docs_per_row: Sequence[int], sequence_length: int, packing: Packing
+) -> RowArrays:
+    """Lays examples (unshifted targets, no longer than a row) side by side into rows: [len(docs_per_row), sequence_length] each.
 
-    The shift happens here, once. In first-fit packing the last token of an example predicts nothing; in faithful packing it
-    predicts the first token of the next example where that is a target, and only the row's position 0 is never a target.
+    Two examples, 11 12 13 with targets - 12 13 and 21 22 with targets 21 22, in a row of 7 ("-" is -100):
+
+        tokens                  11  12  13  21  22   0   0
+        targets      first fit  12  13   -  22   -   -   -      the last token of an example predicts nothing
+                     faithful   12  13  21  22   -   -   -      but for 13, which predicts the next example's first token
+        segment_ids  first fit   1   1   1   2   2   0   0      faithful: 1 1 1 1 1 0 0
+        positions    first fit   0   1   2   0   1   0   0      faithful: 0 1 2 3 4 0 0
     """
-    lengths = np.array([min(len(tokens), sequence_length) for tokens, _ in examples], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    filled = int(lengths.sum())
-    row = {name: np.full(sequence_length, padding, np.int32) for name, padding in PADDING.items()}
-    if not filled:
-        return row
-    row["tokens"][:filled] = np.concatenate([tokens[:sequence_length] for tokens, _ in examples])
-    targets = np.concatenate([unshifted[:sequence_length] for _, unshifted in examples])
-    row["source_ids"][:filled] = np.repeat(sources, lengths)
+    lengths = examples.lengths
+    docs_of_row = np.concatenate([[0], np.cumsum(docs_per_row)])
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    tokens_of_row = ends[docs_of_row]
     if packing == "faithful":
-        row["segment_ids"][:filled] = 1
-        row["positions"][:filled] = np.arange(filled)
+        segments = np.ones(len(lengths), np.int32)
+        begins, last = np.repeat(tokens_of_row[:-1], docs_per_row), tokens_of_row[1:] - 1
     else:
-        targets[starts[lengths > 0]] = IGNORED
-        row["segment_ids"][:filled] = np.repeat(np.arange(1, len(examples) + 1), lengths)
-        row["positions"][:filled] = np.arange(filled) - np.repeat(starts, lengths)
-    row["targets"][: filled - 1] = targets[1:]
-    return row
+        segments = (np.arange(len(lengths)) - np.repeat(docs_of_row[:-1], docs_per_row) + 1).astype(np.int32)
+        begins, last = ends[:-1], ends[1:] - 1
+    targets = np.append(examples.targets[1:], np.int32(IGNORED))
+    if len(examples.targets):
+        targets[last] = IGNORED
+    joined = {
+        "tokens": examples.tokens,
+        "targets": targets[: len(examples.targets)],
+        "segment_ids": np.repeat(segments, lengths),
+        "positions": np.arange(len(examples.tokens), dtype=np.int32) - np.repeat(begins.astype(np.int32), lengths),
+        "source_ids": np.repeat(np.asarray(sources, np.int32), lengths),
+    }
+    rows = {name: np.full((len(docs_per_row), sequence_length), padding, np.int32) for name, padding in PADDING.items()}
+    for row, (begin, end) in enumerate(itertools.pairwise(tokens_of_row.tolist())):
+        for name, values in joined.items():
+            rows[name][row, : end - begin] = values[begin:end]
+    return rows

@@ -1,24 +1,99 @@
-"""Reader of the token dataset that `huatuo-data build` wrote: uncut token records by number, and their sizes on their own.
+"""The token dataset: every record as tokens and targets, uncut, read by its number from any thread.
 
-TOKENS/manifest.json                    written last; its hash is the dataset's identity
-TOKENS/SOURCE/{split}.lengths.npy       and target_counts, first_targets: int32 [records]
-TOKENS/SOURCE/huatuo_tokens-{split}.array_record-…   also readable through TensorFlow Datasets
+`huatuo-data build` writes it (`data_tools/tokens`), `huatuo-data plan` looks at its sizes only, and training reads its records as
+rows (`rows.py`, next on the way). What must hold: a finished folder never changes, and a damaged one is refused.
+
+    TOKENS/manifest.json                            written last: without it the build is unfinished
+    TOKENS/SOURCE/{split}.lengths.npy               also target_counts, first_targets: int32 [records]
+    TOKENS/SOURCE/{split}-00000-of-00002.tokens     uint32 [tokens], little-endian: the records of a shard end to end
+
+A token is one word of 32 bits, `token + code · 2³⁰`. The code says what the target of the token is: 0 = ignored, 1 = the token
+itself, 2 = the end token. A question (5, 6), an answer (7, 8) and the token that opens the next question, where the answer ends:
+
+    tokens      5     6     7           8           5
+    targets  -100  -100     7           8           2 (EOS)
+    words       5     6     7 + 1·2³⁰   8 + 1·2³⁰   5 + 2·2³⁰
+
+Flat words are read by slicing a memory map; benchmarks/RESULTS.md has the figures beside two record formats.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from huatuo_jax.data.shards import Shards
-from huatuo_jax.data.token_codec import decode_examples
+from huatuo_jax.data.dialogue import IGNORED, Encoded, Examples
 from huatuo_jax.errors import DataError
-from huatuo_jax.io.files import PathLike, read_json, read_npy, sha256_json
+from huatuo_jax.io.files import PathLike, cached_copy, is_local, read_json, read_npy, sha256_json
 
-SCHEMA = 1
-DATASET = "huatuo_tokens"
+SCHEMA = 2
 SPLITS = ("train", "holdout")
+STATISTICS = ("lengths", "target_counts", "first_targets")
 REMEDY = "build the token dataset again (`huatuo-data build` into a new folder)"
+
+_CODE_SHIFT = 30
+_TOKEN_MASK = np.uint32((1 << _CODE_SHIFT) - 1)
+_ITSELF, _END = 1, 2
+
+
+def pack_words(tokens: np.ndarray, targets: np.ndarray, eos_id: int) -> np.ndarray:
+    """Tokens and unshifted targets, int32 [n] each, as words: uint32 [n].
+
+    Raises:
+      DataError: a target is neither ignored, nor its token, nor `eos_id`; or a token does not fit into 30 bits.
+    """
+    itself, end = targets == tokens, targets == eos_id
+    if np.any(other := ~(itself | end | (targets == IGNORED))):
+        place = int(np.argmax(other))
+        raise DataError(
+            f"token {tokens[place]} at place {place} has the target {targets[place]}; a token dataset holds only {IGNORED} "
+            f"(ignored), the token itself or the end token {eos_id}: change the dialogue format that makes other targets"
+        )
+    words = tokens.astype("<u4")
+    if np.any(words > _TOKEN_MASK):
+        raise DataError(f"a token id is outside 0 … {_TOKEN_MASK:,}; use a tokenizer with a smaller vocabulary")
+    return words | (np.where(itself, _ITSELF, np.where(end, _END, 0)).astype("<u4") << _CODE_SHIFT)
+
+
+def unpack_words(words: np.ndarray, eos_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and unshifted targets, int32 [n] each, of words (uint32 [n]); inverse of `pack_words`."""
+    tokens = (words & _TOKEN_MASK).view(np.int32)
+    codes = words >> _CODE_SHIFT
+    return tokens, np.where(codes == _ITSELF, tokens, np.where(codes == _END, np.int32(eos_id), np.int32(IGNORED)))
+
+
+def write_shard(path: PathLike, batches: Iterable[Examples], eos_id: int) -> None:
+    """Writes a local shard file; the caller writes it aside and renames it. Raises as `pack_words` does."""
+    with open(path, "wb") as file:
+        for examples in batches:
+            file.write(pack_words(examples.tokens, examples.targets, eos_id).data)
+
+
+def sizes_of(examples: Examples) -> np.ndarray:
+    """int32 [3, n], the STATISTICS: length, targets from position 1 on (the shift never uses position 0), place of the first one.
+
+    The place is the length where there is no target. Two examples, of which the second has no target:
+
+        targets                   -   5   7 | -   -
+        learned                   0   1   1 | 0   0
+        learned before            0   0   1   2   2   2
+        lengths 3 2, target_counts 2 0, first_targets 1 2
+    """
+    lengths = examples.lengths
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    learned = examples.targets != IGNORED
+    learned[starts[lengths > 0]] = False
+    before = np.concatenate([[0], np.cumsum(learned)])
+    places = np.append(np.flatnonzero(learned), len(learned))
+    firsts = np.minimum(places[before[starts]], ends) - starts
+    return np.stack([lengths, before[ends] - before[starts], firsts]).astype(np.int32)
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """File name of one shard of a source."""
+    return f"{split}-{index:05d}-of-{count:05d}.tokens"
 
 
 class TokenDataset:
@@ -26,7 +101,7 @@ class TokenDataset:
 
     Attributes:
       path: the folder.
-      manifest: as written by the build; manifest_hash: its SHA-256, which plans carry.
+      manifest: as written by the build; manifest_hash: its SHA-256, the identity of the data, which plans carry.
       sources: names, in the order of the manifest.
     """
 
@@ -35,23 +110,19 @@ class TokenDataset:
         self.manifest = manifest
         self.manifest_hash = sha256_json(manifest)
         self.sources: tuple[str, ...] = tuple(manifest["sources"])
+        self._eos_id = int(manifest["tokenizer"]["eos_id"])
         self._statistics: dict[tuple[str, str, str], np.ndarray] = {}
-        self._shards = {split: self._open_shards(split) for split in SPLITS}
-
-    @property
-    def tokenizer_path(self) -> epath.Path:
-        """The tokenizer file that the dataset was built with; it lies in the folder."""
-        return self.path / self.manifest["tokenizer"]["path"]
+        self._words = {split: _Words(self, split) for split in SPLITS}
 
     @classmethod
     def open(cls, path: PathLike) -> "TokenDataset":
         """Opens a finished token dataset.
 
         Raises:
-          DataError: if there is none, or a file of it is missing or torn.
+          DataError: if there is none, another schema, or a file of it is missing or torn.
         """
-        found = epath.Path(path) / "manifest.json"
-        if not found.exists():
+        manifest_path = epath.Path(path) / "manifest.json"
+        if not manifest_path.exists():
             if (epath.Path(path) / "build.json").exists():
                 remedy = "its build was interrupted; the same `huatuo-data build` command continues it"
             elif epath.Path(path).exists():
@@ -60,13 +131,18 @@ class TokenDataset:
                 remedy = "there is no such folder; give the one that `huatuo-data build` wrote"
             raise DataError(f"{path} holds no finished token dataset (no manifest.json): {remedy}")
         try:
-            manifest = read_json(found)
+            manifest = read_json(manifest_path)
             schema, _ = manifest["schema"], manifest["tokenizer"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{found} is not the manifest of a token dataset ({error!r}); {REMEDY}") from error
+            raise DataError(f"{manifest_path} is not the manifest of a token dataset ({error!r}); {REMEDY}") from error
         if schema != SCHEMA:
             raise DataError(f"{path} has schema {schema}, this version reads schema {SCHEMA}; {REMEDY}")
         return cls(path, manifest)
+
+    @property
+    def tokenizer_path(self) -> epath.Path:
+        """The tokenizer file that the dataset was built with; it lies in the folder."""
+        return self.path / self.manifest["tokenizer"]["path"]
 
     def count(self, source: str, split: str = "train") -> int:
         """Number of records."""
@@ -88,8 +164,12 @@ class TokenDataset:
         """int64 [sources + 1]: document ids at which each source begins."""
         return np.cumsum([0, *(self.count(source, split) for source in self.sources)], dtype=np.int64)
 
-    def read(self, doc_ids: np.ndarray, split: str = "train") -> list[tuple[np.ndarray, np.ndarray]]:
-        """(tokens, targets) of each document, int32 [length] each, targets not shifted; safe to call from several threads.
+    def read(self, doc_ids: np.ndarray, split: str = "train") -> list[Encoded]:
+        """(tokens, targets) of each document, int32 [length] each, targets not shifted; see `read_joined`."""
+        return self.read_joined(doc_ids, split).split()
+
+    def read_joined(self, doc_ids: np.ndarray, split: str = "train", limit: int | None = None) -> Examples:
+        """The documents end to end, each cut to `limit` tokens; safe to call from several threads.
 
         Args:
           doc_ids: int64 [n], in any order.
@@ -97,33 +177,92 @@ class TokenDataset:
         Raises:
           DataError: if an id is out of range or a file cannot be read.
         """
-        contents = self._shards[split].read(doc_ids)
-        if not contents:
-            return []
-        try:
-            return decode_examples(contents)
-        except ValueError as error:
-            raise DataError(f"{self.path}: documents {doc_ids[0]} … {doc_ids[-1]} are damaged ({error}); {REMEDY}") from error
-
-    def _open_shards(self, split: str) -> Shards:
-        shards = [
-            (self.path / source / shard["file"], shard["records"], shard["bytes"])
-            for source in self.sources
-            for shard in self.manifest["sources"][source]["shards"]
-            if shard["split"] == split
-        ]
-        return Shards([s[0] for s in shards], [s[1] for s in shards], [s[2] for s in shards], REMEDY)
+        words, lengths = self._words[split].read(np.asarray(doc_ids, np.int64), limit)
+        return Examples(*unpack_words(words, self._eos_id), lengths)
 
     def _statistic(self, source: str, split: str, name: str) -> np.ndarray:
         key = (source, split, name)
         if key not in self._statistics:
             path = self.path / source / f"{split}.{name}.npy"
             try:
-                found = read_npy(path)
+                array = read_npy(path)
             except (OSError, ValueError) as error:
                 raise DataError(f"{path} is missing or torn ({error}); {REMEDY}") from error
-            if found.shape != (self.count(source, split),):
+            if array.shape != (self.count(source, split),):
                 expected = f"({self.count(source, split)},) as the manifest says"
-                raise DataError(f"{path} has shape {found.shape}, not {expected}; {REMEDY}")
-            self._statistics[key] = found
+                raise DataError(f"{path} has shape {array.shape}, not {expected}; {REMEDY}")
+            self._statistics[key] = array
         return self._statistics[key]
+
+
+class _Words:
+    """The words of one split, through all sources and shards under one numbering of places.
+
+    Shard files are checked at once and mapped when a record of theirs is first read. Two sources, three shards:
+
+        shard_starts   0         900            2000      2600      (from the manifest)
+        record_starts  0  300  900  1100  1500  2000  2300  2600    (sums of lengths)
+
+    Document 4 (words 1500 … 1999) is in shard 1 at 600 … 1099. A shard never ends within a record.
+    """
+
+    def __init__(self, dataset: TokenDataset, split: str) -> None:
+        self._dataset, self._split = dataset, split
+        shards = [
+            (dataset.path / source / shard["file"], shard["tokens"])
+            for source in dataset.sources
+            for shard in dataset.manifest["sources"][source]["shards"]
+            if shard["split"] == split and shard["tokens"]
+        ]
+        self._paths = [path for path, _ in shards]
+        self._shard_starts = np.cumsum([0, *(tokens for _, tokens in shards)], dtype=np.int64)
+        self._record_starts: np.ndarray | None = None
+        self._maps: list[np.ndarray | None] = [None] * len(shards)
+        for path, tokens in shards:
+            try:
+                size = path.stat().length
+            except FileNotFoundError:
+                raise DataError(f"{path} is missing; {REMEDY}") from None
+            if size != 4 * tokens:
+                raise DataError(f"{path} has {size:,} bytes, the manifest says {4 * tokens:,}: it is torn or altered; {REMEDY}")
+
+    def read(self, doc_ids: np.ndarray, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The documents' words end to end, each cut to `limit`, and how many there are of each: uint32 [sum], int64 [n]."""
+        starts = self._starts_of_records()
+        if not len(doc_ids):
+            return np.zeros(0, np.uint32), np.zeros(0, np.int64)
+        if doc_ids.min() < 0 or doc_ids.max() >= len(starts) - 1:
+            raise DataError(f"document {doc_ids.min()} … {doc_ids.max()} is outside 0 … {len(starts) - 2}")
+        begins, lengths = starts[doc_ids], starts[doc_ids + 1] - starts[doc_ids]
+        if limit is not None:
+            lengths = np.minimum(lengths, limit)
+        shards = np.searchsorted(self._shard_starts[1:-1], begins, side="right")
+        begins = begins - self._shard_starts[shards]
+        spans = zip(shards.tolist(), begins.tolist(), (begins + lengths).tolist(), strict=True)
+        return np.concatenate([self._map(shard)[begin:end] for shard, begin, end in spans]), lengths
+
+    def _starts_of_records(self) -> np.ndarray:
+        if self._record_starts is None:
+            dataset = self._dataset
+            lengths = [np.zeros(1, np.int32), *(dataset.lengths(source, self._split) for source in dataset.sources)]
+            starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+            if starts[-1] != self._shard_starts[-1]:
+                in_shards = f"the records of {self._split} have {starts[-1]:,} tokens, its shards {self._shard_starts[-1]:,}"
+                raise DataError(f"{dataset.path}: {in_shards}; {REMEDY}")
+            self._record_starts = starts
+        return self._record_starts
+
+    def _map(self, shard: int) -> np.ndarray:
+        words = self._maps[shard]
+        if words is None:
+            path = self._paths[shard]
+            try:
+                # An object store has no memory maps: there the whole shard is copied to local disk first.
+                copies = f"tokens/{self._dataset.manifest_hash}/{path.parent.name}"
+                local = path if is_local(path) else cached_copy(path, copies)
+                # Slices of a plain array are several times as fast as slices of a `memmap`.
+                words = np.memmap(local, "<u4", "r").view(np.ndarray)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path} cannot be read ({error}); {REMEDY}") from error
+            self._maps[shard] = words
+        return words

@@ -155,6 +155,22 @@ def read_npy(path: PathLike) -> np.ndarray:
     return np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
 
 
+def cached_copy(path: PathLike, folder: str) -> Path:
+    """The copy of a remote file on this machine's disk, fetched unless it is there.
+
+    Args:
+      path: the file, which must never change (`gs://` is untested here).
+      folder: where the copy lies, below `$XDG_CACHE_HOME/huatuo-jax` or else `~/.cache/huatuo-jax`; a name made of the content's
+        hash.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    copy = Path(base, "huatuo-jax", folder, epath.Path(path).name)
+    if not copy.exists():
+        with written_aside(copy) as aside, epath.Path(path).open("rb") as source, open(aside, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 24)
+    return copy
+
+
 def sha256_file(path: PathLike) -> str:
     """Hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -15,7 +15,7 @@ from rich.console import Console
 from huatuo_jax.config import RunConfig
 from huatuo_jax.config_files import config_to_dict
 from huatuo_jax.data.loader import make_loader
-from huatuo_jax.data.rows import RowSource
+from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.data.tokenizers import copy_tokenizer
 from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
@@ -85,7 +85,7 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
 
         # ------------------------------------------------------------ the steps
         reading = {"threads": config.data.threads, "prefetch": config.data.prefetch}
-        rows = RowSource(inputs.plan, dataset)
+        rows = PlannedRows(inputs.plan, dataset)
         try:
             with make_loader(
                 rows, config.batch_size, train_step.batch_sharding, start_step=step, num_steps=total_steps - step, **reading

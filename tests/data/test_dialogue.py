@@ -196,7 +196,7 @@ def test_text_cannot_open_a_chat_turn(baichuan_like, ids):
 @pytest.mark.parametrize("bad", [dialogue("你好", "好的", system="医生"), dialogue("你\ud800好", "好的")])
 def test_many_records_at_once_give_the_same_and_keep_an_error_in_its_place(baichuan_like, bad):
     good = [dialogue("你好" * n, "好的", "谢谢") for n in range(20)] + [Record(id="", source="books", text="你好"), dialogue()]
-    together = encode_records([*good, bad, *good], baichuan_like, HUATUO)
-    assert list(together.errors) == [len(good)] and isinstance(together.errors[len(good)], RecordError)
-    for one, record in zip(together.cut(30).examples(), good * 2, strict=True):
+    together, rejected = encode_records([*good, bad, *good], baichuan_like, HUATUO)
+    assert list(rejected) == [len(good)] and isinstance(rejected[len(good)], RecordError)
+    for one, record in zip(together.cut(30).split(), good * 2, strict=True):
         assert [array.tolist() for array in one] == list(encoded(record, baichuan_like, 30))

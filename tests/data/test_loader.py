@@ -21,17 +21,20 @@ LENGTH = 6
 class CountedRows:
     """Row i holds i·10 … i·10 + 5; remembers which rows were read."""
 
+    sequence_length = LENGTH
+
     def __init__(self, count: int = 50, fails_at: int = -1):
         self.count, self.fails_at, self.read = count, fails_at, set()
 
     def __len__(self):
         return self.count
 
-    def __getitem__(self, index):
-        if index == self.fails_at:
+    def read_rows(self, indices):
+        if self.fails_at in indices:
             raise DataError("shard 3 is torn")
-        self.read.add(index)
-        return {"tokens": np.arange(index * 10, index * 10 + LENGTH, dtype=np.int32), "targets": np.full(LENGTH, index, np.int32)}
+        self.read.update(indices)
+        index = np.array(indices, np.int32)[:, None]
+        return {"tokens": index * 10 + np.arange(LENGTH, dtype=np.int32), "targets": np.repeat(index, LENGTH, axis=1)}
 
 
 def sharding(data: int = 2, fsdp: int = 2, tensor: int = 2) -> NamedSharding:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_tools.records.unified import UnifiedWriter
 from data_tools.tokens.build import BuildRequest, build
+from huatuo_jax.data import token_store
 from huatuo_jax.data.dialogue import encode_record
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.token_store import TokenDataset
+from huatuo_jax.data.token_store import TokenDataset, pack_words, unpack_words
 from huatuo_jax.errors import DataError
 
 BOOKS = [Record(str(i), "books", text=f"第{i}章：" + "内容。" * i) for i in range(1, 6)]
@@ -96,16 +99,49 @@ def test_ids_out_of_range_are_refused(tokens):
         TokenDataset.open(tokens).read(np.array([6]))
 
 
-def test_tensorflow_datasets_reads_the_same(tokens):
-    tfds = pytest.importorskip("tensorflow_datasets")
+def test_documents_may_be_read_end_to_end_and_cut(tokens):
     dataset = TokenDataset.open(tokens)
-    for split in ("train", "holdout"):
-        source = tfds.builder_from_directory(str(tokens / "books")).as_data_source(split=split)
-        assert len(source) == dataset.count("books", split)
-        for i, (found, targets) in enumerate(dataset.read(np.arange(len(source)), split)):
-            assert source[i]["tokens"].dtype == np.int32
-            np.testing.assert_array_equal(source[i]["tokens"], found)
-            np.testing.assert_array_equal(source[i]["targets"], targets)
+    in_order = dataset.read(np.arange(6))
+    joined = dataset.read_joined(np.array([4, 0]), limit=3)
+    assert joined.lengths.tolist() == [3, 3]
+    assert joined.tokens.tolist() == [*in_order[4].tokens[:3], *in_order[0].tokens[:3]]
+    assert joined.targets.tolist() == [*in_order[4].targets[:3], *in_order[0].targets[:3]]
+
+
+def test_words_hold_what_the_module_says():
+    tokens, targets = np.array([5, 6, 7, 8, 5], np.int32), np.array([-100, -100, 7, 8, 2], np.int32)
+    words = pack_words(tokens, targets, eos_id=2)
+    assert words.tolist() == [5, 6, 7 + 2**30, 8 + 2**30, 5 + 2 * 2**30]
+    assert [array.tolist() for array in unpack_words(words, eos_id=2)] == [tokens.tolist(), targets.tolist()]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**30 - 1), st.integers(0, 2)), max_size=50), st.integers(0, 2**30 - 1))
+def test_any_tokens_and_targets_come_back(pairs, eos_id):
+    tokens = np.array([token for token, _ in pairs], np.int32)
+    targets = np.array([(-100, token, eos_id)[code] for token, code in pairs], np.int32)
+    assert [array.tolist() for array in unpack_words(pack_words(tokens, targets, eos_id), eos_id)] == [
+        tokens.tolist(),
+        targets.tolist(),
+    ]
+
+
+def test_other_targets_are_refused():
+    with pytest.raises(DataError, match=r"token 6 at place 1 has the target 9; a token dataset holds only -100 .* end token 2"):
+        pack_words(np.array([5, 6], np.int32), np.array([5, 9], np.int32), eos_id=2)
+    with pytest.raises(DataError, match="outside 0 … 1,073,741,823"):
+        pack_words(np.array([2**30], np.int32), np.array([-100], np.int32), eos_id=2)
+
+
+def test_a_remote_shard_is_copied_to_local_disk_once(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(token_store, "is_local", lambda path: False)
+    expected = TokenDataset.open(copy).read(np.arange(6))
+    copies = tmp_path / "cache" / "huatuo-jax" / "tokens" / TokenDataset.open(copy).manifest_hash
+    assert sorted(path.name for path in copies.glob("*/*")) == ["train-00000-of-00001.tokens"] * 2
+    for shard in copy.glob("*/*.tokens"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+    for before, again in zip(expected, TokenDataset.open(copy).read(np.arange(6)), strict=True):
+        np.testing.assert_array_equal(before.tokens, again.tokens)
 
 
 def test_hash_depends_on_the_manifest_alone(tokens):
@@ -121,14 +157,14 @@ def copy(tokens, tmp_path) -> Path:
 
 
 def test_a_torn_shard_is_found_at_open(copy):
-    shard = next((copy / "sft").glob("*train.array_record*"))
-    shard.write_bytes(shard.read_bytes()[:-1000])
+    shard = next((copy / "sft").glob("train-*.tokens"))
+    shard.write_bytes(shard.read_bytes()[:-4])
     with pytest.raises(DataError, match=f"{shard.name} has .* the manifest says .* build the token dataset again"):
         TokenDataset.open(copy)
 
 
 def test_a_missing_shard_is_found_at_open(copy):
-    shard = next((copy / "books").glob("*holdout.array_record*"))
+    shard = next((copy / "books").glob("holdout-*.tokens"))
     shard.unlink()
     with pytest.raises(DataError, match=f"{shard.name} is missing; build the token dataset again"):
         TokenDataset.open(copy)
@@ -148,8 +184,15 @@ def test_an_unfinished_build_is_told_apart_from_no_dataset(copy, tmp_path):
         TokenDataset.open(copy)
 
 
-def test_another_schema_is_refused(copy):
+def test_sizes_that_do_not_fit_the_shards_are_refused(copy):
+    lengths = np.load(copy / "sft" / "train.lengths.npy")
+    np.save(copy / "sft" / "train.lengths.npy", lengths + 1)
+    with pytest.raises(DataError, match=r"the records of train have .* tokens, its shards .*; build the token dataset again"):
+        TokenDataset.open(copy).read(np.array([0]))
+
+
+def test_the_old_schema_is_refused_with_the_remedy(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "schema": 2}))
-    with pytest.raises(DataError, match="schema 2, this version reads schema 1"):
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
+    with pytest.raises(DataError, match=r"reads schema 2; build the token dataset again \(`huatuo-data build`"):
         TokenDataset.open(copy)

@@ -229,7 +229,7 @@ def test_a_shard_that_changed_since_its_marker_is_built_again(tmp_path, tokenize
 
     with pytest.raises(KeyboardInterrupt):
         build(broken, on_done=stop)
-    (shard,) = (tmp_path / "broken" / "sft").glob("*.array_record*")
+    (shard,) = (tmp_path / "broken" / "sft").glob("*.tokens")
     shard.write_bytes(b"torn")
     build(broken)
     assert contents(tmp_path / "whole") == contents(tmp_path / "broken")

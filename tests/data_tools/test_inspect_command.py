@@ -5,8 +5,7 @@ import pytest
 
 from data_tools.cli import main
 from data_tools.cli.inspect_row import render
-from huatuo_jax.data.rows import assemble
-from tests.support.token_folder import write_tokens
+from tests.support.token_folder import assembled, write_tokens
 
 EOS = 2
 
@@ -39,19 +38,19 @@ def two_turns():
 
 @pytest.mark.parametrize("packing", ["first_fit", "faithful"])
 def test_targets_stand_between_marks_without_colour(two_turns, packing):
-    row = assemble([two_turns], [0], 40, packing)
+    row = assembled([two_turns], [0], 40, packing)
     assert render(row, 0, 27, Letters(), "").plain == "Q: hi\nA: «yes»⟨→EOS⟩\nQ: and?\nA: «no⟨EOS⟩»"
 
 
 def test_colour_takes_the_place_of_marks(two_turns):
-    row = assemble([two_turns], [0], 40, "first_fit")
+    row = assembled([two_turns], [0], 40, "first_fit")
     text = render(row, 0, 27, Letters(), "cyan")
     assert text.plain == "Q: hi\nA: yes⟨→EOS⟩\nQ: and?\nA: no⟨EOS⟩"
     assert [text.plain[s.start : s.end] for s in text.spans if s.style == "bold cyan"] == ["yes", "no⟨EOS⟩"]
 
 
 def test_a_second_example_is_shown_on_its_own(two_turns):
-    row = assemble([two_turns, example(("q", False), ("a", True))], [0, 0], 40, "first_fit")
+    row = assembled([two_turns, example(("q", False), ("a", True))], [0, 0], 40, "first_fit")
     assert render(row, 27, 30, Letters(), "").plain == "q«a⟨EOS⟩»"
 
 

@@ -73,7 +73,7 @@ def test_faithful_packing_keeps_records_without_target_as_the_original_does(toke
 
 
 def test_targets_of_cut_dialogues_with_several_turns_are_counted_exactly(tmp_path):
-    example = np.arange(20, dtype=np.int32), np.array([-100, -100, 2, 3, -100, 5, 6, -100, -100, -100] * 2, np.int32)
+    example = np.tile(np.arange(10, dtype=np.int32), 2), np.array([-100, -100, 2, 3, -100, 5, 6, -100, -100, -100] * 2, np.int32)
     tokens = write_tokens(tmp_path / "tokens", {"sft": [dialogue(5, 5), example]})
     data = DataConfig(mixture={"sft": SourceMix(epochs=2)}, sequence_length=14)
     facts = make_plan(TokenDataset.open(tokens), data).manifest["statistics"]["sources"]["sft"]

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from huatuo_jax.data.shards import open_writer, shard_name
-from huatuo_jax.data.token_codec import encode_examples
+from huatuo_jax.data.dialogue import Examples
+from huatuo_jax.data.packing import Packing
+from huatuo_jax.data.rows import RowArrays, assemble
+from huatuo_jax.data.token_store import SCHEMA, shard_name, write_shard
 from huatuo_jax.io.files import write_json, write_npy
 
 IGNORED = -100
@@ -21,24 +23,31 @@ def dialogue(question: int, answer: int, first: int = 1) -> Example:
     return tokens, targets
 
 
+def assembled(examples: list[Example], sources: list[int], sequence_length: int, packing: Packing) -> RowArrays:
+    """One row of these examples, each cut to the row's length."""
+    joined = Examples.join(examples).cut(sequence_length)
+    rows = assemble(joined, sources, [len(examples)], sequence_length, packing)
+    return {name: array[0] for name, array in rows.items()}
+
+
 def write_tokens(
     path: Path, train: dict[str, list[Example]], holdout: dict[str, list[Example]] | None = None, tokenizer: dict | None = None
 ) -> Path:
     """Writes the folder and returns it; one shard a source and split."""
+    facts = tokenizer or {"path": "none", "fingerprint": "none", "vocab_size": 100, "eos_id": 2}
     sources: dict[str, dict] = {}
     for source in train:
         sources[source] = {"rejected": 0, "shards": []}
         for split, examples in (("train", train[source]), ("holdout", (holdout or {}).get(source, []))):
-            _write_split(path / source, split, examples, sources[source])
-    facts = tokenizer or {"path": "none", "fingerprint": "none", "vocab_size": 100, "eos_id": 2}
+            _write_split(path / source, split, examples, sources[source], facts["eos_id"])
     write_json(
         path / "manifest.json",
-        {"schema": 1, "tokenizer": facts, "template": "huatuo", "template_version": 1, "max_len": 10**6, "sources": sources},
+        {"schema": SCHEMA, "tokenizer": facts, "template": "huatuo", "template_version": 1, "max_len": 10**6, "sources": sources},
     )
     return path
 
 
-def _write_split(folder: Path, split: str, examples: list[Example], facts: dict) -> None:
+def _write_split(folder: Path, split: str, examples: list[Example], facts: dict, eos_id: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     learned = [np.flatnonzero(targets[1:] != IGNORED) + 1 for _, targets in examples]
     lengths = np.array([len(tokens) for tokens, _ in examples], np.int32)
@@ -48,9 +57,6 @@ def _write_split(folder: Path, split: str, examples: list[Example], facts: dict)
     write_npy(folder / f"{split}.first_targets.npy", np.array(first, np.int32))
     facts[split] = {"records": len(examples), "tokens": int(lengths.sum()), "target_tokens": sum(map(len, learned))}
     if examples:
-        file = folder / shard_name("huatuo_tokens", split, 0, 1)
-        writer = open_writer(file)
-        for content in encode_examples(examples):
-            writer.write(content)
-        writer.close()
-        facts["shards"].append({"split": split, "file": file.name, "records": len(examples), "bytes": file.stat().st_size})
+        file = folder / shard_name(split, 0, 1)
+        write_shard(file, [Examples.join(examples)], eos_id)
+        facts["shards"].append({"split": split, "file": file.name, "records": len(examples), "tokens": int(lengths.sum())})

@@ -6,7 +6,7 @@ import pytest
 
 from data_tools.planning.planner import make_plan
 from huatuo_jax.config import ComputeConfig, DataConfig, MeshConfig, RunConfig, SourceMix
-from huatuo_jax.data.rows import RowSource
+from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh
@@ -105,7 +105,7 @@ def test_planned_rows_are_the_sum_of_their_records(model, tmp_path):
         mixture = {SOURCES[0]: SourceMix(4.0), SOURCES[1]: SourceMix(1.0)}
         plan = make_plan(dataset, DataConfig(mixture=mixture, sequence_length=LENGTH, packing=packing))
         assert len(plan) < 16 and max(len(plan.docs(i)) for i in range(len(plan))) >= 3
-        rows = RowSource(plan, dataset)
+        rows = PlannedRows(plan, dataset)
         sums = [loss_sums({name: array[None] for name, array in rows[i].items()}) for i in range(len(plan))]
         return sum(losses for losses, _ in sums), sum(counted for _, counted in sums)
 

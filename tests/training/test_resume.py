@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from huatuo_jax.data.plan import Plan
-from huatuo_jax.data.rows import RowSource
+from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from tests.support.tiny_run import row_hash
 
@@ -141,7 +141,7 @@ def test_another_number_of_processes_continues_with_the_same_batches(
     assert [code for code, _, _ in ends] == [0] * after, ends
     assert "resume: step" in ends[0][1]
 
-    rows, size = RowSource(Plan.load(tiny_config.data.plan), TokenDataset.open(tiny_config.data.tokens)), tiny_config.batch_size
+    rows, size = PlannedRows(Plan.load(tiny_config.data.plan), TokenDataset.open(tiny_config.data.tokens)), tiny_config.batch_size
     seen = {"before": set(), "after": set()}
     for part, steps in seen.items():
         held: dict[int, dict[str, str]] = {}

@@ -86,7 +86,7 @@ def open_model(path: PathLike, template: str = "", **options: Unpack[FolderOptio
     """
     stored = open_stored_model(path, **options)
     tokenizer, name = stored.tokenizer(), template or stored.dialogue_format()
-    require(bool(name), f"{path} does not say its dialogue format; give it with --template: {', '.join(FORMATS)}")
+    require(bool(name), f"{path} does not say its dialogue format; give it with --format: {', '.join(FORMATS)}")
     dialogue_format = get_format(name)
     dialogue_format.check(tokenizer)
     return Model(stored, tokenizer, dialogue_format)

@@ -39,7 +39,6 @@ setup(
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.20",
-        "tyro>=1.0",
         "zstandard>=0.22",
     ],
     extras_require={

@@ -6,5 +6,5 @@ from huatuo_jax.mixtures import random_mixing
 
 
 def config() -> RunConfig:
-    """Plan it with `huatuo-data plan TOKENS --config configs/huatuo2_7b_random.py --out PLAN`."""
+    """Plan it with `huatuo-data plan TOKENS --config huatuo2_7b_random --out PLAN`."""
     return random_mixing(load_config("huatuo2_7b"), plan="data/huatuo2/plan_random")

@@ -6,5 +6,5 @@ from huatuo_jax.mixtures import random_mixing
 
 
 def config() -> RunConfig:
-    """Plan it with `huatuo-data plan TOKENS --config configs/quickstart_random.py --out PLAN`."""
+    """Plan it with `huatuo-data plan TOKENS --config quickstart_random --out PLAN`."""
     return random_mixing(load_config("quickstart"), plan="runs/quickstart/data/plan_random")

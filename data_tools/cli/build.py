@@ -3,12 +3,13 @@
 import argparse
 import os
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import add_format_argument, add_tokenizer_argument, local_path
 
 HELP = """Tokenise unified datasets into a token dataset.
 
 Records are stored uncut, so that plans of any sequence length share one token dataset. An interrupted build continues with the
-same command; a finished one has nothing to do. Records that the template cannot express are listed in OUT/rejected.jsonl."""
+same command; a finished one has nothing to do. Records that the dialogue format cannot express are listed in
+TOKENS/rejected.jsonl."""
 EXAMPLE = """
 huatuo-data build data/unified --tokenizer baichuan2.model --out data/tokens --holdout 64 --workers 8
 """
@@ -17,18 +18,16 @@ huatuo-data build data/unified --tokenizer baichuan2.model --out data/tokens --h
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("unified", nargs="+", type=local_path, metavar="UNIFIED_DIR", help="unified dataset(s), from `import`")
-    parser.add_argument(
-        "--tokenizer", required=True, type=local_path, metavar="T", help="SentencePiece .model, tokenizer.json or folder"
-    )
+    parser.add_argument("unified", nargs="+", type=local_path, metavar="UNIFIED", help="unified dataset(s), from `import`")
+    add_tokenizer_argument(parser)
     parser.add_argument("--out", required=True, type=local_path, metavar="TOKENS", help="folder of the token dataset")
-    parser.add_argument("--template", default="huatuo", help="dialogue format (default huatuo)")
+    add_format_argument(parser, "huatuo")
     parser.add_argument(
         "--holdout", type=int, default=0, metavar="N", help="hold N records of every source out for evaluation (default 0)"
     )
     parser.add_argument("--workers", type=int, default=available, metavar="K", help=f"processes (default {available})")
     parser.add_argument(
-        "--max-len", type=int, default=1_000_000, metavar="CAP", help="cut records here (default 1,000,000 tokens)"
+        "--max-length", type=int, default=1_000_000, metavar="N", help="tokens at which records are cut (default: 1,000,000)"
     )
 
 
@@ -41,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.cli.console import make_console, make_progress, write_report
 
     console = make_console(args.quiet)
-    request = BuildRequest(tuple(args.unified), args.tokenizer, args.out, args.template, args.holdout, args.max_len, args.workers)
+    request = BuildRequest(
+        tuple(args.unified), args.tokenizer, args.out, args.format, args.holdout, args.max_length, args.workers
+    )
     progress = make_progress(console, "records")
     task = progress.add_task("tokenise", total=None)
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if short := [source for source, row in rows.items() if row[3] < args.holdout]:
         console.print(f"note: fewer than {args.holdout} records held out of {', '.join(short)} (duplicates or rejected records)")
     if cut := sum(entry["cut"] for entry in report["sources"].values()):
-        console.print(f"note: {cut:,} records are longer than {args.max_len:,} tokens and were cut")
+        console.print(f"note: {cut:,} records are longer than {args.max_length:,} tokens and were cut")
     if any(row[4] for row in rows.values()):
         console.print(f"rejected records are listed in {args.out}/rejected.jsonl")
     if report["new_records"]:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ into passages at sentence ends, drops what the cleaning rules name, masks person
 exam questions. Writes a report of what each step left. Interrupted, the same command continues; --workers changes no byte."""
 EXAMPLE = """
 huatuo-data collect raw/ --domain medicine --out passages --workers 8
-huatuo-data collect raw/ --model law.json --source-priority statutes,textbooks --exams exams/*.jsonl --out passages
+huatuo-data collect raw/ --domain-model law.json --source-priority statutes,textbooks --exams exams/*.jsonl --out passages
 huatuo-data unify --template passages/passages/*.jsonl.zst --out pairs.jsonl
 """
 
@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     domain = parser.add_argument_group("extract: which documents are of the domain")
     add_vocabulary(domain)  # type: ignore[arg-type]
-    domain.add_argument("--model", type=local_path, metavar="FILE", help="model of `collect calibrate`, instead of a vocabulary")
+    domain.add_argument(
+        "--domain-model", type=local_path, metavar="FILE", help="model of `collect calibrate`, instead of a vocabulary"
+    )
     domain.add_argument("--threshold", action="append", default=[], metavar="LANGUAGE=SCORE", help="such as zh=0.08; overrides")
     domain.add_argument("--in-domain", action="append", default=[], metavar="SOURCE", help="keep all documents of this source")
     domain.add_argument("--any-domain", action="store_true", help="keep all documents of all sources")
@@ -163,14 +165,15 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
     vocabulary = bool(args.domain or args.vocabulary)
     if args.any_domain:
         require(
-            not vocabulary and args.model is None, "--any-domain keeps everything; leave --domain, --vocabulary and --model out"
+            not vocabulary and args.domain_model is None,
+            "--any-domain keeps everything; leave --domain, --vocabulary and --domain-model out",
         )
         return None
-    require(not (vocabulary and args.model), "--model holds its vocabulary; leave --domain and --vocabulary out")
-    if args.model is not None:
-        model = load_model(args.model)
+    require(not (vocabulary and args.domain_model), "--domain-model holds its vocabulary; leave --domain and --vocabulary out")
+    if args.domain_model is not None:
+        model = load_model(args.domain_model)
     else:
-        require(vocabulary, "say which documents to keep: --domain NAME, --vocabulary FILE, --model FILE or --any-domain")
+        require(vocabulary, "say which documents to keep: --domain NAME, --vocabulary FILE, --domain-model FILE or --any-domain")
         model = DomainModel(load_vocabularies(args.domain, args.vocabulary), DEFAULT_THRESHOLDS)
     return dataclasses.replace(model, thresholds={**model.thresholds, **_thresholds(args.threshold)})
 

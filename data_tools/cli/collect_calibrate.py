@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 if TYPE_CHECKING:
     from data_tools.collect.calibrate import LanguageResult
@@ -14,7 +14,7 @@ Prints precision, recall and F1 of texts that neither weights nor threshold have
 draws the precision-recall curve beside the model, and says which groups of texts are confused."""
 EXAMPLE = """
 huatuo-data collect calibrate labelled.jsonl --label-field medical --domain medicine --learn --out medicine.json
-huatuo-data collect raw/ --model medicine.json --out passages
+huatuo-data collect raw/ --domain-model medicine.json --out passages
 """
 
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_vocabulary(parser)
     parser.add_argument("--learn", action="store_true", help="learn weights of words and character pairs from the sample")
-    parser.add_argument("--out", required=True, type=local_path, metavar="MODEL.json", help="model for `collect --model`")
+    parser.add_argument("--out", required=True, type=local_path, metavar="MODEL.json", help="model for `collect --domain-model`")
     parser.add_argument("--text-field", default="text", metavar="KEY", help="key of the text (default text)")
     parser.add_argument("--label-field", default="label", metavar="KEY", help="key of the label (default label)")
     parser.add_argument("--group-field", metavar="KEY", help="key of a group, to list what is confused")

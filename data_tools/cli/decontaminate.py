@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 if TYPE_CHECKING:
     from data_tools.collect.exams import Overlap

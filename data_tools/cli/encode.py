@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from huatuo_jax.cli.arguments import add_format_argument, add_tokenizer_argument
 from huatuo_jax.errors import ConfigError
 
 HELP = """Show the tokens and targets of one dialogue.
@@ -18,12 +19,12 @@ huatuo-data encode --tokenizer tokenizer.model --turns '["头疼怎么办？", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument("--tokenizer", required=True, metavar="T", help="a .model, a tokenizer.json or a folder with one")
+    add_tokenizer_argument(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--turns", metavar="JSON", help="a JSON list of strings: question, answer, question, …")
     what.add_argument("--text", metavar="S", help="a passage for plain next-token training instead")
-    parser.add_argument("--template", default="huatuo", metavar="NAME", help="dialogue format (default: huatuo)")
-    parser.add_argument("--max-len", type=int, default=4096, metavar="L", help="cut to so many tokens (default: 4096)")
+    add_format_argument(parser, "huatuo")
+    parser.add_argument("--max-length", type=int, default=4096, metavar="N", help="tokens at which it is cut (default: 4096)")
     parser.add_argument("--system", default="", metavar="S", help="system prompt, where the format has one")
 
 
@@ -35,19 +36,19 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.data.record import Record
     from huatuo_jax.data.tokenizers import load_tokenizer
 
-    dialogue_format = get_format(args.template)
+    dialogue_format = get_format(args.format)
     turns = _parse_turns(args.turns) if args.turns is not None else ()
     if args.text == "":
         raise ConfigError("--text is empty; give a passage")
     if args.text and args.system:
         raise ConfigError("--system belongs to a dialogue (--turns), not to a passage (--text)")
-    if args.max_len < 1:
-        raise ConfigError(f"--max-len is {args.max_len}; it must be at least 1")
+    if args.max_length < 1:
+        raise ConfigError(f"--max-length is {args.max_length}; it must be at least 1")
     tokenizer = load_tokenizer(args.tokenizer)
     if args.turns is not None:
         dialogue_format.check(tokenizer)
     record = Record(id="", source="", turns=turns, system=args.system, text=args.text or "")
-    encoded = encode_record(record, tokenizer, dialogue_format, args.max_len)
+    encoded = encode_record(record, tokenizer, dialogue_format, args.max_length)
     out = {"tokens": encoded.tokens.tolist(), "targets": encoded.targets.tolist()}
     print(json.dumps(out))
     write_report(args.json, out)

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 from typing import Any
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 HELP = """Import dialogues and passages of any known layout into one unified dataset.
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the new dataset")
     parser.add_argument("--source", metavar="NAME", help="source of all records, whatever they say themselves")
     parser.add_argument(
-        "--format",
+        "--layout",
         default="auto",
         choices=["auto", "huatuo", "hub", "sharegpt", "openai", "alpaca", "turns", "text"],
         help="layout of the records (default: told apart by their keys)",
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             args.files,
             out,
             args.source,
-            args.format,
+            args.layout,
             args.max_rejected,
             on_read=lambda count: progress.advance(task, count),
             rejected_file=listed,

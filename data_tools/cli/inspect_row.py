@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from huatuo_jax.cli.arguments import add_tokenizer_argument
+
 if TYPE_CHECKING:
     import numpy as np
     from rich.text import Text
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="plan folder")
     parser.add_argument("--tokens", metavar="TOKENS", help="its token dataset (default: where it was when the plan was made)")
     parser.add_argument("--row", type=int, default=0, help="number of the row, from 0 (default 0)")
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer (default: the one in TOKENS)")
+    add_tokenizer_argument(parser, "the one in TOKENS")
     parser.add_argument("--no-color", action="store_true", help="mark targets by « » even on a terminal")
 
 

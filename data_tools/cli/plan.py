@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from huatuo_jax.cli.arguments import CONFIG_HELP
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -14,7 +16,7 @@ HELP = """Draw the order of all records and pack them into rows.
 Mixture, sequence length, packing and seed come from --config (RunConfig.data); each flag overrides it. Nothing is
 tokenised again: changing a priority or the sequence length costs seconds."""
 EXAMPLE = """
-huatuo-data plan data/tokens --config configs/huatuo2_7b.py --out data/plan
+huatuo-data plan data/tokens --config huatuo2_7b --out data/plan
 huatuo-data plan data/tokens --mixture paper --sequence-length 2048 --packing faithful --out data/plan_2048
 """
 
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("tokens", nargs="?", metavar="TOKENS", help="token dataset (default: data.tokens of the config)")
     parser.add_argument("--out", metavar="PLAN", help="folder of the plan (default: data.plan of the config)")
-    parser.add_argument("--config", metavar="CONFIG.py", help="run config whose `data` the plan shall serve")
+    parser.add_argument("--config", metavar="CONFIG", help=f"run whose `data` the plan shall serve: {CONFIG_HELP}")
     mixture = parser.add_mutually_exclusive_group()
     mixture.add_argument("--mixture", metavar="NAME", help="a mixture of huatuo_jax/mixtures.py, e.g. paper")
     mixture.add_argument("--mixture-file", metavar="JSON", help='file of {"SOURCE": {"priority": 8, "epochs": 1}, …}')

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 HELP = """Turn passages into question-and-answer pairs, ready for `huatuo-data import`.
 
@@ -56,7 +56,7 @@ def _add_endpoint(group: Any) -> None:
     group.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for one request (default 120)")
     group.add_argument("--retries", type=int, default=8, metavar="N", help="of a failed request, with backoff (default 8)")
     group.add_argument("--backoff-scale", type=float, default=1, metavar="X", help="multiplies the waits between retries")
-    group.add_argument("--max-output-tokens", type=int, default=2048, metavar="N", help="of one answer (default 2048)")
+    group.add_argument("--max-new-tokens", type=int, default=2048, metavar="N", help="of one answer (default 2048)")
     group.add_argument("--temperature", type=float, metavar="T", help="default: the endpoint's own")
 
 
@@ -199,7 +199,7 @@ def _session(args: argparse.Namespace) -> Any:
         concurrency=args.concurrency,
         timeout=args.timeout,
         retries=args.retries,
-        max_output_tokens=args.max_output_tokens,
+        max_output_tokens=args.max_new_tokens,
         temperature=args.temperature,
         accept_models=tuple(args.accept_model),
     )

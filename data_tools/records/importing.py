@@ -97,7 +97,7 @@ def check_share(rejected: RejectedLog, accepted: int, max_rejected: float, liste
     if share > max_rejected:
         raise DataError(
             f"{rejected.count:,} of {total:,} lines ({share:.2%}) are rejected, more than --max-rejected {max_rejected:.2%}; "
-            f"file, line and reason of each are in {listed}; mend the files (`import` can be told their layout by --format), or "
+            f"file, line and reason of each are in {listed}; mend the files (`import` can be told their layout by --layout), or "
             "raise --max-rejected"
         )
     if not accepted:

@@ -55,7 +55,7 @@ class BuildRequest:
         folders = [folder.resolve() for folder in self.unified]
         require(len(set(folders)) == len(folders), "a unified dataset is given twice: its records would be doubled")
         require(self.holdout >= 0, f"--holdout is {self.holdout}; it must be at least 0")
-        require(self.max_len >= 2, f"--max-len is {self.max_len}; it must be at least 2")
+        require(self.max_len >= 2, f"--max-length is {self.max_len}; it must be at least 2")
         require(self.workers >= 1, f"--workers is {self.workers}; it must be at least 1")
 
 

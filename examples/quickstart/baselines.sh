@@ -6,14 +6,14 @@ data=runs/quickstart/data
 
 step() { printf '\n$ %s\n' "$*"; "$@"; }
 
-step huatuo-data plan $data/tokens --config configs/quickstart_random.py --out $data/plan_random
-step huatuo train configs/quickstart_random.py --run runs/quickstart_random
+step huatuo-data plan $data/tokens --config quickstart_random --out $data/plan_random
+step huatuo train quickstart_random --run runs/quickstart_random
 step huatuo ask runs/quickstart_random --recall 16
 
 step huatuo-data import examples/quickstart/corpus/*.jsonl --out $data/unified_raw --overwrite
 step huatuo-data build $data/unified_raw --tokenizer $data/tokenizer.model --out $data/tokens_raw --holdout 1
-step huatuo-data plan $data/tokens_raw --config configs/quickstart_stage1.py --out $data/plan_stage1
-step huatuo train configs/quickstart_stage1.py --run runs/quickstart_stage1
-step huatuo-data plan $data/tokens --config configs/quickstart_stage2.py --out $data/plan_stage2
-step huatuo train configs/quickstart_stage2.py --run runs/quickstart_stage2
+step huatuo-data plan $data/tokens_raw --config quickstart_stage1 --out $data/plan_stage1
+step huatuo train quickstart_stage1 --run runs/quickstart_stage1
+step huatuo-data plan $data/tokens --config quickstart_stage2 --out $data/plan_stage2
+step huatuo train quickstart_stage2 --run runs/quickstart_stage2
 step huatuo ask runs/quickstart_stage2 --recall 16

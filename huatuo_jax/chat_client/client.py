@@ -60,7 +60,7 @@ class ClientSettings:
         require(self.concurrency >= 1, f"--concurrency is {self.concurrency}; at least 1 request must be in flight")
         require(self.timeout > 0, f"--timeout is {self.timeout}; it is a number of seconds above 0")
         require(self.retries >= 0, f"--retries is {self.retries}; it must not be negative")
-        require(self.max_output_tokens >= 1, f"--max-output-tokens is {self.max_output_tokens}; it must be at least 1")
+        require(self.max_output_tokens >= 1, f"--max-new-tokens is {self.max_output_tokens}; it must be at least 1")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 HELP = """Ask a trained model: the config's questions, your own, or its training data (--recall)
 

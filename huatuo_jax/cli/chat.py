@@ -5,8 +5,6 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from huatuo_jax.cli.console import local_path
-
 if TYPE_CHECKING:
     from huatuo_jax.inference.chat import Conversation
 
@@ -28,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     from huatuo_jax.cli.arguments import add_model_arguments, add_sampling_arguments
 
-    parser.add_argument("model", metavar="DIR", type=local_path, help="run, base directory or Hugging Face folder")
     add_model_arguments(parser)
     add_sampling_arguments(parser)
 
@@ -41,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.inference.loading import open_model
 
     console, settings = make_console(args.quiet), sampling(args)
-    model = open_model(args.model, args.template, **answers(args))
+    model = open_model(args.model, args.format, **answers(args))
     most = new_tokens(args, model.config)
     dtype, mesh = choose_dtype(args.dtype), choose_mesh(args)
     engine = model.engine(1, dtype, mesh, model.quantizer(args.quantize, dtype, mesh))

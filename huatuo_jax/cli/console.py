@@ -1,32 +1,33 @@
-"""How both programs talk: a rich console that honours `--quiet` and plain pipes, progress bars, `--json` reports, exit codes."""
+"""The frame of both programs: finds and runs a command, turns errors into one line and an exit code, and prints.
 
-import argparse
+A program is a table from a command's words ("convert to-hf") to its module. A command module has `HELP` (first line = summary),
+`EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`, which makes one library call and reports. Where it sets
+`CONFIG_FIRST = True`, its first argument is a config whose fields become flags, and `run` finds it as `args.config`. Its module
+imports nothing heavy at its top, so that `--help` is instant; `arguments.py` holds the parser and what commands share.
+"""
+
 import contextlib
 import importlib
 import os
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from huatuo_jax import __version__
+from huatuo_jax.cli.arguments import CONFIG_HELP, Parser, add_config_fields, did_you_mean
 from huatuo_jax.errors import EXIT_FAILED, EXIT_USAGE, HuatuoError
 
 err_console = Console(stderr=True, highlight=False)
-
-
-def local_path(text: str) -> Path:
-    """An argument that must be a local path: refuses `gs://…`, which would silently become a folder of that name."""
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text}: this command works on local (or mounted) paths; copy it here first")
-    return Path(text)
 
 
 def make_console(quiet: bool = False) -> Console:
@@ -75,51 +76,65 @@ def write_report(path: str | None, report: dict[str, Any]) -> None:
         write_json(path, report)
 
 
-def main(program: str, description: str, package: str, commands: dict[str, str], argv: Sequence[str] | None) -> int:
-    """Runs one command of a program and returns its exit code.
-
-    `commands` maps a command's words ("tokenizer train") to its module in `package`, imported only when that command (or its
-    help) is asked for, so that `--help` of the program stays instant. A command module has `HELP` (first line = summary),
-    `EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`; it may set `PASS_UNKNOWN = True` to get `args.unknown`.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    name = next((c for c in sorted(commands, key=len, reverse=True) if argv[: len(c.split())] == c.split()), None)
-    if name is None:
-        return _program_help(program, description, package, commands, argv)
-    module = importlib.import_module(f"{package}.{commands[name]}")
-    parser = argparse.ArgumentParser(
-        prog=f"{program} {name}",
-        description=module.HELP,
-        epilog="example:\n" + textwrap.indent(textwrap.dedent(module.EXAMPLE).strip(), "  "),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    module.add_arguments(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
-    rest = argv[len(name.split()) :]
-    if getattr(module, "PASS_UNKNOWN", False):
-        args, unknown = parser.parse_known_args(rest)
-        args.unknown = unknown
-    else:
-        args = parser.parse_intermixed_args(rest)
+def main(program: str, description: str, package: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
+    """Runs one command of a program, whose modules are in `package`, and returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # "collect calibrate" before "collect", of which it is no argument.
+    name = next((c for c in sorted(commands, key=len, reverse=True) if words[: len(c.split())] == c.split()), None)
     try:
-        _check_writable(args.json)
-        return module.run(args)
-    except HuatuoError as error:
-        err_console.print(f"[bold red]error[/]: {_escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        err_console.print("interrupted; no file is half-written, and the same command continues where it can")
-        return EXIT_FAILED
+        try:
+            if name is None:
+                return _program_help(program, description, package, commands, words)
+            module = importlib.import_module(f"{package}.{commands[name]}")
+            return _run(module, f"{program} {name}", words[len(name.split()) :])
+        except HuatuoError as error:
+            err_console.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
+            return error.exit_code
+        except SystemExit as end:  # argparse has printed the help
+            return int(end.code or 0)
+        except KeyboardInterrupt:
+            err_console.print("interrupted; no file is half-written, and the same command continues where it can")
+            return EXIT_FAILED
+        finally:
+            sys.stdout.flush()  # here a closed pipe raises an error that can be caught; at the interpreter's end it cannot
     except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
         where = error.filename or error.filename2
         if where is None:
             raise
-        err_console.print(f"[bold red]error[/]: {_escape(f'{where}: {error.strerror}')}; choose another path or mend this one")
+        err_console.print(f"[bold red]error[/]: {escape(f'{where}: {error.strerror}')}; choose another path, or correct this one")
         return EXIT_FAILED
+
+
+def _run(module: ModuleType, command: str, words: Sequence[str]) -> int:
+    parser = Parser(
+        prog=command,
+        description=module.HELP,
+        epilog="example:\n" + textwrap.indent(textwrap.dedent(module.EXAMPLE).strip(), "  "),
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    config = None
+    if getattr(module, "CONFIG_FIRST", False):
+        parser.add_argument("config", metavar="CONFIG", help=f"{CONFIG_HELP}; comes first")
+        if words and not words[0].startswith("-"):
+            from huatuo_jax.config_files import load_config
+
+            config = load_config(words[0])
+    module.add_arguments(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    if config is not None:
+        parser.usage = parser.format_usage().removeprefix("usage: ").strip() + " [--FIELD VALUE …]"  # not a hundred fields
+        add_config_fields(parser, config)
+    args = parser.read(words)
+    if config is not None:
+        args.config = config
+    _check_writable(args.json)
+    return module.run(args)
 
 
 def _check_writable(report: str | None) -> None:
@@ -129,27 +144,21 @@ def _check_writable(report: str | None) -> None:
         raise HuatuoError(f"--json {report}: {folder} cannot be written to; choose another folder")
 
 
-def _program_help(program: str, description: str, package: str, commands: dict[str, str], argv: list[str]) -> int:
-    if argv and argv[0] in ("--version", "-V"):
+def _program_help(program: str, description: str, package: str, commands: Mapping[str, str], words: list[str]) -> int:
+    if words and words[0] in ("--version", "-V"):
         print(f"{program} {__version__}")
         return 0
-    group = argv[:1] if len(argv) > 1 and argv[1] in ("-h", "--help") else []
-    commands = {name: module for name, module in commands.items() if name.split()[:1] == group} or commands
-    wrong = argv and argv[0] not in ("-h", "--help") and not any(name.split()[:1] == group for name in commands)
+    asked = bool(words) and words[-1] in ("-h", "--help")
+    group = {name: module for name, module in commands.items() if words and name.split()[0] == words[0]}
+    wrong = bool(words) and words[0] not in ("-h", "--help") and not (group and asked)
     out = sys.stderr if wrong else sys.stdout
     if wrong:
-        in_group = any(name.startswith(f"{argv[0]} ") for name in commands)
-        print(f"{program}: no command {' '.join(argv[: 1 + in_group])!r}\n", file=out)
+        given = " ".join(words[: 2 if group else 1])
+        print(f"{program}: no command {given!r}{did_you_mean(given, commands)}\n", file=out)
     print(f"usage: {program} COMMAND [options]\n\n{description}\n\ncommands:", file=out)
-    width = max(map(len, commands)) + 2
-    for command, module in commands.items():
+    width = max(map(len, group or commands)) + 2
+    for command, module in (group or commands).items():
         summary = importlib.import_module(f"{package}.{module}").HELP.strip().splitlines()[0]
         print(f"  {command:<{width}}{summary}", file=out)
     print(f"\n`{program} COMMAND --help` explains a command and gives an example.", file=out)
-    return EXIT_USAGE if wrong or not argv else 0
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    return EXIT_USAGE if wrong or not words else 0

@@ -4,9 +4,9 @@ import argparse
 
 HELP = """Compare two models: largest error, mean KL, top-1 agreement; fails above the gate
 
-A and B are run, base or Hugging Face directories, computed by our code; transformers:DIR computes a Hugging Face folder by
-transformers instead (needs the torch extra). Both read the same text: the built-in one (Chinese, English, code) or --text FILE,
-one text a line. The gate is a mean KL of 1e-6 nats in float32 and 0.015 in bfloat16; above it the exit code is 1."""
+Our code computes both; transformers:FOLDER computes a Hugging Face folder by transformers instead (needs the torch extra). Both
+read the same text: the built-in one (Chinese, English, code) or --text FILE, one text a line. The gate is a mean KL of 1e-6 nats
+in float32 and 0.015 in bfloat16; above it the exit code is 1."""
 EXAMPLE = """
 huatuo convert compare runs/quickstart runs/quickstart/hf                # the export against the checkpoint
 huatuo convert compare Baichuan2-7B-Base transformers:Baichuan2-7B-Llama --dtype bfloat16
@@ -15,14 +15,12 @@ huatuo convert compare Baichuan2-7B-Base transformers:Baichuan2-7B-Llama --dtype
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from huatuo_jax.cli.arguments import add_folder_arguments
+    from huatuo_jax.cli.arguments import MODEL_HELP, add_dtype_argument, add_folder_arguments
 
-    parser.add_argument("a", metavar="A", help="the reference: a directory, or transformers:DIR")
-    parser.add_argument("b", metavar="B", help="the other: a directory, or transformers:DIR")
+    parser.add_argument("a", metavar="MODEL", help=f"the reference: {MODEL_HELP}; or transformers:FOLDER")
+    parser.add_argument("b", metavar="OTHER", help="the other, named in the same way")
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text, one a line (default: built in)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default: float32)"
-    )
+    add_dtype_argument(parser, "of the computation", "float32", ("float32", "bfloat16"))
     parser.add_argument("--trust-remote-code", action="store_true", help="let transformers run a folder's own modelling file")
     add_folder_arguments(parser)
 

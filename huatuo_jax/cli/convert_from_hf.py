@@ -2,37 +2,38 @@
 
 import argparse
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 HELP = """Import a Hugging Face model: Baichuan, Llama, Yi, Qwen2, Qwen3
 
-Reads config.json, the weights (safetensors; or pytorch_model.bin with the torch extra) and the tokenizer of DIR and writes OUT,
-a base that `huatuo train --init OUT`, `huatuo ask OUT "…"` and the exports read like a run. Weights go to the devices tensor by
-tensor. Whatever could change the model and is not understood is refused by name."""
+Reads config.json, the weights (safetensors; or pytorch_model.bin with the torch extra) and the tokenizer of FOLDER and writes
+BASE, which `huatuo train --init BASE`, `huatuo ask BASE "…"` and the exports read like a run. Weights go to the devices tensor
+by tensor. Whatever could change the model and is not understood is refused by name."""
 EXAMPLE = """
 huatuo convert from-hf Baichuan2-7B-Base bases/baichuan2-7b
-huatuo train configs/huatuo2_7b.py --run runs/7b --init bases/baichuan2-7b
+huatuo train huatuo2_7b --run runs/7b --init bases/baichuan2-7b
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from huatuo_jax.cli.arguments import add_folder_arguments
-
-    parser.add_argument("folder", metavar="DIR", type=local_path, help="folder of a Hugging Face model")
-    parser.add_argument("out", metavar="OUT", type=local_path, help="base directory to write; must not exist")
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="how weights are stored; auto (default) = bfloat16 where the folder has it, else float32: no number changes",
+    from huatuo_jax.cli.arguments import (
+        add_config_fields,
+        add_dtype_argument,
+        add_folder_arguments,
+        add_format_argument,
+        add_tokenizer_argument,
     )
-    parser.add_argument("--tokenizer", metavar="PATH", type=local_path, help="tokenizer file or folder (default: DIR)")
-    parser.add_argument("--template", metavar="NAME", help="dialogue format for questions (default: what DIR says, else huatuo)")
-    parser.add_argument("--name", default="", help="of the model (default: name of DIR)")
+    from huatuo_jax.config import MeshConfig
+
+    parser.add_argument("folder", metavar="FOLDER", type=local_path, help="Hugging Face folder of a model")
+    parser.add_argument("out", metavar="BASE", type=local_path, help="base directory to write; must not exist")
+    add_dtype_argument(parser, "of the stored weights; auto = bfloat16 where the folder has it, else float32: no number changes")
+    add_tokenizer_argument(parser, "the one in FOLDER")
+    add_format_argument(parser, None, "what FOLDER says, else huatuo")
+    parser.add_argument("--name", default="", help="of the model (default: name of FOLDER)")
     add_folder_arguments(parser)
-    parser.add_argument("--mesh.fsdp", dest="fsdp", metavar="N", type=int, default=-1, help="devices (default: all)")
-    parser.add_argument("--mesh.tensor", dest="tensor", metavar="N", type=int, default=1, help="of them for heads (default: 1)")
+    add_config_fields(parser, MeshConfig(), "mesh.")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
     import jax.numpy as jnp
 
-    from huatuo_jax.cli.arguments import answers
+    from huatuo_jax.cli.arguments import answers, with_config_fields
     from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.config import MeshConfig
     from huatuo_jax.sharding import make_mesh
@@ -55,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     dtype = None if args.dtype == "auto" else jnp.dtype(args.dtype)
     config = read_config(args.folder, name=args.name, **answers(args))
     weights = open_weights(args.folder, config)
-    base = choose_tokenizer(args.tokenizer or args.folder, config, args.template)
+    base = choose_tokenizer(args.tokenizer or args.folder, config, args.format)
     check_target(args.out, weights.size(dtype))
-    mesh = make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
+    mesh = make_mesh(with_config_fields(MeshConfig(), args, "mesh."))
 
     with make_progress(console, "tensors") as progress:
         task = progress.add_task(f"reading {args.folder.name}", total=count_parts(weights))

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 HELP = """Answer prompts of a file: JSONL out, resumable
 
@@ -11,9 +11,9 @@ Prompts: a .txt file (one a line), a .jsonl file ({"prompt": "…"} or {"turns":
 are kept), or - for stdin. Every line of the output has id, prompt, answer, finish_reason ("end", "stop" or "length") and token
 counts, in the order in which answers finish. A rerun of the same line answers what has no answer yet."""
 EXAMPLE = """
-huatuo generate --model runs/quickstart --prompts questions.txt --out answers.jsonl
-huatuo generate --model runs/quickstart --prompts exam.jsonl --out answers.jsonl --greedy --max-new-tokens 64 --batch-size 32
-echo "感冒了可以喝酒吗？" | huatuo generate --model runs/quickstart --prompts - --out answers.jsonl
+huatuo generate runs/quickstart --prompts questions.txt --out answers.jsonl
+huatuo generate runs/quickstart --prompts exam.jsonl --out answers.jsonl --greedy --max-new-tokens 64 --batch-size 32
+echo "感冒了可以喝酒吗？" | huatuo generate runs/quickstart --prompts - --out answers.jsonl
 """
 
 
@@ -21,13 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     from huatuo_jax.cli.arguments import add_model_arguments, add_sampling_arguments
 
+    add_model_arguments(parser)
     parser.add_argument("--prompts", metavar="FILE", required=True, help="a .txt or .jsonl file, or - for stdin")
     parser.add_argument("--out", metavar="FILE.jsonl", type=local_path, required=True, help="where the answers go")
-    parser.add_argument(
-        "--model", metavar="DIR", type=local_path, required=True, help="run, base directory or Hugging Face folder"
-    )
     parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="prompts side by side (default: 16)")
-    add_model_arguments(parser)
     add_sampling_arguments(parser)
 
 
@@ -48,13 +45,13 @@ def run(args: argparse.Namespace) -> int:
     require(args.batch_size >= 1, f"--batch-size is {args.batch_size}; it must be at least 1")
     require(args.out.suffix == ".jsonl", f"--out {args.out}: the answers are JSON lines; give a name that ends in .jsonl")
     console, settings = make_console(args.quiet), sampling(args)
-    model = open_model(args.model, args.template, **answers(args))  # before the prompts, which a person may be typing
+    model = open_model(args.model, args.format, **answers(args))  # before the prompts, which a person may be typing
     prompts = read_prompts(args.prompts)
     most, dtype, mesh = new_tokens(args, model.config), choose_dtype(args.dtype), choose_mesh(args)
     quantizer = model.quantizer(args.quantize, dtype, mesh)
     facts: dict[str, Any] = {
         "model": model.source,
-        "template": model.template.name,
+        "format": model.template.name,
         "max_new_tokens": most,
         "temperature": settings.temperature,
         "top_k": settings.top_k,
@@ -82,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 require(
                     model.source == facts["model"],
                     f"{args.model}: its newest checkpoint is damaged, and answers must say which weights gave them; "
-                    f"name the one to use: --model {args.model}/checkpoints/{model.step}",
+                    f"name the one to use: {args.model}/checkpoints/{model.step}",
                 )
                 with make_progress(console, "answers") as progress:
                     task = progress.add_task("generating", total=len(prompts), completed=already)

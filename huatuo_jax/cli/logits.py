@@ -2,7 +2,7 @@
 
 import argparse
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 HELP = """Write the logits of given token ids, for checks by other programs
 
@@ -10,21 +10,19 @@ FILE.json holds a list of lists of token ids, each a row of its own. FILE.npy ge
 [total tokens, vocabulary]; np.load(FILE.npy, mmap_mode="r") reads it. Logits that are NaN or infinite are
 refused with row and position, and nothing is written."""
 EXAMPLE = """
-echo '[[5, 60, 93, 1200], [1, 2]]' > tokens.json
-huatuo logits --model runs/quickstart --tokens tokens.json --out logits.npy
+echo '[[5, 60, 93, 1200], [1, 2]]' > ids.json
+huatuo logits runs/quickstart --token-ids ids.json --out logits.npy
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from huatuo_jax.cli.arguments import add_folder_arguments
+    from huatuo_jax.cli.arguments import MODEL_HELP, add_dtype_argument, add_folder_arguments
 
-    parser.add_argument("--model", metavar="DIR", required=True, type=local_path, help="run, base, checkpoint or HF directory")
-    parser.add_argument("--tokens", metavar="FILE.json", required=True, type=local_path, help="a list of lists of token ids")
+    parser.add_argument("model", metavar="MODEL", type=local_path, help=MODEL_HELP)
+    parser.add_argument("--token-ids", metavar="FILE.json", required=True, type=local_path, help="a list of lists of token ids")
     parser.add_argument("--out", metavar="FILE.npy", required=True, type=local_path, help="file to write")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default: float32)"
-    )
+    add_dtype_argument(parser, "of the computation", "float32", ("float32", "bfloat16"))
     add_folder_arguments(parser)
 
 
@@ -42,11 +40,11 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.weights.forward import check_rows, load_any, row_logits
 
     try:
-        rows = read_json(args.tokens)
+        rows = read_json(args.token_ids)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{args.tokens} is not JSON ({error}); write a list of lists of token ids") from error
+        raise DataError(f"{args.token_ids} is not JSON ({error}); write a list of lists of token ids") from error
     if not isinstance(rows, list):
-        raise DataError(f"{args.tokens} holds {type(rows).__name__}; write a list of lists of token ids")
+        raise DataError(f"{args.token_ids} holds {type(rows).__name__}; write a list of lists of token ids")
     config, params = load_any(args.model, dtype=jnp.dtype(args.dtype), **answers(args))
     check_rows(config, rows)
     console = make_console(args.quiet)

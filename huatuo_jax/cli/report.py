@@ -2,7 +2,7 @@
 
 import argparse
 
-from huatuo_jax.cli.console import local_path
+from huatuo_jax.cli.arguments import local_path
 
 HELP = """Draw a run: PNGs and one self-contained HTML page
 

@@ -92,7 +92,7 @@ def open_model(path: Path, template: str = "", **answers: Unpack[Answers]) -> Mo
     if is_hf_folder(path):
         config, tokenizer, step = read_config(path, **answers), load_tokenizer(path), 0
         template = template or recorded_template(path)
-        require(bool(template), f"{path} does not say its dialogue format; give it with --template: {', '.join(FORMATS)}")
+        require(bool(template), f"{path} does not say its dialogue format; give it with --format: {', '.join(FORMATS)}")
     else:
         folder, meta = _folder_and_meta(path)
         refuse_answers(path, answers)
@@ -101,7 +101,7 @@ def open_model(path: Path, template: str = "", **answers: Unpack[Answers]) -> Mo
         template = template or meta.get("template") or ""
         require(
             bool(template),
-            f"{path} names no dialogue format that works with its tokenizer; give one with --template: {', '.join(FORMATS)}",
+            f"{path} names no dialogue format that works with its tokenizer; give one with --format: {', '.join(FORMATS)}",
         )
     found = get_format(template)
     found.check(tokenizer)

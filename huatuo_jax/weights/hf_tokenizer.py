@@ -169,7 +169,7 @@ def _has_space_at_seam(tokenizer: Tokenizer) -> bool:
             return bool(space)
     raise ConfigError(
         f"with {tokenizer.path} no chat template renders the huatuo format to the tokens of training; train in the format of the "
-        "base model (--template chatml, llama3, …)"
+        "base model (--format chatml, llama3, …)"
     )
 
 

@@ -80,13 +80,13 @@ def choose_layout(model: ModelConfig, format: str) -> Layout:
     Raises:
       ConfigError: the model cannot be written in this format; the reason is said.
     """
-    require(format in FORMATS, f"--format {format}: choose one of {', '.join(FORMATS)}")
+    require(format in FORMATS, f"--layout {format}: choose one of {', '.join(FORMATS)}")
     native = native_layout(model)
     if format == "native" or (format == "auto" and (model.family != "baichuan" or model.positions == "alibi")):
         return native
     if model.positions == "alibi":
         raise ConfigError(
-            f"{model.name} has ALiBi positions, which LlamaForCausalLM does not compute; use --format native, which brings its "
+            f"{model.name} has ALiBi positions, which LlamaForCausalLM does not compute; use --layout native, which brings its "
             "own modelling file"
         )
     check_layout(model, "llama")

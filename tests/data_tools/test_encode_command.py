@@ -40,12 +40,12 @@ def test_no_turns_and_an_odd_question_are_encoded(baichuan, ids, capsys):
 
 
 def test_the_length_is_cut(baichuan, capsys):
-    assert len(printed(capsys, "--tokenizer", baichuan, "--turns", '["你好", "好的"]', "--max-len", "4")["tokens"]) == 4
+    assert len(printed(capsys, "--tokenizer", baichuan, "--turns", '["你好", "好的"]', "--max-length", "4")["tokens"]) == 4
 
 
 def test_a_system_prompt_goes_where_the_format_has_one(baichuan, ids, capsys):
     options = ("--tokenizer", baichuan, "--turns", '["你好", "好的"]', "--system", "谢谢")
-    assert printed(capsys, *options, "--template", "baichuan2-chat")["tokens"] == [
+    assert printed(capsys, *options, "--format", "baichuan2-chat")["tokens"] == [
         ids.thanks,
         ids.user,
         ids.hello,
@@ -66,9 +66,9 @@ def test_a_passage(baichuan, ids, capsys):
     [
         (("--turns", "no json"), "is not JSON"),
         (("--turns", '["a", 1]'), "not a list of strings"),
-        (("--turns", '["a"]', "--max-len", "0"), "must be at least 1"),
-        (("--turns", '["a"]', "--template", "alpaca"), "no dialogue format 'alpaca'"),
-        (("--turns", '["a"]', "--template", "chatml"), "lacks '<|im_start|>'"),
+        (("--turns", '["a"]', "--max-length", "0"), "must be at least 1"),
+        (("--turns", '["a"]', "--format", "alpaca"), "no dialogue format 'alpaca'"),
+        (("--turns", '["a"]', "--format", "chatml"), "lacks '<|im_start|>'"),
     ],
 )
 def test_wrong_usage_is_refused_with_the_reason(baichuan, capsys, options, reason):

@@ -35,7 +35,6 @@ def generate(model, work, *options, prompts="questions.txt"):
     source = prompts if prompts == "-" else work / prompts
     words = [
         "generate",
-        "--model",
         model,
         "--prompts",
         source,
@@ -157,7 +156,7 @@ def test_bad_prompts_are_named_before_the_weights_are_loaded(
         (["--temperature", "-1"], "temperature is -1"),
         (["--stop", ""], "--stop is empty"),
         (["--batch-size", "0"], "--batch-size is 0"),
-        (["--template", "chatml"], "dialogue format chatml does not work"),
+        (["--format", "chatml"], "dialogue format chatml does not work"),
     ],
 )
 def test_impossible_options_are_refused_before_the_weights_are_loaded(
@@ -195,7 +194,7 @@ def test_answers_say_which_weights_gave_them_even_if_the_newest_checkpoint_is_da
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert generate(run, work) == 2
-    assert f"--model {run}/checkpoints/3" in " ".join(capsys.readouterr().err.split())
+    assert f"name the one to use: {run}/checkpoints/3" in " ".join(capsys.readouterr().err.split())
     assert not answers(work)
     assert generate(run / "checkpoints" / "3", work) == 0
     assert len(answers(work)) == 5
@@ -216,7 +215,7 @@ def test_two_processes_do_not_write_the_same_answers(work):
 @pytest.mark.slow
 def test_stopped_in_mid_run_by_a_signal_it_keeps_its_answers_and_goes_on(model_directory, work):
     (work / "questions.txt").write_text("\n".join(f"甘草第{i}味有什么功效？" for i in range(200)), encoding="utf-8")
-    words = ["--model", model_directory, "--prompts", work / "questions.txt", "--out", work / "answers.jsonl", "--quiet"]
+    words = [model_directory, "--prompts", work / "questions.txt", "--out", work / "answers.jsonl", "--quiet"]
     command = [
         Path(sys.executable).with_name("huatuo"),
         "generate",

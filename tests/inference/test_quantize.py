@@ -340,7 +340,7 @@ def test_a_quantised_model_is_not_trained():
 
 def test_generate_and_ask_take_the_kind(model_directory, tmp_path, capsys):
     (tmp_path / "questions.txt").write_text("甘草有什么功效？\n", encoding="utf-8")
-    words = ["generate", "--model", model_directory, "--prompts", tmp_path / "questions.txt", "--out", tmp_path / "answers.jsonl"]
+    words = ["generate", model_directory, "--prompts", tmp_path / "questions.txt", "--out", tmp_path / "answers.jsonl"]
     words += ["--max-new-tokens", "4", "--greedy", "--quantize"]
     assert huatuo([str(word) for word in [*words, "int4:16"]]) == 0
     assert len((tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 1
@@ -353,7 +353,7 @@ def test_an_impossible_kind_is_refused_before_the_weights_are_read(model_directo
     monkeypatch.setattr(Model, "params", lambda *_: pytest.fail("the weights were loaded"))
     (tmp_path / "questions.txt").write_text("甘草？\n", encoding="utf-8")
     for kind, message in (("int5", "no quantization 'int5'"), ("int4:48", "a group of 48 does not divide")):
-        words = ["generate", "--model", model_directory, "--prompts", tmp_path / "questions.txt", "--out", tmp_path / "a.jsonl"]
+        words = ["generate", model_directory, "--prompts", tmp_path / "questions.txt", "--out", tmp_path / "a.jsonl"]
         assert huatuo([str(word) for word in [*words, "--quantize", kind]]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "a.jsonl").exists()

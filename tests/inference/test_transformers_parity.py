@@ -93,8 +93,8 @@ def test_the_command_answers_from_a_hugging_face_folder(folder_and_model, model_
     shutil.copyfile(model_directory / "tokenizer.model", folder / "tokenizer.model")
     assert load_tokenizer(folder).vocab_size <= SHAPE["vocab_size"]
     (tmp_path / "q.txt").write_text("甘草？\n", encoding="utf-8")
-    line = ["generate", "--model", folder, "--prompts", tmp_path / "q.txt", "--out", tmp_path / "a.jsonl", "--max-new-tokens", 4]
+    line = ["generate", folder, "--prompts", tmp_path / "q.txt", "--out", tmp_path / "a.jsonl", "--max-new-tokens", 4]
     assert huatuo([str(word) for word in line]) == 2
-    assert "does not say its dialogue format; give it with --template" in " ".join(capsys.readouterr().err.split())
-    assert huatuo([str(word) for word in [*line, "--template", "huatuo"]]) == 0
+    assert "does not say its dialogue format; give it with --format" in " ".join(capsys.readouterr().err.split())
+    assert huatuo([str(word) for word in [*line, "--format", "huatuo"]]) == 0
     assert json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8"))["prompt"] == "甘草？"

@@ -9,14 +9,12 @@ from huatuo_jax.cli import main
 
 
 def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["train", "--help"])
-    assert end.value.code == 0
+    assert main(["train", "--help"]) == 0
     assert "4 stopped by a signal" in capsys.readouterr().out
 
 
 def test_fields_are_listed_with_their_values(tiny_config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(tiny_config_file), "--fields"]) == 0
+    assert main(["train", str(tiny_config_file), "--help"]) == 0
     out = capsys.readouterr().out
     assert "--optimizer.learning-rate" in out and "--data.mixture.sft.priority" in out
 

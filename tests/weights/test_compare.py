@@ -85,7 +85,7 @@ def broken(exported, tmp_path):
 
 def test_logits_that_are_not_finite_are_not_written(broken, tmp_path, capsys):
     (tmp_path / "tokens.json").write_text("[[5, 6, 7], [8, 8, 9, 9]]")
-    words = ["logits", "--model", broken, "--tokens", tmp_path / "tokens.json", "--out", tmp_path / "out" / "logits.npy"]
+    words = ["logits", broken, "--token-ids", tmp_path / "tokens.json", "--out", tmp_path / "out" / "logits.npy"]
     assert main([str(word) for word in words]) == 1
     assert "row 1, position 0: " in " ".join(capsys.readouterr().err.split())
     assert list((tmp_path / "out").iterdir()) == []
@@ -128,7 +128,7 @@ def test_logits_of_all_rows_stand_one_after_the_other(exported, tmp_path):
         theirs = np.concatenate([model(input_ids=torch.tensor([row])).logits[0].numpy() for row in rows])
     for directory in (run, run / "checkpoints" / "7", folder):
         out = tmp_path / "logits.npy"
-        words = ["logits", "--model", str(directory), "--tokens", str(tmp_path / "tokens.json"), "--out", str(out), "--quiet"]
+        words = ["logits", str(directory), "--token-ids", str(tmp_path / "tokens.json"), "--out", str(out), "--quiet"]
         assert main(words) == 0
         ours = np.load(out)
         assert ours.dtype == np.float32 and ours.shape == theirs.shape == (76, model.config.vocab_size)
@@ -149,6 +149,6 @@ def test_logits_of_all_rows_stand_one_after_the_other(exported, tmp_path):
 def test_bad_token_files(exported, tmp_path, capsys, content, reason):
     (tmp_path / "tokens.json").write_text(content)
     out = tmp_path / "logits.npy"
-    code = main(["logits", "--model", str(exported[0]), "--tokens", str(tmp_path / "tokens.json"), "--out", str(out)])
+    code = main(["logits", str(exported[0]), "--token-ids", str(tmp_path / "tokens.json"), "--out", str(out)])
     assert code in (1, 2) and reason in capsys.readouterr().err
     assert not out.exists()

@@ -59,7 +59,7 @@ def test_every_family_comes_back_bit_for_bit(name, tmp_path, sentencepiece_file,
     else:
         module.save_pretrained(tmp_path / "in")
     import_folder(tmp_path / "in", tmp_path / "base", config, tokenizer)
-    huatuo("convert", "to-hf", tmp_path / "base", tmp_path / "out", "--format", "native")
+    huatuo("convert", "to-hf", tmp_path / "base", tmp_path / "out", "--layout", "native")
     assert stored(tmp_path / "out") == {key: as_bits(tensor) for key, tensor in tensors_of(module).items()}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == config.vocab_size
 
@@ -105,7 +105,7 @@ def test_the_true_vocabulary_of_baichuan2_is_never_changed(tmp_path, shared_data
     module = random_model(config).to(torch.bfloat16)
     write_by_hand(tmp_path / "in", baichuan_json(config), tensors_of(module))
     import_folder(tmp_path / "in", tmp_path / "base", config, shared_data / "tokenizers" / "baichuan2.model")
-    huatuo("convert", "to-hf", tmp_path / "base", tmp_path / "native", "--format", "native")
+    huatuo("convert", "to-hf", tmp_path / "base", tmp_path / "native", "--layout", "native")
     huatuo("convert", "to-hf", tmp_path / "base", tmp_path / "llama")
     assert stored(tmp_path / "native") == {key: as_bits(tensor) for key, tensor in tensors_of(module).items()}
     for folder in ("native", "llama"):

@@ -54,8 +54,8 @@ def test_what_a_folder_leaves_open_can_be_said_to_every_command(command, desk, o
     folder = odd / "odd-alibi"
     words = {
         "compare": ["convert", "compare", desk / "alibi", folder],
-        "logits": ["logits", "--model", folder, "--tokens", desk / "tokens.json", "--out", tmp_path / "logits.npy"],
-        "generate": ["generate", "--model", folder, "--prompts", desk / "questions.txt", "--out", tmp_path / "a.jsonl"],
+        "logits": ["logits", folder, "--token-ids", desk / "tokens.json", "--out", tmp_path / "logits.npy"],
+        "generate": ["generate", folder, "--prompts", desk / "questions.txt", "--out", tmp_path / "a.jsonl"],
         "chat": ["chat", folder],
         "from-hf": ["convert", "from-hf", folder, tmp_path / "base", "--mesh.fsdp", 1],
     }[command]
@@ -74,8 +74,8 @@ def test_the_answers_are_for_the_side_that_leaves_it_open(desk, odd):
 
 @pytest.mark.parametrize("command", ["logits", "generate"])
 def test_a_checkpoint_leaves_nothing_open(command, desk, tmp_path, capsys):
-    given = {"logits": ["--tokens", desk / "tokens.json"], "generate": ["--prompts", desk / "questions.txt"]}[command]
-    assert huatuo(command, "--model", desk / "rope", *given, "--out", tmp_path / "out.jsonl", "--head", "linear") == 2
+    given = {"logits": ["--token-ids", desk / "tokens.json"], "generate": ["--prompts", desk / "questions.txt"]}[command]
+    assert huatuo(command, desk / "rope", *given, "--out", tmp_path / "out.jsonl", "--head", "linear") == 2
     assert "leave out --head" in capsys.readouterr().err
 
 
@@ -85,7 +85,7 @@ def test_two_checkpoints_leave_nothing_open(desk, capsys):
 
 
 def test_answers_of_a_file_are_continued_with_the_same_options_only(desk, odd, tmp_path, capsys):
-    words = ["generate", "--model", odd / "odd-rope", "--prompts", desk / "questions.txt", "--out", tmp_path / "a.jsonl"]
+    words = ["generate", odd / "odd-rope", "--prompts", desk / "questions.txt", "--out", tmp_path / "a.jsonl"]
     words += ["--max-new-tokens", 2, "--positions", "rope", *TOLD[4:]]
     assert huatuo(*words, "--head", "norm") == 0
     assert huatuo(*words, "--head", "linear") == 2
@@ -109,7 +109,7 @@ def test_a_model_without_dialogue_format_records_none(desk, tmp_path):
     export(
         write_run(tmp_path / "run", *random_model("tiny-llama2", tokenizer), tokenizer, None), tmp_path / "hf", ExportRequest()
     )
-    with pytest.raises(ConfigError, match=f"does not say its dialogue format; give it with --template: {', '.join(FORMATS)}"):
+    with pytest.raises(ConfigError, match=f"does not say its dialogue format; give it with --format: {', '.join(FORMATS)}"):
         open_model(tmp_path / "hf")
 
 

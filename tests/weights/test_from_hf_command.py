@@ -146,7 +146,7 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path, folder, capsys):
 
 
 def test_a_template_that_the_tokenizer_cannot_carry_is_refused(tmp_path, folder, capsys):
-    assert "llama3" in refusal(capsys, folder, tmp_path / "base", "--template", "llama3")
+    assert "llama3" in refusal(capsys, folder, tmp_path / "base", "--format", "llama3")
     assert not (tmp_path / "base").exists()
 
 

@@ -53,7 +53,7 @@ def test_it_loads_and_leaves_as_the_same_function(rows, weight, dtype, tokenizer
     assert (found.head, found.z_loss_weight) == ("norm", weight or 0)
     assert_close(our_logits(found, params), expected)
 
-    huatuo("convert", "to-hf", tmp_path / "base", tmp_path / "native", "--format", "native")
+    huatuo("convert", "to-hf", tmp_path / "base", tmp_path / "native", "--layout", "native")
     assert {name: as_bits(t) for name, t in load_file(tmp_path / "native" / "model.safetensors").items()} == bits
     assert json.loads((tmp_path / "native" / "config.json").read_text())["z_loss_weight"] == (weight or 0)
 

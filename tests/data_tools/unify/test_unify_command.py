@@ -187,7 +187,7 @@ def test_an_estimate_makes_no_call(unify, server, tmp_path):
 
 
 def test_the_budget_is_never_passed_and_a_larger_one_continues(unify, server, rows, tmp_path, capsys):
-    assert unify("--max-tokens", "1800", "--max-output-tokens", "100") == 4
+    assert unify("--max-tokens", "1800", "--max-new-tokens", "100") == 4
     assert "--max-tokens 1,800" in capsys.readouterr().err
     assert not (tmp_path / "pairs.jsonl").exists()
     with sqlite3.connect(tmp_path / "pairs.ledger.sqlite") as ledger:
@@ -195,13 +195,13 @@ def test_the_budget_is_never_passed_and_a_larger_one_continues(unify, server, ro
     calls = len(server.arrivals)
     assert 0 < totals["prompt_tokens"] + totals["output_tokens"] <= 1800
     assert 0 < calls < 10
-    assert unify("--max-tokens", "100000", "--max-output-tokens", "100") == 0
+    assert unify("--max-tokens", "100000", "--max-new-tokens", "100") == 0
     assert len(rows("pairs.jsonl")) == 5
     assert len(server.arrivals) == 10
 
 
 def test_a_cap_in_money_stops_and_a_larger_one_continues(unify, server, rows, capsys):
-    words = ["--price-in", "1", "--price-out", "2", "--max-output-tokens", "100", "--concurrency", "1"]
+    words = ["--price-in", "1", "--price-out", "2", "--max-new-tokens", "100", "--concurrency", "1"]
     assert unify("--max-cost", "0.0015", *words) == 4
     assert "--max-cost 0.0015" in capsys.readouterr().err
     calls = len(server.arrivals)

@@ -1,18 +1,21 @@
-"""Where every array lives: the mesh, the rules from logical axes to mesh axes, and how arrays are cast and converted in place.
+"""Where every array lives: the mesh, and the rules that map the logical axes of parameters and activations to mesh axes.
 
 The only file that knows the mesh axes: `data` replicates parameters (use it across slices), `fsdp` shards parameters and rows,
-`tensor` shards heads, FFN and vocabulary.
+`tensor` shards heads, FFN and vocabulary. The model names logical axes only ("embed", "heads", …): parameters when they are made
+(`models/block.py`), activations by `constrain`. What does not divide is refused by name before anything is compiled.
+
+Example: on a mesh of fsdp 4 × tensor 2 a query projection [embed 4096, heads 32, head_dim 128] lies as 8 parts of
+[1024, 16, 128], and a batch of 16 rows as 4 parts of 4 rows, each held by the two devices of a tensor group.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.errors import ConfigError, DoesNotFitError
@@ -20,6 +23,7 @@ from huatuo_jax.errors import ConfigError, DoesNotFitError
 MESH_AXES = ("data", "fsdp", "tensor")
 
 MeshAxes = str | tuple[str, ...] | None
+Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ DEFAULT_RULES = ShardingRules()
 class ParamSpec(jax.ShapeDtypeStruct):
     """A parameter's shape and dtype, as `jax.ShapeDtypeStruct`, and its logical axes."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any, axes: tuple[str, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, axes: tuple[str, ...]) -> None:
         super().__init__(shape, dtype)
         self.axes = axes
 
@@ -104,14 +108,14 @@ def check_batch(batch_size: int, mesh: Mesh, rules: ShardingRules = DEFAULT_RULE
         )
 
 
-def param_shardings(abstract: Any, mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> Any:
+def param_shardings(abstract: dict[str, Any], mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> dict[str, Any]:
     """A tree of `NamedSharding` for the tree of `ParamSpec` that `abstract_params` returned.
 
     Raises:
       ConfigError: a dimension does not divide by the mesh axes that shard it; names parameter, dimension, axes and sizes.
     """
 
-    def sharding(path: Any, param: ParamSpec) -> NamedSharding:
+    def sharding(path: tuple[Any, ...], param: ParamSpec) -> NamedSharding:
         spec = rules.spec(param.axes)
         for axis, size, entry in zip(param.axes, param.shape, spec, strict=True):
             parts = math.prod(mesh.shape[name] for name in _names(entry))
@@ -126,7 +130,7 @@ def param_shardings(abstract: Any, mesh: Mesh, rules: ShardingRules = DEFAULT_RU
     return jax.tree_util.tree_map_with_path(sharding, abstract)
 
 
-def shardings_of(abstract: Any, placement: Mesh | Sharding | None) -> Any:
+def shardings_of(abstract: dict[str, Any], placement: Mesh | Sharding | None) -> dict[str, Any]:
     """A tree of shardings for `abstract_params(…)`: by the rules of this module on a mesh, one sharding for all arrays, or the
     first device (None)."""
     if isinstance(placement, Mesh):
@@ -135,51 +139,12 @@ def shardings_of(abstract: Any, placement: Mesh | Sharding | None) -> Any:
     return jax.tree.map(lambda _: single, abstract)
 
 
-def with_shardings(abstract: Any, shardings: Any) -> Any:
+def with_shardings(abstract: Tree, shardings: Tree) -> Tree:
     """Shapes, dtypes and shardings in one tree of `jax.ShapeDtypeStruct`: what a restore or an AOT compile asks for."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
 
-def cast(array: jax.Array, dtype: Any) -> jax.Array:
-    """The array in `dtype`, placed as it was. The original is deleted, so that a model never exists twice."""
-    if array.dtype == dtype:
-        return array
-    wanted = jax.jit(lambda x: x.astype(dtype), out_shardings=array.sharding)(array).block_until_ready()
-    array.delete()
-    return wanted
-
-
-Convert = Callable[[str, jax.Array], Any]
-"""(dotted name, parameter or one layer of it) → what is kept of it: an array or several, each of the parameter's rank."""
-
-
-def converted_shardings(convert: Convert, name: str, leaf: jax.ShapeDtypeStruct) -> Any:
-    """Where the arrays that `convert` makes of a parameter live: sharded as it is, on axes of size 1 whole."""
-
-    def sharding(kept: jax.ShapeDtypeStruct) -> Sharding:
-        if not isinstance(leaf.sharding, NamedSharding):
-            return leaf.sharding
-        spec = [None if size == 1 else entry for size, entry in zip(kept.shape, leaf.sharding.spec, strict=False)]
-        return NamedSharding(leaf.sharding.mesh, PartitionSpec(*spec))
-
-    return jax.tree.map(sharding, jax.eval_shape(partial(convert, name), leaf))
-
-
-def converted(convert: Convert, name: str, array: jax.Array) -> Any:
-    """What `convert` keeps of a parameter, placed as it was. The original is deleted."""
-    shardings = converted_shardings(convert, name, jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding))
-    if name.startswith("layers."):
-        # One by one, so that what comes between exists for one layer; before a loop inside jit, XLA may widen all layers.
-        make, take = jax.jit(partial(convert, name)), jax.jit(partial(jax.lax.dynamic_index_in_dim, keepdims=False))
-        layers = [jax.block_until_ready(make(take(array, layer))) for layer in range(len(array))]
-        array.delete()
-        return jax.jit(lambda layers: jax.tree.map(lambda *parts: jnp.stack(parts), *layers), out_shardings=shardings)(layers)
-    kept = jax.block_until_ready(jax.jit(partial(convert, name), out_shardings=shardings)(array))
-    array.delete()
-    return kept
-
-
-def activation_spec(mesh: Any, *axes: str | None, rules: ShardingRules = DEFAULT_RULES) -> PartitionSpec:
+def activation_spec(mesh: Mesh | AbstractMesh, *axes: str | None, rules: ShardingRules = DEFAULT_RULES) -> PartitionSpec:
     """The partition of an activation with these logical axes over the mesh axes that `mesh` has."""
     spec = rules.spec(axes)
     return PartitionSpec(*(tuple(name for name in _names(entry) if name in mesh.axis_names) or None for entry in spec))

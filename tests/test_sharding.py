@@ -18,7 +18,7 @@ from huatuo_jax.sharding import (
     make_mesh,
     param_shardings,
 )
-from tests.support.random_models import init_params
+from tests.support.random_models import sharded_params
 
 FOUR_BY_TWO = MeshConfig(data=1, fsdp=4, tensor=2)
 
@@ -40,7 +40,7 @@ def test_a_mesh_that_does_not_fit_names_the_sizes():
 
 def test_parameters_are_made_in_parts():
     config = preset("tiny-yi")
-    _, params = init_params(config, seed=0, mesh=make_mesh(FOUR_BY_TWO))
+    _, params = sharded_params(config, seed=0, mesh=make_mesh(FOUR_BY_TWO))
     query = params["layers"]["attention"]["query"]  # [layers 3, embed 64, heads 4, head_dim 16]
     assert query.sharding.spec == PartitionSpec(None, "fsdp", "tensor", None)
     assert {shard.data.shape for shard in query.addressable_shards} == {(3, 16, 2, 16)}
@@ -50,8 +50,8 @@ def test_parameters_are_made_in_parts():
 
 def test_initial_values_do_not_depend_on_the_mesh():
     config = preset("tiny-qwen3", num_layers=1)
-    _, one = init_params(config, seed=7, mesh=make_mesh(MeshConfig(data=1, fsdp=1, tensor=1)))
-    _, eight = init_params(config, seed=7, mesh=make_mesh(FOUR_BY_TWO))
+    _, one = sharded_params(config, seed=7, mesh=make_mesh(MeshConfig(data=1, fsdp=1, tensor=1)))
+    _, eight = sharded_params(config, seed=7, mesh=make_mesh(FOUR_BY_TWO))
     jax.tree.map(np.testing.assert_array_equal, one, eight)
 
 

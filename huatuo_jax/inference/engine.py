@@ -26,7 +26,8 @@ from huatuo_jax.inference.device import LARGEST_PIECE, Rows, Steps, admit, bucke
 from huatuo_jax.inference.occupant import Occupant, rows_of
 from huatuo_jax.inference.request import Answer, Request, check_prompt
 from huatuo_jax.models.cache import KVCache
-from huatuo_jax.models.decoder import Decoder, split_decoder
+from huatuo_jax.models.decoder import Decoder
+from huatuo_jax.models.params import split_decoder
 from huatuo_jax.sharding import activation_spec
 
 STEPS_PER_CALL = 16

@@ -1,12 +1,22 @@
-"""Queries, keys and values in, attended values out: a registry of backends, each with what it can do.
+"""Attention within a row: what a query sees, the ways to compute it, and the choice among them.
 
-Visible to query i is key j of the same row if j ≤ i (by index in the row) and both have the same segment id. Padding (segment 0)
-attends to padding, so no query is ever without a key. `resolve_attention` refuses, before the first step, a backend that cannot
-do what the model, the data or the platform needs, and names those that can.
+Key j of the same row is visible to query i if j ≤ i (by index in the row) and both have the same segment id. Padding (segment 0)
+attends to padding, so every query has at least one key: itself. A row of two examples and one place of padding:
+
+    segments  1 1 1 2 2 0
+    query 1   x x . . . .      its own example, up to itself
+    query 4   . . . x x .      nothing of the example that lies before it in the row
+    query 5   . . . . . x      padding: its result is finite and is never used
+
+The step (`training/step.py`) calls `resolve_attention` before it compiles anything: a backend that cannot do what the model, the
+data or the platform needs is refused by name and never replaced silently. The decoder then calls `attend` in every layer.
+Attention to a cache of earlier tokens is in `cache.py`, the call of JAX's TPU kernel in `attention_splash.py`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +24,10 @@ import numpy as np
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.models.attention_blocked import blocked_attention
-from huatuo_jax.models.attention_splash import splash_attention
 from huatuo_jax.models.matmul import matmul
 
-MASKED = float(np.finfo(np.float32).min)
-"""Score of an invisible key: finite, so that a softmax can never become NaN."""
+MASKED = -1e30
+"""Score of an invisible key: finite, so that no softmax becomes NaN; beside a visible key its weight is exactly 0."""
 
 
 @jax.tree_util.register_dataclass
@@ -28,7 +36,7 @@ class Visibility:
     """Which keys a query sees, and how distance lowers their score.
 
     Attributes:
-      segments: int32 [B, S]; keys are as many as queries (a cache has its own attention, in `cache.py`).
+      segments: int32 [B, S]; keys are as many as queries.
       slopes: ALiBi's, fp32 [heads], or None. The bias slope·(j − i) is added in fp32.
     """
 
@@ -52,8 +60,18 @@ class Visibility:
         return self.slopes[:, None, None] * self.distance_ST().astype(jnp.float32)
 
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array, Visibility], jax.Array]
-"""(q [B, S, N, H], k [B, T, K, H], v [B, T, K, H], visibility) → [B, S, N, H] in q's dtype; head n reads kv head n // (N / K)."""
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """ALiBi's slope per head, fp32 [num_heads] (arXiv 2108.12409 and its reference for counts that are no power of two).
+
+    With p the largest power of two ≤ n: 2^(−8i/p) for i = 1…p, then 2^(−8i/2p) for i = 1, 3, 5, … until there are n.
+    """
+    power = 2 ** int(math.log2(num_heads))
+    slopes = [2.0 ** (-8 * i / power) for i in range(1, power + 1)]
+    slopes += [2.0 ** (-8 * i / (2 * power)) for i in range(1, 2 * (num_heads - power), 2)]
+    return np.asarray(slopes, np.float32)
+
+
+# ---------------------------------------------------------------- with the whole score matrix
 
 
 def einsum_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
@@ -83,12 +101,104 @@ def dot_product_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Arra
     )
 
 
+# ---------------------------------------------------------------- in blocks of queries
+#
+# Plain XLA, forward and backward, on any platform. Each block of queries meets the keys up to its own end only, so half of the
+# score matrix is never computed; none of it is kept for the backward pass, which makes each block again from the saved
+# log-sum-exp (FlashAttention-2, arXiv 2307.08691, algorithm 2, with blocks of queries only). Scores, softmax and sums are fp32.
+#
+# Example: 1,024 tokens make 8 blocks of 128 queries. Block 0 reads keys 0…127, block 1 keys 0…255, … block 7 all of them: in
+# tiles of 128 × 128 scores 1 + 2 + … + 8 = 36 of the 64 that the whole matrix has, and at most 8 of them exist at one time.
+
+MOST_BLOCKS, SMALLEST_BLOCK = 8, 128
+"""Blocks are unrolled in the program: more of them save more work and take longer to compile."""
+
+
+def blocked_attention(q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visibility: Visibility) -> jax.Array:
+    """The attention of `einsum_attention`, block by block."""
+    batch, length, heads, size = q_BSNH.shape
+    kv_heads = k_BSKH.shape[2]
+    q_BKGSH = (q_BSNH * size**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, size).transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+    out_BKGSH = _over_blocks(q_BKGSH, k_BKSH, v_BKSH, visibility)
+    return out_BKGSH.transpose(0, 3, 1, 2, 4).reshape(q_BSNH.shape)
+
+
+def query_blocks(length: int) -> list[slice]:
+    """The blocks of a row of this length: at most MOST_BLOCKS, none but the last below SMALLEST_BLOCK."""
+    size = max(SMALLEST_BLOCK, -(-length // MOST_BLOCKS))
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _product(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+
+def _scores(q_BKGQH: jax.Array, k_BKTH: jax.Array, visibility: Visibility, rows: slice) -> jax.Array:
+    """Masked scores [B, K, G, Q, T] of a block of queries against all keys up to its end."""
+    scores = _product("BKGQH,BKTH->BKGQT", q_BKGQH, k_BKTH)
+    queries, keys = jnp.arange(rows.start, rows.stop)[:, None], jnp.arange(rows.stop)[None, :]
+    if visibility.slopes is not None:
+        slopes_KG11 = visibility.slopes.reshape(*scores.shape[1:3], 1, 1)
+        scores += slopes_KG11 * (keys - queries).astype(jnp.float32)
+    segments_BS = visibility.segments
+    visible_BQT = (segments_BS[:, rows, None] == segments_BS[:, None, : rows.stop]) & (keys <= queries)
+    return jnp.where(visible_BQT[:, None, None], scores, MASKED)
+
+
+@jax.custom_vjp
+def _over_blocks(q_BKGSH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, visibility: Visibility) -> jax.Array:
+    return _forward(q_BKGSH, k_BKSH, v_BKSH, visibility)[0]
+
+
+def _forward(q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility) -> tuple[jax.Array, tuple[Any, ...]]:
+    outs, norms = [], []
+    for rows in query_blocks(q.shape[3]):
+        scores = _scores(q[:, :, :, rows], k[:, :, : rows.stop], visibility, rows)
+        largest = scores.max(axis=-1, keepdims=True)
+        weights = jnp.exp(scores - largest)
+        total = weights.sum(axis=-1, keepdims=True)
+        outs.append((_product("BKGQT,BKTH->BKGQH", weights.astype(v.dtype), v[:, :, : rows.stop]) / total).astype(q.dtype))
+        norms.append(largest + jnp.log(total))
+    out, norm = jnp.concatenate(outs, axis=3), jnp.concatenate(norms, axis=3)
+    return out, (q, k, v, visibility, out, norm)
+
+
+def _backward(kept: tuple[Any, ...], grad: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    q, k, v, visibility, out, norm = kept
+    # Σ_t weight · d weight of each query, from the output: no second pass over the score matrix.
+    inner = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
+    grads_q = []
+    grad_k, grad_v = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    for rows in query_blocks(q.shape[3]):
+        seen = slice(0, rows.stop)
+        q_block, grad_block = q[:, :, :, rows], grad[:, :, :, rows]
+        weights = jnp.exp(_scores(q_block, k[:, :, seen], visibility, rows) - norm[:, :, :, rows])
+        grad_weights = _product("BKGQH,BKTH->BKGQT", grad_block, v[:, :, seen])
+        grad_scores = (weights * (grad_weights - inner[:, :, :, rows])).astype(q.dtype)
+        grads_q.append(_product("BKGQT,BKTH->BKGQH", grad_scores, k[:, :, seen]))
+        grad_k = grad_k.at[:, :, seen].add(_product("BKGQT,BKGQH->BKTH", grad_scores, q_block))
+        grad_v = grad_v.at[:, :, seen].add(_product("BKGQT,BKGQH->BKTH", weights.astype(q.dtype), grad_block))
+    grad_q = jnp.concatenate(grads_q, axis=3)
+    # None: no gradient goes to segments and slopes.
+    return grad_q.astype(q.dtype), grad_k.astype(k.dtype), grad_v.astype(v.dtype), None
+
+
+_over_blocks.defvjp(_forward, _backward)
+
+
+# ---------------------------------------------------------------- the choice
+
+
 def _splash(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
+    # Imported here: Pallas takes 0.3 s to import, and only a TPU needs it.
+    from huatuo_jax.models.attention_splash import splash_attention
+
     return splash_attention(q_BSNH, k_BTKH, v_BTKH, visibility.segments)
 
 
-def _blocked(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    return blocked_attention(q_BSNH, k_BTKH, v_BTKH, visibility.segments, visibility.slopes)
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Visibility], jax.Array]
+"""(q [B, S, N, H], k [B, T, K, H], v [B, T, K, H], visibility) → [B, S, N, H] in q's dtype; head n reads kv head n // (N / K)."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +216,7 @@ _EVERYWHERE = frozenset({"cpu", "gpu", "tpu"})
 
 BACKENDS: dict[str, Backend] = {
     "splash": Backend(_splash, frozenset({"tpu"}), segments=True, alibi=False, gqa=True),
-    "blocked": Backend(_blocked, _EVERYWHERE, segments=True, alibi=True, gqa=True),
+    "blocked": Backend(blocked_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True),
     "einsum": Backend(einsum_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True),
     "dot_product": Backend(dot_product_attention, _EVERYWHERE, segments=True, alibi=True, gqa=True),
 }

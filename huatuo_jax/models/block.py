@@ -1,19 +1,24 @@
-"""Hidden states in, hidden states out: one pre-norm transformer layer (attention with RoPE or ALiBi, then SwiGLU).
+"""One pre-norm transformer layer: RMSNorm, attention's projections with rotary positions, SwiGLU.
 
 A `Block` holds the parameters of *all* layers, stacked on a leading axis "layers"; its methods see one layer's slice, as the scan
-in `decoder.py` hands it to them.
+in `decoder.py` hands it to them. Between its two halves the caller computes attention: to the tokens of the same row in training
+(`attention.py`), to cached keys and values in generation (`cache.py`). Products go through `matmul.py`, which fixes their dtypes.
+
+Letters behind a name are its dimensions: B rows, S tokens, D hidden, N heads, K kv heads, H head size, F feed-forward,
+P = H / 2 rotated pairs.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
-from huatuo_jax.config import ModelConfig
+from huatuo_jax.config import ModelConfig, RopeScaling
 from huatuo_jax.models.matmul import project
-from huatuo_jax.models.positions import apply_rope
 from huatuo_jax.sharding import constrain
 
 Initializer = Callable[..., jax.Array]
@@ -26,10 +31,47 @@ def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
     return (wide * scale.astype(jnp.float32)).astype(x.dtype)
 
 
+# ---------------------------------------------------------------- rotary positions (ALiBi's slopes are in attention.py)
+
+
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Angle per position of each rotated pair, fp32 [head_dim / 2] (arXiv 2104.09864, eq. 15), with Llama-3's scaling if set."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    frequencies = config.rope_theta**-exponents
+    if config.rope_scaling is not None:
+        frequencies = _scale_llama3(frequencies, config.rope_scaling)
+    return frequencies.astype(np.float32)
+
+
+def _scale_llama3(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
+    """Slow rotations are slowed by `factor`, fast ones kept, those between blended linearly in the rotations per context."""
+    rotations = scaling.original_max_length * frequencies / (2 * math.pi)
+    kept = (rotations - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = np.clip(kept, 0.0, 1.0)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+def rope_tables(config: ModelConfig, positions_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of the angles at int32 positions [B, S]; both fp32 [B, S, head_dim / 2]."""
+    angles_BSP = positions_BS.astype(jnp.float32)[..., None] * rope_frequencies(config)
+    return jnp.cos(angles_BSP), jnp.sin(angles_BSP)
+
+
+def apply_rope(x_BSNH: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates [B, S, N, H] by the half-split layout (pair i is dims i and i + H/2); computed in fp32, returned in x's dtype."""
+    cos_BS1P, sin_BS1P = (table[:, :, None, :] for table in tables)
+    first, second = jnp.split(x_BSNH.astype(jnp.float32), 2, axis=-1)
+    rotated = (first * cos_BS1P - second * sin_BS1P, second * cos_BS1P + first * sin_BS1P)
+    return jnp.concatenate(rotated, axis=-1).astype(x_BSNH.dtype)
+
+
+# ---------------------------------------------------------------- parameters and the layer
+
+
 class ParamFactory:
     """Makes parameters with their logical axes as metadata `axes`, ignored by flax (which shards `out_sharding` eagerly)."""
 
-    def __init__(self, rngs: nnx.Rngs, dtype: Any, deviation: float, stack: int | None = None) -> None:
+    def __init__(self, rngs: nnx.Rngs, dtype: DTypeLike, deviation: float, stack: int | None = None) -> None:
         self._rngs, self._dtype, self._stack = rngs, dtype, stack
         self._normal = nnx.initializers.normal(deviation)
 

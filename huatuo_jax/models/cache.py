@@ -2,14 +2,21 @@
 
 The token at position p of a row lies in slot p, so rows of unequal length stand side by side without padding, and a query at
 position p sees the slots up to p. Slots beyond may hold anything finite: they are written before a query can see them.
+
+Example: rows "a b c" and "d" in a cache of four slots, each about to get its next token at slot 3 and slot 1:
+
+    row 0   a b c _ | token at position 3 sees slots 0…3
+    row 1   d _ _ _ | token at position 1 sees slots 0…1, whatever slots 2 and 3 still hold from a row before it
+
+`Decoder.extend` writes and reads it; the generation engine (`inference/`) gives rows to requests.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.attention import MASKED
@@ -34,7 +41,7 @@ class KVCache:
 
     @classmethod
     def empty(
-        cls, config: ModelConfig, num_rows: int, slots: int, dtype: Any = jnp.bfloat16, mesh: Mesh | None = None
+        cls, config: ModelConfig, num_rows: int, slots: int, dtype: DTypeLike = jnp.bfloat16, mesh: Mesh | None = None
     ) -> "KVCache":
         """A cache with nothing written; on a mesh, rows over (data, fsdp) and kv heads over tensor."""
         shape = (config.num_layers, num_rows, config.num_kv_heads, slots, config.head_dim)

@@ -1,10 +1,11 @@
-"""Token ids in, hidden states and logits out: one decoder for every model of `presets.py`, chosen by `ModelConfig`.
+"""One decoder for every model of `presets.py`: token ids → hidden states → logits, chosen by `ModelConfig`.
 
-Parameters live outside the module as a plain nested dict of arrays, which jax, optax and Orbax see as any other pytree:
+Training and scoring call the decoder on whole rows; generation calls `extend`, which appends tokens to a cache (`cache.py`). Both
+run the same `Block` (`block.py`) in a scan over the layers. Parameters live outside the module, as a plain nested dict that jax,
+optax and Orbax see as any other tree (`params.py`):
 
-    graphdef = split_decoder(config)                      # the module without its arrays: hashable, static under jit
-    graphdef, params = split_decoder(config), init_decoder(config, jax.random.key(seed))
-    model = nnx.merge(graphdef, params)                   # inside the jitted step
+    graphdef, params = split_decoder(config), init_params(config, jax.random.key(seed))
+    model = nnx.merge(graphdef, params)                   # inside a jitted function
     hidden = model(tokens, positions, segment_ids, dtype=jnp.bfloat16, attention=name, remat="full")
 
 Parameter tree (L layers are stacked and scanned; V vocabulary, D hidden, N heads, K kv heads, H head_dim, F FFN):
@@ -16,18 +17,16 @@ Parameter tree (L layers are stacked and scanned; V vocabulary, D hidden, N head
     layers/ffn/gate, up [L, D, F]   down [L, F, D]
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.attention import Visibility, attend
-from huatuo_jax.models.block import Block, ParamFactory, rms_norm
+from huatuo_jax.models.attention import Visibility, alibi_slopes, attend
+from huatuo_jax.models.block import Block, ParamFactory, rms_norm, rope_tables
 from huatuo_jax.models.cache import KVCache, attend_cached, read, write
 from huatuo_jax.models.matmul import PRODUCT, in_dtype, matmul
-from huatuo_jax.models.positions import alibi_slopes, rope_tables
 from huatuo_jax.sharding import constrain
 
 Rope = tuple[jax.Array, jax.Array] | None
@@ -45,7 +44,7 @@ class Decoder(nnx.Module):
     Every `nnx.Param` carries `axes`, the logical name of each dimension; `huatuo_jax.sharding` maps them to the mesh.
     """
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, param_dtype: Any = jnp.float32) -> None:
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, param_dtype: DTypeLike = jnp.float32) -> None:
         self.config = config
         make = ParamFactory(rngs, param_dtype, config.initializer_range)
         self.embedding = make.weight(vocab=config.vocab_size, embed=config.hidden_size)
@@ -60,7 +59,7 @@ class Decoder(nnx.Module):
         positions_BS: jax.Array,
         segment_ids_BS: jax.Array,
         *,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         attention: str = "einsum",
         remat: str = "none",
         unroll: int = 1,
@@ -89,7 +88,7 @@ class Decoder(nnx.Module):
         *,
         visible: int,
         rows_B: jax.Array | None = None,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
     ) -> tuple[jax.Array, KVCache]:
         """Appends tokens to cached rows: their hidden states after the final norm, [B, S, D], and the cache with them in it.
 
@@ -128,7 +127,7 @@ class Decoder(nnx.Module):
     def _slopes(self) -> jax.Array | None:
         return jnp.asarray(alibi_slopes(self.config.num_heads)) if self.config.positions == "alibi" else None
 
-    def _embed(self, tokens_BS: jax.Array, dtype: Any) -> jax.Array:
+    def _embed(self, tokens_BS: jax.Array, dtype: DTypeLike) -> jax.Array:
         # Rows are looked up in the parameters' dtype, so that the gradient of a frequent token is summed in it too. A quantised
         # table is two of them: integers, and each row's scale.
         rows_BSD = jax.tree.map(lambda x_VD: jnp.take(constrain(x_VD, "vocab", None), tokens_BS, axis=0), self.embedding[...])
@@ -169,18 +168,3 @@ class Decoder(nnx.Module):
 def logits(hidden_BSD: jax.Array, weights_VD: jax.Array) -> jax.Array:
     """Logits fp32 [B, S, V] for `weights = decoder.output_weights()`, computed once and used for many pieces of the sequence."""
     return constrain(matmul("BSD,VD->BSV", hidden_BSD, weights_VD, jnp.float32), "batch", None, "vocab")
-
-
-def init_decoder(config: ModelConfig, key: jax.Array, param_dtype: Any = jnp.float32) -> dict[str, Any]:
-    """Random parameters as a nested dict from a `jax.random.key`; meant to be jitted with out_shardings."""
-    return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(key), param_dtype), nnx.Param))
-
-
-def abstract_decoder(config: ModelConfig, param_dtype: Any = jnp.float32) -> Decoder:
-    """The decoder with shapes instead of arrays: costs no memory."""
-    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), param_dtype))
-
-
-def split_decoder(config: ModelConfig) -> nnx.GraphDef[Decoder]:
-    """The decoder without its arrays: `nnx.merge(split_decoder(config), params)` is the model."""
-    return nnx.split(abstract_decoder(config))[0]

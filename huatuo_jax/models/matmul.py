@@ -1,4 +1,4 @@
-"""Two arrays in, one contraction out: operands in the compute dtype, sums in fp32, forward and backward.
+"""Every matrix product of the model: operands in the compute dtype, sums in fp32, forward and backward.
 
 Weights may be quantised (`qwix.QArray`, made by `huatuo_jax.inference.quantize`): integers that become numbers on their way into
 the product; where XLA fuses the two, only the integers are read from memory. They have no backward pass.
@@ -9,20 +9,23 @@ incoming gradient first in the weights' gradient, which CPUs then transpose inst
 """
 
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from qwix import QArray, dequantize
 
 Weights: TypeAlias = jax.Array | QArray
+OutDType: TypeAlias = DTypeLike | None
+"""Of a product; None = the compute dtype, which is that of the activations."""
 
 PRODUCT = "product"
 """Name under which a rematerialisation policy finds the results of `project`."""
 
 
-def matmul(spec: str, x: jax.Array, weights: Weights, out_dtype: Any = None) -> jax.Array:
+def matmul(spec: str, x: jax.Array, weights: Weights, out_dtype: OutDType = None) -> jax.Array:
     """`einsum(spec, x, weights)`, with both operands in x's dtype and fp32 accumulation.
 
     Args:
@@ -40,7 +43,7 @@ def matmul(spec: str, x: jax.Array, weights: Weights, out_dtype: Any = None) -> 
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _mixed(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any) -> jax.Array:
+def _mixed(spec: str, x: jax.Array, weights: jax.Array, out_dtype: OutDType) -> jax.Array:
     product = jnp.einsum(spec, x, weights.astype(x.dtype), preferred_element_type=jnp.float32)
     return product.astype(x.dtype if out_dtype is None else out_dtype)
 
@@ -55,11 +58,13 @@ def project(spec: str, x: jax.Array, weights: Weights) -> jax.Array:
     return checkpoint_name(_mixed(spec, x, weights, None), PRODUCT)
 
 
-def _forward(spec: str, x: jax.Array, weights: jax.Array, out_dtype: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(spec: str, x: jax.Array, weights: jax.Array, out_dtype: OutDType) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _mixed(spec, x, weights, out_dtype), (x, weights)
 
 
-def _backward(spec: str, out_dtype: Any, residuals: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(
+    spec: str, out_dtype: OutDType, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     del out_dtype
     x, weights = residuals
     operands, out = spec.split("->")
@@ -73,12 +78,12 @@ def _backward(spec: str, out_dtype: Any, residuals: tuple[jax.Array, jax.Array],
 _mixed.defvjp(_forward, _backward)
 
 
-def in_dtype(weights: Weights, dtype: Any) -> jax.Array:
+def in_dtype(weights: Weights, dtype: DTypeLike) -> jax.Array:
     """The weights as an array of `dtype`."""
     return (dequantize(weights) if isinstance(weights, QArray) else weights).astype(dtype)
 
 
-def _quantized(spec: str, x: jax.Array, weights: QArray, out_dtype: Any) -> jax.Array:
+def _quantized(spec: str, x: jax.Array, weights: QArray, out_dtype: OutDType) -> jax.Array:
     """One scale per output multiplies the fp32 sum; scales that change along the contraction multiply the weights before it."""
     operands, out = spec.split("->")
     right = operands.split(",")[1]

@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from huatuo_jax.config import RunConfig
 from huatuo_jax.models.attention import resolve_attention
-from huatuo_jax.models.decoder import Decoder, init_decoder, split_decoder
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import Decoder
+from huatuo_jax.models.params import abstract_params, init_params, split_decoder
 from huatuo_jax.sharding import batch_sharding, check_batch, param_shardings, with_shardings
 from huatuo_jax.training.loss import position_weights, sums_by_source, token_weights, weighted_loss
 from huatuo_jax.training.optimizer import build_optimizer, build_schedule
@@ -97,7 +97,7 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
     loss_of = _loss_function(config, mesh, needs_segments=config.data.packing == "first_fit")
 
     def init(seed: Array) -> TrainState:
-        params = init_decoder(model, jax.random.key(seed))
+        params = init_params(model, jax.random.key(seed))
         zero = jnp.zeros((), jnp.int32)
         return TrainState(params, optimizer.init(params), step=zero, updates=zero, skipped_total=zero, skipped_in_a_row=zero)
 

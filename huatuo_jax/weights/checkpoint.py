@@ -20,8 +20,8 @@ from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, is_local
-from huatuo_jax.models.params import abstract_params
-from huatuo_jax.sharding import Convert, cast, converted, shardings_of, with_shardings
+from huatuo_jax.models.params import Convert, abstract_params, cast, converted
+from huatuo_jax.sharding import shardings_of, with_shardings
 from huatuo_jax.weights.fingerprint import describe, fingerprints, named_leaves
 
 SCHEMA = 1

@@ -17,7 +17,7 @@ from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import PathLike
 from huatuo_jax.models.attention import resolve_attention
-from huatuo_jax.models.decoder import split_decoder
+from huatuo_jax.models.params import split_decoder
 from huatuo_jax.weights.checkpoint import is_checkpoint, restore_params
 from huatuo_jax.weights.hf_config import Answers, read_config, refuse_answers
 from huatuo_jax.weights.hf_read import load_params, open_weights

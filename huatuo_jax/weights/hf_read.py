@@ -23,8 +23,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import PathLike
-from huatuo_jax.models.params import abstract_params
-from huatuo_jax.sharding import Convert, cast, converted, converted_shardings, shardings_of, with_shardings
+from huatuo_jax.models.params import Convert, abstract_params, cast, converted, converted_shardings
+from huatuo_jax.sharding import shardings_of, with_shardings
 from huatuo_jax.weights.fingerprint import named_leaves
 from huatuo_jax.weights.hf_names import Layout, Row, native_layout, table, tensors
 from huatuo_jax.weights.tensor_files import TensorFiles, open_tensors

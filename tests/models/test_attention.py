@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.models import attention, attention_blocked
-from huatuo_jax.models.attention import BACKENDS, Backend, Visibility, attend, resolve_attention
+from huatuo_jax.models import attention
+from huatuo_jax.models.attention import BACKENDS, Backend, Visibility, alibi_slopes, attend, resolve_attention
 from huatuo_jax.models.attention_splash import splash_attention
-from huatuo_jax.models.positions import alibi_slopes
 from huatuo_jax.models.presets import preset
 
 SEGMENTS = np.array([[1] * 5 + [2] * 9 + [3] * 4 + [0] * 6, [1] * 24], np.int32)
@@ -58,7 +57,7 @@ def test_backends_match_plain_attention_within_segments(kv_heads, alibi):
 
 @pytest.mark.parametrize(("length", "blocks"), [(300, 3), (1030, 8)])
 def test_blocked_matches_einsum_over_several_blocks(length, blocks):
-    assert len(attention_blocked.query_blocks(length)) == blocks
+    assert len(attention.query_blocks(length)) == blocks
     q, k, v, cotangent = random_inputs(2, 1, length)
     segments = jnp.sort(jax.random.randint(jax.random.key(1), (2, length), 1, 5), axis=1)
     visibility = Visibility(segments, jnp.asarray(alibi_slopes(2)))

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from huatuo_jax.models.attention import Visibility, einsum_attention
+from huatuo_jax.models.attention import Visibility, alibi_slopes, einsum_attention
 from huatuo_jax.models.cache import KVCache, attend_cached, read, write
-from huatuo_jax.models.positions import alibi_slopes
 from huatuo_jax.models.presets import preset
 
 

@@ -6,10 +6,10 @@ from flax import nnx
 
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.models.cache import KVCache
-from huatuo_jax.models.decoder import init_decoder, split_decoder
+from huatuo_jax.models.params import init_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import batch_sharding, make_mesh
-from tests.support.random_models import init_params
+from tests.support.random_models import sharded_params
 
 BOTH_POSITIONS = ["tiny-yi", "tiny-baichuan2-13b"]
 
@@ -17,7 +17,7 @@ BOTH_POSITIONS = ["tiny-yi", "tiny-baichuan2-13b"]
 def random_model(name: str, **changes):
     """Weights wide enough that attention is far from uniform."""
     config = preset(name, initializer_range=0.2, num_layers=2, **changes)
-    return split_decoder(config), jax.jit(lambda key: init_decoder(config, key))(jax.random.key(0))
+    return split_decoder(config), jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
 
 
 def row(*segments: list[int], length: int):
@@ -135,7 +135,7 @@ def test_pieces_through_the_cache_equal_the_whole_row(name):
 def test_a_mesh_changes_only_rounding():
     config = preset("tiny-yi", num_layers=2)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    graphdef, params = init_params(config, seed=0, mesh=mesh)
+    graphdef, params = sharded_params(config, seed=0, mesh=mesh)
     tokens = np.arange(48, dtype=np.int32).reshape(4, 12)
     ones, index = np.ones_like(tokens), np.tile(np.arange(12, dtype=np.int32), (4, 1))
 

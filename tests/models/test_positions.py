@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from huatuo_jax.config import RopeScaling
-from huatuo_jax.models.positions import alibi_slopes, apply_rope, rope_frequencies, rope_tables
+from huatuo_jax.models.attention import alibi_slopes
+from huatuo_jax.models.block import apply_rope, rope_frequencies, rope_tables
 from huatuo_jax.models.presets import preset
 
 

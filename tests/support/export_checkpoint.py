@@ -12,8 +12,7 @@ from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.config_files import config_to_dict
 from huatuo_jax.data.tokenizers import copy_tokenizer, load_tokenizer
-from huatuo_jax.models.decoder import split_decoder
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.params import abstract_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.training.saving import Checkpoints
 

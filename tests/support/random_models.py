@@ -9,8 +9,7 @@ import numpy as np
 from flax import nnx
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.decoder import init_decoder, split_decoder
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.params import abstract_params, init_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import param_shardings
 
@@ -21,12 +20,12 @@ MARGIN = 1e-4
 def random_model(name: str, **changes: Any) -> tuple[ModelConfig, dict[str, Any]]:
     """A preset with two layers and wide weights."""
     config = preset(name, **{"initializer_range": 0.2, "num_layers": 2, **changes})
-    return config, jax.jit(lambda key: init_decoder(config, key))(jax.random.key(3))
+    return config, jax.jit(lambda key: init_params(config, key))(jax.random.key(3))
 
 
-def init_params(config: ModelConfig, seed: int, mesh: jax.sharding.Mesh) -> tuple[Any, dict[str, Any]]:
+def sharded_params(config: ModelConfig, seed: int, mesh: jax.sharding.Mesh) -> tuple[Any, dict[str, Any]]:
     """(graphdef, params) of a random model as `build_step` makes them: every device makes only its own part."""
-    make = jax.jit(lambda key: init_decoder(config, key), out_shardings=param_shardings(abstract_params(config), mesh))
+    make = jax.jit(lambda key: init_params(config, key), out_shardings=param_shardings(abstract_params(config), mesh))
     return split_decoder(config), make(jax.random.key(seed))
 
 

@@ -18,7 +18,7 @@ from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.weights import checkpoint
 from huatuo_jax.weights.checkpoint import latest_checkpoint, restore_params
 from huatuo_jax.weights.fingerprint import fingerprints, named_leaves
-from tests.support.random_models import init_params
+from tests.support.random_models import sharded_params
 
 # Orbax leaves a coroutine behind when a file of a checkpoint is torn.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -159,7 +159,7 @@ def test_a_full_disk_is_explained_and_the_older_checkpoint_stays(tmp_path: Path,
 
 @pytest.fixture(scope="module")
 def model_params() -> dict:
-    return init_params(MODEL, 0, make_mesh(MeshConfig(fsdp=2)))[1]
+    return sharded_params(MODEL, 0, make_mesh(MeshConfig(fsdp=2)))[1]
 
 
 def test_parameters_alone_for_inference(tmp_path: Path, model_params: dict) -> None:

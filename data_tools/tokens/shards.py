@@ -1,4 +1,9 @@
-"""How a build is cut into shards: unified datasets in, one `ShardTask` per output file out, the same at every run."""
+"""How a build is cut up: which records are held out, and which records each shard file holds.
+
+`build.py` calls `plan_shards` once, before anything is tokenised; the unified dataset keeps hashes and sizes of its texts beside
+them, so no text is read. What must hold: the same unified datasets give the same shards at every run and with any number of
+workers, and records with the same text are never on both sides of the hold-out.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.records.unified import UnifiedDataset
-from data_tools.tokens.holdout import choose_holdout
 from huatuo_jax.data.token_store import SPLITS, shard_name
+from huatuo_jax.errors import ConfigError
 
 SHARD_RECORDS = 10_000
 MAX_SHARDS = 1_000
@@ -35,7 +40,7 @@ class ShardTask:
         return out / self.source / shard_name(self.split, self.index, self.count)
 
     def marker(self, out: Path) -> Path:
-        """The file whose presence says that the shard is done; holds its statistics."""
+        """The file whose presence says that the shard is done; holds the sizes of its records."""
         return out / self.source / ".done" / f"{self.split}-{self.index:05d}.npz"
 
 
@@ -43,7 +48,7 @@ def plan_shards(datasets: Sequence[UnifiedDataset], holdout: int) -> list[ShardT
     """The shards of every source, sorted by its name, train before holdout; records keep their order.
 
     Shards hold equally much text, so that parallel workers finish together. On average a shard has at most
-    max(10,000, 1/1,000 of its source's records) records, and none has more than twice as many: reads slow down with them.
+    max(10,000, 1/1,000 of its source's records) records, and none has more than twice as many.
 
     Raises:
       ConfigError: see `choose_holdout`.
@@ -68,7 +73,11 @@ def plan_shards(datasets: Sequence[UnifiedDataset], holdout: int) -> list[ShardT
 
 
 def _cuts(sizes: np.ndarray, count: int, limit: int) -> list[int]:
-    """Where to cut records into `count` parts of about equal bytes and at most `limit` records each."""
+    """Where to cut records into `count` parts of about equal bytes and at most `limit` records each.
+
+    Sizes 9 1 1 1 1 1 1 1 1 1 (18 bytes), 2 parts: half of the bytes are reached after 1 record. With limit 8 the first part must
+    take 2, or 9 would be left for the second.
+    """
     bytes_before = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     cuts = [0]
     for part in range(1, count):
@@ -77,3 +86,47 @@ def _cuts(sizes: np.ndarray, count: int, limit: int) -> list[int]:
         most = min(cuts[-1] + limit, len(sizes) - (count - part))
         cuts.append(min(max(equal, least), most))
     return cuts[1:]
+
+
+def choose_holdout(source_ids: np.ndarray, text_hashes: np.ndarray, sources: Sequence[str], count: int) -> np.ndarray:
+    """Picks `count` records of every source.
+
+    Texts are taken in the order of their hashes; all records with the same text are taken together, in whichever source they
+    are, and only if no source then has more than `count`. A source made of long runs of duplicates may thus get fewer. With
+    count 2:
+
+        source   a  a  a  a  b  b        a takes hash 3 (1 of 2 taken); 5 needs two more records of a, so it stays;
+        hash     5  3  5  7  7  1        7 fills a and takes one of b along; then b takes 1.
+        held out -  +  -  +  +  +
+
+    Args:
+      source_ids: int [n], indices into `sources`. text_hashes: uint64 [n].
+
+    Returns:
+      bool [n], true for held-out records.
+
+    Raises:
+      ConfigError: if a source would keep no record to train on.
+    """
+    held_out = np.zeros(len(source_ids), bool)
+    if count == 0:
+        return held_out
+    records = np.bincount(source_ids, minlength=len(sources))
+    if too_small := [f"{name} ({n:,})" for name, n in zip(sources, records.tolist(), strict=True) if n <= count]:
+        raise ConfigError(
+            f"--holdout {count} would leave nothing to train on in {', '.join(too_small)}; "
+            f"give at most {records.min() - 1}, or leave these sources out"
+        )
+    by_hash = np.argsort(text_hashes, kind="stable")
+    hashes = text_hashes[by_hash]
+    left = np.full(len(sources), count)
+    for source in range(len(sources)):
+        for value in np.unique(text_hashes[source_ids == source]):
+            if left[source] == 0:
+                break
+            same = by_hash[np.searchsorted(hashes, value) : np.searchsorted(hashes, value, side="right")]
+            needed = np.bincount(source_ids[same], minlength=len(sources))
+            if not held_out[same[0]] and np.all(needed <= left):
+                held_out[same] = True
+                left -= needed
+    return held_out

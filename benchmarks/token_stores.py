@@ -29,7 +29,7 @@ def use_array_record() -> None:
     import numpy as np
     from array_record.python import array_record_module as array_record
 
-    from data_tools.tokens import build_shard
+    from data_tools.tokens import build
     from huatuo_jax.data import token_store
     from huatuo_jax.data.dialogue import Examples
 
@@ -72,7 +72,7 @@ def use_array_record() -> None:
             codes = np.concatenate([np.frombuffer(content, np.uint8, count, 4 * length) for content, length, count in pairs])
             return tokens | (codes.astype(np.uint32) << 30), kept
 
-    build_shard.write_shard, token_store._Words = write_shard, Words  # type: ignore[assignment,misc]
+    build.write_shard, token_store._Words = write_shard, Words  # type: ignore[assignment,misc]
 
 
 def measure(store: str, folder: Path, workers: int) -> dict[str, float]:

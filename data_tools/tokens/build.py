@@ -1,29 +1,38 @@
-"""Unified datasets in, token dataset out: shards in parallel processes, resumable, the manifest last."""
+"""`huatuo-data build`: unified datasets become a token dataset, shard by shard, in parallel processes.
 
-import functools
+On the way: after `data_tools/records` (the unified dataset), before `huatuo-data plan`; the format of what is written is that of
+`huatuo_jax/data/token_store.py`, the cutting into shards that of `shards.py`. What must hold: an interrupted build continues to
+the same bytes (a shard is renamed when it is whole, its marker follows, the manifest comes last), whatever the workers are.
+"""
+
+import io
 import json
-import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools.records.unified import UnifiedDataset
-from data_tools.tokens.build_shard import ShardBuilder, WorkerSettings, build_in_worker, read_marker, start_worker
-from data_tools.tokens.build_tasks import ShardTask, plan_shards
+from data_tools.tokens.shards import ShardTask, plan_shards
 from huatuo_jax.config import require
 from huatuo_jax.config_files import differences, listed
-from huatuo_jax.data.formats import get_format
-from huatuo_jax.data.token_store import SCHEMA, SPLITS, STATISTICS
+from huatuo_jax.data.dialogue import Examples, encode_records
+from huatuo_jax.data.formats import DialogueFormat, get_format
+from huatuo_jax.data.record import Record
+from huatuo_jax.data.token_store import SCHEMA, SPLITS, STATISTICS, sizes_of, write_shard
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import read_json, write_json, write_npy, write_text
+from huatuo_jax.io.files import read_json, write_bytes, write_json, write_npy, written_aside
+from huatuo_jax.io.jsonl import write_lines
+from huatuo_jax.io.tasks import advance, run_tasks
+
+BATCH_RECORDS = 1024
+BATCH_BYTES = 4 << 20
 
 OnDone = Callable[[int], None]
 
@@ -93,18 +102,17 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     tasks = plan_shards(datasets, request.holdout)
     resumed = (out / "build.json").exists()
     write_json(out / "build.json", settings)
-    open_tasks = [task for task in tasks if read_marker(task, out) is None]
+    open_tasks = sorted((task for task in tasks if _read_marker(task, out) is None), key=lambda task: -task.size)
     new_records = sum(len(task.records) for task in open_tasks)
-    worker = WorkerSettings(tuple(str(folder) for folder in request.unified), dialogue_format.name, request.max_len, str(out))
-    open_tasks.sort(key=lambda task: -task.size)
+
+    def check() -> None:
+        # Against the whole vocabulary: while the workers start, that costs no time.
+        dialogue_format.check(tokenizer)
+        on_start(new_records)
+
+    builder = _ShardBuilder(request.unified, tokenizer, dialogue_format, request.max_len, out)
     try:
-        if request.workers > 1 and len(open_tasks) > 1:
-            # A dialogue format is checked against the whole vocabulary: while the workers begin, that costs no time.
-            check = functools.partial(dialogue_format.check, tokenizer)
-            _run_in_workers(open_tasks, (worker, tokenizer), request.workers, check, on_start, on_done)
-        else:
-            dialogue_format.check(tokenizer)
-            _run_here(open_tasks, ShardBuilder(worker, tokenizer), on_start, on_done)
+        run_tasks(builder.build, open_tasks, request.workers, on_progress=on_done, meanwhile=check)
     except ConfigError:
         if not resumed:
             _remove_build(tasks, out)
@@ -129,12 +137,20 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     write_json(out / "manifest.json", manifest)
     for source in manifest["sources"]:
         shutil.rmtree(out / source / ".done", ignore_errors=True)
-    return {
-        "sources": manifest["sources"],
-        "new_records": new_records,
-        "seconds": time.monotonic() - began,
-        "nothing_to_do": False,
-    }
+    seconds = time.monotonic() - began
+    return {"sources": manifest["sources"], "new_records": new_records, "seconds": seconds, "nothing_to_do": False}
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Refuses to write into a folder that holds anything but a build of the same settings."""
+    if not (out / "build.json").exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} is not empty and holds no token dataset; give another --out")
+        return
+    if changed := differences(read_json(out / "build.json"), settings):
+        raise ConfigError(
+            f"{out} belongs to a build with other settings ({listed(changed)}); give another --out, or delete it to start over"
+        )
 
 
 def _remove_build(tasks: Sequence[ShardTask], out: Path) -> None:
@@ -146,120 +162,123 @@ def _remove_build(tasks: Sequence[ShardTask], out: Path) -> None:
         out.rmdir()
 
 
-def _check_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Refuses to write into a folder that holds anything but a build of the same settings."""
-    if not (out / "build.json").exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"{out} is not empty and holds no token dataset; give another --out")
-        return
-    before = read_json(out / "build.json")
-    if changed := differences(before, settings):
-        raise ConfigError(
-            f"{out} belongs to a build with other settings ({listed(changed)}); give another --out, or delete it to start over"
-        )
+@dataclass(frozen=True)
+class _ShardBuilder:
+    """What a worker process holds: it gets a shard's task and writes its file and marker."""
+
+    unified: tuple[Path, ...]
+    tokenizer: Tokenizer
+    dialogue_format: DialogueFormat
+    max_len: int
+    out: Path
+
+    @cached_property
+    def datasets(self) -> list[UnifiedDataset]:
+        """Opened by each worker when its first shard comes."""
+        return [UnifiedDataset(folder) for folder in self.unified]
+
+    def build(self, task: ShardTask) -> None:
+        """Writes the shard, then its marker."""
+        sizes, rejected = [np.zeros((3, 0), np.int32)], []
+        cut, cut_tokens = 0, 0
+
+        def encoded() -> Iterator[Examples]:
+            nonlocal cut, cut_tokens
+            for records in self._batches(task.records):
+                examples, errors = encode_records(records, self.tokenizer, self.dialogue_format)
+                for place, error in errors.items():
+                    rejected.append({"source": records[place].source, "id": records[place].id, "reason": str(error)})
+                beyond = np.maximum(examples.lengths - self.max_len, 0)
+                cut, cut_tokens = cut + int(np.count_nonzero(beyond)), cut_tokens + int(beyond.sum())
+                examples = examples.cut(self.max_len)
+                sizes.append(sizes_of(examples))
+                yield examples
+
+        with written_aside(task.path(self.out)) as aside:
+            write_shard(aside, encoded(), self.tokenizer.eos_id)
+            written = aside.stat().st_size
+        summary = {"bytes": written, "rejected": rejected, "cut": cut, "cut_tokens": cut_tokens}
+        marker = io.BytesIO()
+        statistics = dict(zip(STATISTICS, np.concatenate(sizes, axis=1), strict=True))
+        np.savez(marker, summary=np.array(json.dumps(summary)), **statistics)
+        write_bytes(task.marker(self.out), marker.getvalue())
+
+    def _batches(self, indices: np.ndarray) -> Iterator[list[Record]]:
+        """The records in batches, bounded in number and in bytes."""
+        starts = np.cumsum([0, *map(len, self.datasets)])
+        owners = np.searchsorted(starts, indices, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            dataset = self.datasets[owner]
+            records = indices[owners == owner] - starts[owner]
+            filled = np.cumsum(dataset.sizes[records], dtype=np.int64)
+            start = 0
+            while start < len(records):
+                before = filled[start - 1] if start else 0
+                fitting = int(np.searchsorted(filled, before + BATCH_BYTES, side="right"))
+                batch = records[start : start + min(BATCH_RECORDS, max(fitting - start, 1))]
+                yield dataset.read(batch)
+                start += len(batch)
+                advance(len(batch))
 
 
-def _run_here(tasks: Sequence[ShardTask], builder: ShardBuilder, on_start: OnDone, on_done: OnDone) -> None:
-    done = 0
-    on_start(sum(len(task.records) for task in tasks))
-    for task in tasks:
-        builder.build(task)
-        done += len(task.records)
-        on_done(done)
-
-
-def _run_in_workers(
-    tasks: Sequence[ShardTask],
-    shared: tuple[WorkerSettings, Tokenizer],
-    workers: int,
-    check: Callable[[], None],
-    on_start: OnDone,
-    on_done: OnDone,
-) -> None:
-    """Builds the shards in parallel processes, unless `check`, called while they begin, raises."""
-    workers = min(workers, len(tasks))
-    context = multiprocessing.get_context("fork" if _has_one_thread() else "spawn")
-    progress, stop = context.Value("q", 0), context.Event()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(*shared, progress, stop))
-    try:
-        waiting = {pool.submit(build_in_worker, task) for task in tasks}
-        # The threads that hand out the tasks take turns with this one: let them finish first.
-        wait(waiting, timeout=0.01)
-        check()
-        on_start(sum(len(task.records) for task in tasks))
-        while waiting:
-            finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            on_done(progress.value)
-            for future in finished:
-                future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a worker process died, perhaps for want of memory; the same command continues with the shards that are done "
-            f"(give fewer than --workers {workers} if it happens again)"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-def _has_one_thread() -> bool:
-    """Whether a fork is safe, which starts at once and has the tokenizer loaded.
-
-    Any other thread (jax, readers of ArrayRecord, a progress bar) might hold a lock that stays locked in the copy for ever.
-    """
-    threads = Path("/proc/self/task")
-    return threads.is_dir() and len(list(threads.iterdir())) == 1
+def _read_marker(task: ShardTask, out: Path) -> dict[str, Any] | None:
+    """The summary and sizes of a finished shard, or None if the shard is not done (or not as the marker says)."""
+    marker, path = task.marker(out), task.path(out)
+    if not marker.exists():
+        return None
+    with np.load(marker, allow_pickle=False) as arrays:
+        done = {**json.loads(str(arrays["summary"])), **{name: arrays[name] for name in STATISTICS}}
+    return done if path.exists() and path.stat().st_size == done["bytes"] else None
 
 
 def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
-    """Writes the arrays and `rejected.jsonl`; returns the manifest's entry of each source.
+    """Writes the sizes and `rejected.jsonl`; returns the manifest's entry of each source.
 
-    A rejected record cannot be expressed, so it has no tokens to count: every token of the other records is in
-    `train.tokens`, `holdout.tokens` or `cut_tokens`.
+    A rejected record cannot be expressed, so it has no tokens to count: every token of the other records is in `train.tokens`,
+    `holdout.tokens` or `cut_tokens`.
     """
     sources: dict[str, Any] = {}
-    rejected: list[dict[str, str]] = []
-    for source in dict.fromkeys(task.source for task in tasks):
-        own = [(task, _done(task, out)) for task in tasks if task.source == source]
-        entry: dict[str, Any] = {}
-        for split in SPLITS:
-            parts = [done for task, done in own if task.split == split]
-            for name in STATISTICS:
-                array = np.concatenate([np.zeros(0, np.int32), *(part[name] for part in parts)])
-                write_npy(out / source / f"{split}.{name}.npy", array)
-            entry[split] = {
-                "records": sum(len(part["lengths"]) for part in parts),
-                "tokens": int(sum(part["lengths"].sum(dtype=np.int64) for part in parts)),
-                "target_tokens": int(sum(part["target_counts"].sum(dtype=np.int64) for part in parts)),
-            }
-        refused = [one for _, done in own for one in done["rejected"]]
-        if not entry["train"]["records"]:
-            raise DataError(
-                f"every training record of {source} is rejected (the first one, {refused[0]['id']}: {refused[0]['reason']}); "
-                "choose another dialogue format or leave the source out"
-            )
-        rejected += refused
-        entry |= {
-            "rejected": len(refused),
-            "cut": sum(done["cut"] for _, done in own),
-            "cut_tokens": sum(done["cut_tokens"] for _, done in own),
-            "shards": [
-                {
-                    "file": task.path(out).name,
-                    "split": task.split,
-                    "records": len(done["lengths"]),
-                    "tokens": int(done["lengths"].sum()),
+    with write_lines(out / "rejected.jsonl") as rejected_file:
+        for source in dict.fromkeys(task.source for task in tasks):
+            shards = [(task, _done(task, out)) for task in tasks if task.source == source]
+            entry: dict[str, Any] = {}
+            for split in SPLITS:
+                of_split = [done for task, done in shards if task.split == split]
+                sizes = {name: np.concatenate([np.zeros(0, np.int32), *(done[name] for done in of_split)]) for name in STATISTICS}
+                for name, array in sizes.items():
+                    write_npy(out / source / f"{split}.{name}.npy", array)
+                entry[split] = {
+                    "records": len(sizes["lengths"]),
+                    "tokens": int(sizes["lengths"].sum(dtype=np.int64)),
+                    "target_tokens": int(sizes["target_counts"].sum(dtype=np.int64)),
                 }
-                for task, done in own
-            ],
-        }
-        sources[source] = entry
-    write_text(out / "rejected.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rejected))
+            rejected = [one for _, done in shards for one in done["rejected"]]
+            if not entry["train"]["records"]:
+                raise DataError(
+                    f"every training record of {source} is rejected (the first, {rejected[0]['id']}: {rejected[0]['reason']}); "
+                    "choose another dialogue format or leave the source out"
+                )
+            for line in rejected:
+                rejected_file.write(line)
+            sources[source] = entry | {
+                "rejected": len(rejected),
+                "cut": sum(done["cut"] for _, done in shards),
+                "cut_tokens": sum(done["cut_tokens"] for _, done in shards),
+                "shards": [
+                    {
+                        "file": task.path(out).name,
+                        "split": task.split,
+                        "records": len(done["lengths"]),
+                        "tokens": int(done["lengths"].sum(dtype=np.int64)),
+                    }
+                    for task, done in shards
+                ],
+            }
     return sources
 
 
 def _done(task: ShardTask, out: Path) -> dict[str, Any]:
-    done = read_marker(task, out)
+    done = _read_marker(task, out)
     if done is None:
         raise DataError(f"{task.path(out)} disappeared during the build; run the same command again")
     return done

@@ -1,7 +1,8 @@
-"""Text records ⇄ bytes: a `Record` becomes one serialised `tf.train.Example` of byte lists, and back, without tensorflow.
+"""A `Record` ⇄ the bytes of one record of the unified dataset: a serialised `tf.train.Example` of byte lists.
 
-The message class is declared here in a pool of its own (the same wire format that TensorFlow Datasets reads), because importing
-tensorflow_datasets for it would cost every worker process most of a second. Reading does without messages (see `wire`).
+`unified.py` stores these bytes; TensorFlow Datasets reads them, which is why they are protobuf. The message class is declared
+here, because importing tensorflow_datasets for it would cost every worker process most of a second. Reading does without
+messages: an object per message, or a loop over bytes, would be most of the time of reading short records.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from huatuo_jax.data.record import Record
-from huatuo_jax.data.wire import Walker
 
 FIELDS = ("id", "source", "system", "text", "turns")
 """In the order in which they are written: protobuf sorts the keys of a map in its deterministic form."""
@@ -65,13 +65,75 @@ def encode_record_text(record: Record) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+class _Walker:
+    """Reads the same field of many records at a time; every position is an int64 [records] of offsets into `data`.
+
+    A length-delimited field is its tag (one byte), its size (a varint: 7 bits a byte, the lowest first, the high bit set in all
+    but the last) and its content: `0A 03 61 62 63` is field 1 with "abc", `0A AC 02 …` is field 1 with 0x2C + 2·128 = 300 bytes.
+
+    Args:
+      contents: the serialised records.
+
+    Attributes:
+      data: the records end to end.
+      starts, ends: where each begins and ends.
+    """
+
+    def __init__(self, contents: Sequence[bytes]) -> None:
+        self.data = b"".join(contents)
+        self._raw = np.frombuffer(self.data, np.uint8)
+        sizes = np.fromiter(map(len, contents), np.int64, len(contents))
+        self.ends = np.cumsum(sizes)
+        self.starts = self.ends - sizes
+
+    def enter(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Begin and end of what lies in the length-delimited field whose tag (one byte) is at `at`.
+
+        Raises:
+          IndexError: if a field begins beyond the data.
+        """
+        at = at + 1
+        size, shift = np.zeros(len(at), np.int64), 0
+        more = np.arange(len(at))
+        while len(more):
+            byte = self._raw[at[more]].astype(np.int64)
+            size[more] |= (byte & 0x7F) << shift
+            at[more] += 1
+            more = more[byte >= 0x80]
+            shift += 7
+        return at, at + size
+
+    def feature(self, at: np.ndarray, name: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the entry of a `tf.train.Features` map at `at`: begin and end of its list of values, and end of the entry.
+
+        Raises:
+          ValueError: if it is not called `name`, or has no list.
+          IndexError: see `enter`.
+        """
+        entry, entry_end = self.enter(at)
+        key, key_end = self.enter(entry)
+        self.expect(key_end - key == len(name), name.decode())
+        for place, letter in enumerate(name):
+            self.expect(self._raw[key + place] == letter, name.decode())
+        feature, _ = self.enter(key_end)
+        begin, end = self.enter(feature)
+        self.expect(end == entry_end, name.decode())
+        return begin, end, entry_end
+
+    @staticmethod
+    def expect(as_it_should: np.ndarray, what: str) -> None:
+        """Raises ValueError, which says `what` is not as it should, if that is so of any record."""
+        if not np.all(as_it_should):
+            raise ValueError(f"{what} of record {np.flatnonzero(~as_it_should)[0]} of those read together")
+
+
 def decode_record_texts(contents: Sequence[bytes]) -> list[Record]:
     """Parses what `encode_record_text` wrote; many records at once are much faster than one at a time.
 
     Raises:
       ValueError: if the bytes are not such records.
     """
-    walker = Walker(contents)
+    walker = _Walker(contents)
     try:
         at, stop = walker.enter(walker.starts)
         walker.expect(stop == walker.ends, "the length")
@@ -87,14 +149,14 @@ def decode_record_texts(contents: Sequence[bytes]) -> list[Record]:
     return list(map(Record, columns["id"], columns["source"], map(tuple, turns), columns["system"], columns["text"]))
 
 
-def _one(walker: Walker, at: np.ndarray, end: np.ndarray) -> list[str]:
+def _one(walker: _Walker, at: np.ndarray, end: np.ndarray) -> list[str]:
     """The text in each record's list of one value."""
     begin, stop = walker.enter(at)
     walker.expect(stop == end, "the one value")
     return _texts(walker, begin, stop) if np.any(begin < stop) else [""] * len(at)
 
 
-def _many(walker: Walker, at: np.ndarray, end: np.ndarray) -> list[list[str]]:
+def _many(walker: _Walker, at: np.ndarray, end: np.ndarray) -> list[list[str]]:
     """The texts in each record's list of values."""
     found: list[list[str]] = [[] for _ in range(len(at))]
     left = np.flatnonzero(at < end)
@@ -108,5 +170,5 @@ def _many(walker: Walker, at: np.ndarray, end: np.ndarray) -> list[list[str]]:
     return found
 
 
-def _texts(walker: Walker, begin: np.ndarray, stop: np.ndarray) -> list[str]:
+def _texts(walker: _Walker, begin: np.ndarray, stop: np.ndarray) -> list[str]:
     return [walker.data[a:b].decode() for a, b in zip(begin.tolist(), stop.tolist(), strict=True)]

@@ -48,7 +48,7 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "torch": ["torch>=2.6", "transformers>=4.46"],
         "unify": ["aiohttp>=3.14.4", "openai>=3.57"],
-        "collect": ["faiss-cpu>=1.9", "pyahocorasick>=2.1", "pyarrow>=15", "rensa>=0.5"],
+        "collect": ["faiss-cpu>=1.9", "pyahocorasick>=2.1", "pyarrow>=15", "rensa>=0.5", "scikit-learn>=1.5"],
         "ray": ["ray>=2.40"],
         "dev": [
             "aiohttp>=3.14.4",
@@ -64,6 +64,7 @@ setup(
             "pytest-xdist>=3.6",
             "rensa>=0.5",
             "ruff>=0.9",
+            "scikit-learn>=1.5",
             "torch==2.13.0",
             "transformers>=5.0",
         ],

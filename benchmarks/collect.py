@@ -24,23 +24,18 @@ from rich.table import Table
 
 from benchmarks.corpora import REAL, REPOSITORY
 from data_tools.cli import main as huatuo_data
-from data_tools.collect.clean import CleanRules, dropping_rule, remove_control_characters
-from data_tools.collect.domain import load_vocabularies
-from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel
-from data_tools.collect.duplicates import NearDuplicates, band_keys, candidate_pairs, content_digests, signatures
-from data_tools.collect.exams import ExamIndex, read_exams
+from data_tools.collect.clean import CleanRules, dropping_rule, mask_personal_data, remove_control_characters
+from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_vocabularies
+from data_tools.collect.duplicates import band_keys, candidate_pairs, content_digests, signatures
+from data_tools.collect.exams import ExamIndex, read_exams, with_questions
 from data_tools.collect.ngrams import shingles
-from data_tools.collect.passage_files import write_rows
-from data_tools.collect.passages import passages_of
-from data_tools.collect.personal_data import mask_personal_data
-from data_tools.collect.reading import Document, ReadingConfig, read_documents
-from data_tools.collect.segment import segment
-from data_tools.collect.settings import CollectConfig
-from data_tools.collect.shards import InputFile, list_shards
-from data_tools.collect.stage_output import with_questions
-from data_tools.collect.statistics import Statistics
+from data_tools.collect.passages import passages_of, segment
+from data_tools.collect.reading import Document, InputFile, list_shards, read_documents
+from data_tools.collect.report import Statistics
+from data_tools.collect.settings import CollectConfig, NearDuplicates, ReadingConfig
 from data_tools.records.language import language_of
 from huatuo_jax.io.files import write_json
+from huatuo_jax.io.jsonl import write_lines
 
 BATCH = 512
 
@@ -108,7 +103,7 @@ def _read_as_lines(documents: Sequence[Document]) -> None:
     """Reads the documents from a file as `collect` does."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "raw.jsonl.zst"
-        with write_rows(path) as file:
+        with write_lines(path, compact=True) as file:
             for document in documents:
                 file.write({"text": document.text, "source": document.source})
         take(list_shards([path]).shards[0].files[0], float("inf"))

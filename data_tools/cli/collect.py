@@ -9,7 +9,7 @@ from huatuo_jax.cli.arguments import local_path
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from data_tools.collect.domain_model import DomainModel
+    from data_tools.collect.domain import DomainModel
     from data_tools.collect.settings import CollectConfig
 
 HELP = """Turn raw corpora into clean, de-duplicated passages of one domain.
@@ -82,9 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from data_tools.collect.page import page
     from data_tools.collect.pipeline import collect
-    from data_tools.collect.report import to_report
+    from data_tools.collect.report import page, to_report
     from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.config import require
     from huatuo_jax.io.files import full_disk_named, write_json, write_text
@@ -123,10 +122,7 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
     """The settings that the arguments name."""
     from data_tools.cli.decontaminate import to_overlap
     from data_tools.collect.clean import CleanRules
-    from data_tools.collect.duplicates import NearDuplicates
-    from data_tools.collect.reading import ReadingConfig
-    from data_tools.collect.semantic import Semantic
-    from data_tools.collect.settings import CollectConfig
+    from data_tools.collect.settings import CollectConfig, NearDuplicates, ReadingConfig, Semantic
     from data_tools.records.importing import check_inputs
     from data_tools.records.layouts import canonical_source
 
@@ -158,8 +154,7 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
     """
     import dataclasses
 
-    from data_tools.collect.domain import load_vocabularies
-    from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel, load_model
+    from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_model, load_vocabularies
     from huatuo_jax.config import require
 
     vocabulary = bool(args.domain or args.vocabulary)
@@ -195,7 +190,7 @@ def _thresholds(given: list[str]) -> dict[str, float]:
 
 
 def _window(text: str, option: str) -> Any:
-    from data_tools.collect.segment import Window
+    from data_tools.collect.settings import Window
     from huatuo_jax.errors import ConfigError
 
     shortest, _, longest = text.partition(":")

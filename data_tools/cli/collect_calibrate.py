@@ -46,9 +46,8 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from data_tools.collect.calibrate import calibrate, read_labelled, to_report
-    from data_tools.collect.domain import load_vocabularies
-    from data_tools.collect.domain_model import save_model
+    from data_tools.collect.calibrate import calibrate, draw_curve, read_labelled, to_report
+    from data_tools.collect.domain import load_vocabularies, save_model
     from data_tools.records.importing import check_inputs
     from huatuo_jax.cli.console import make_console, write_report
 
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     _print_results(console, results)
     for language, result in results.items():
         picture = args.out.with_suffix(f".{language}.png")
-        _draw(picture, language, result)
+        draw_curve(picture, language, result)
         console.print(f"precision-recall curve: {picture}")
     console.print(f"model: {args.out}")
     write_report(args.json, {"model": str(args.out), "terms": len(vocabulary.weights), "languages": to_report(results)})
@@ -90,21 +89,3 @@ def _print_results(console: Any, results: "dict[str, LanguageResult]") -> None:
         for title, groups in (("wrongly kept", result.wrongly_kept), ("wrongly dropped", result.wrongly_dropped)):
             named = ", ".join(f"{group or 'texts'} {count}" for group, count in list(groups.items())[:12])
             console.print(f"{title}: {named or 'none'}")
-
-
-def _draw(path: Any, language: str, result: "LanguageResult") -> None:
-    from huatuo_jax.report.style import PALETTE, new_figure, save_figure
-
-    figure = new_figure(5.2, 4.4, grid="both")
-    [axes] = figure.axes
-    axes.plot([p[2] for p in result.curve], [p[1] for p in result.curve], color=PALETTE[0], linewidth=2)
-    axes.plot([result.recall], [result.precision], "o", color=PALETTE[6], markersize=8, label=f"F1 {result.f1:.3f}")
-    axes.set(
-        title=f"Extraction, {language}: {result.texts:,} texts, unseen",
-        xlabel="recall",
-        ylabel="precision",
-        xlim=(0, 1.02),
-        ylim=(0, 1.02),
-    )
-    axes.legend(frameon=False, loc="lower left")
-    save_figure(path, figure)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from huatuo_jax.cli.arguments import local_path
 
 if TYPE_CHECKING:
-    from data_tools.collect.exams import Overlap
+    from data_tools.collect.settings import Overlap
 
 HELP = """Find and remove rows that hold exam questions.
 
@@ -37,7 +37,7 @@ def add_overlap(parser: argparse.ArgumentParser) -> None:
 
 def to_overlap(args: argparse.Namespace) -> "Overlap":
     """The overlap that the arguments name."""
-    from data_tools.collect.exams import Overlap
+    from data_tools.collect.settings import Overlap
 
     return Overlap(zh_characters=args.ngram_zh, en_words=args.ngram_en, share=args.overlap)
 
@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from rich.table import Table
 
-    from data_tools.collect.decontaminate import decontaminate_files
-    from data_tools.collect.exams import ExamIndex, read_exams
+    from data_tools.collect.exams import ExamIndex, decontaminate_files, read_exams
     from data_tools.records.importing import check_inputs
     from huatuo_jax.cli.console import make_console, make_progress, print_table, write_report
     from huatuo_jax.io.files import full_disk_named

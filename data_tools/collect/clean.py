@@ -1,4 +1,8 @@
-"""A passage in, the name of the rule that drops it out, or None: advertising, links, scripts, repetition, garble, length …
+"""What is wrong with a passage (advertising, links, other scripts, repetition, garble, length …), and masks for personal data.
+
+`passages.py` asks here three times: for a document without control characters, for the rule that drops a passage, and for the
+passage with phone numbers and the like masked. A rule is a function in `_CHECKS`; to add one, write it there, and its limits in
+`CleanRules`. Everything here sees one text at a time and keeps nothing.
 
 The phrases of `advertising` and `boilerplate` are data files in `phrases/`, one a line; `#` begins a comment, `~` a phrase that
 ordinary sentences use too.
@@ -7,13 +11,17 @@ ordinary sentences use too.
 import functools
 import html
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from data_tools.collect.ngrams import runs
 from data_tools.records.language import LANGUAGES, fold, other_script_share
+from huatuo_jax.config import require
 
 PHRASES = Path(__file__).parent / "phrases"
 
@@ -65,10 +73,9 @@ class CleanRules:
     boilerplate_phrases: int = 2
     disabled: tuple[str, ...] = ()
 
-
-_Check = Callable[[str, str, CleanRules], bool]
-RULES = ("too_short", "garble", "no_prose", "wrong_script", "links", "advertising", "boilerplate", "repetition")
-"""In the order in which they are tried: the first that applies names the drop."""
+    def __post_init__(self) -> None:
+        unknown = ", ".join(sorted(set(self.disabled) - set(RULES)))
+        require(not unknown, f"no cleaning rule is called {unknown}; the rules are {', '.join(RULES)}")
 
 
 def remove_control_characters(text: str) -> str:
@@ -80,23 +87,17 @@ def remove_control_characters(text: str) -> str:
 
 def dropping_rule(text: str, language: str, rules: CleanRules) -> str | None:
     """The name of the first rule that drops a passage; None if it is clean."""
-    for name in RULES:
-        if name not in rules.disabled and _CHECKS[name](text, language, rules):
-            return name
-    return None
+    return next((name for name in RULES if name not in rules.disabled and _CHECKS[name](text, language, rules)), None)
 
 
 def repetition(text: str) -> float:
     """Share of the pieces of 12 characters that occurred earlier in the text; 0 for a text of fewer than 24 characters."""
     if len(text) < 2 * GRAM:
         return 0.0
+    # "多喝水。" said 6 times has 24 characters and 13 pieces of 12, of which 4 are different: (13 - 4) / 13 = .69.
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    count = len(codes) - GRAM + 1
-    combined = np.zeros(count, np.uint64)
-    for i in range(GRAM):
-        combined = combined * np.uint64(0x100000001B3) + codes[i : i + count]
-    combined.sort()
-    return float((combined[1:] == combined[:-1]).sum()) / count
+    pieces = np.sort(runs(codes, GRAM))
+    return float((pieces[1:] == pieces[:-1]).sum()) / len(pieces)
 
 
 def phrases_in(text: str, kind: str) -> list[str]:
@@ -132,11 +133,13 @@ def _too_short(text: str, language: str, rules: CleanRules) -> bool:
 
 
 def _garble(text: str, language: str, rules: CleanRules) -> bool:
+    # U+FFFD, private use, and what UTF-8 becomes when it is read as GBK (锟斤拷) or as Latin-1 (Ã©, â€œ).
     bad = sum(len(match) for match in _BAD_CHARACTER.findall(text))
     return bad > rules.max_bad_characters * len(text)
 
 
 def _no_prose(text: str, language: str, rules: CleanRules) -> bool:
+    # "| p | 0.3 | 17 |" has 6 characters beside spaces and rules, and one of them is a letter: 1 < 0.3 · 6.
     dense = len(_RULED.sub("", text))
     return dense > 0 and len(_NOT_LETTERS.sub("", text)) < rules.min_letters * dense
 
@@ -146,18 +149,23 @@ def _wrong_script(text: str, language: str, rules: CleanRules) -> bool:
 
 
 def _links(text: str, language: str, rules: CleanRules) -> bool:
+    # A quick look first: in the eight medical corpora 99 % of the passages hold none of these.
     if "://" not in text and "www." not in text and "@" not in text:
         return False
     return sum(map(len, _URL.findall(text))) > rules.max_url_share * len(text)
 
 
-def _phrase_rule(kind: str) -> _Check:
-    def check(text: str, language: str, rules: CleanRules) -> bool:
-        limit = rules.advertising_phrases if kind == "advertising" else rules.boilerplate_phrases
-        counts = load_phrases(kind)
-        return sum(counts[phrase] for phrase in phrases_in(text, kind)) >= limit
+def _advertising(text: str, language: str, rules: CleanRules) -> bool:
+    return _weight_of_phrases(text, "advertising") >= rules.advertising_phrases
 
-    return check
+
+def _boilerplate(text: str, language: str, rules: CleanRules) -> bool:
+    return _weight_of_phrases(text, "boilerplate") >= rules.boilerplate_phrases
+
+
+def _weight_of_phrases(text: str, kind: str) -> float:
+    counts = load_phrases(kind)
+    return sum(counts[phrase] for phrase in phrases_in(text, kind))
 
 
 def _repetition(text: str, language: str, rules: CleanRules) -> bool:
@@ -172,13 +180,123 @@ def _is_list(text: str) -> bool:
     return len(lines) >= LIST_LINES and len(beginnings) == len(lines) and max(map(len, lines)) <= LIST_LINE_LENGTH
 
 
-_CHECKS: dict[str, _Check] = {
+_CHECKS: dict[str, Callable[[str, str, CleanRules], bool]] = {
     "too_short": _too_short,
     "garble": _garble,
     "no_prose": _no_prose,
     "wrong_script": _wrong_script,
     "links": _links,
-    "advertising": _phrase_rule("advertising"),
-    "boilerplate": _phrase_rule("boilerplate"),
+    "advertising": _advertising,
+    "boilerplate": _boilerplate,
     "repetition": _repetition,
 }
+RULES = tuple(_CHECKS)
+"""In the order in which they are tried: the first that applies names the drop."""
+
+
+# Personal data: mobile and landline numbers, identity-card numbers whose check digit is right, e-mail addresses, chat accounts
+
+_WORTH_A_LOOK = re.compile(
+    # 96 % of the passages of the eight medical corpora hold none of this, and the telephone numbers alone would take 15 times
+    # as long. First stands one set of characters, which `re` searches for fastest; then what must be around it.
+    r"[\d@＠微QqWwVvＱｑ](?:(?<=\d)[\d\s()（）.－-]{5,}\d|(?<=[@＠])|(?<=微)信|(?<=[QqＱｑ])[QqＱｑ]|(?<=[Ww])(?:e[Cc]hat|xid_)|(?<=[Vv])[Xx][:：])"
+)
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_EMAIL = re.compile(r"(?:[A-Za-z0-9_][\w.+-]{0,63}|[一-鿿]{2,4})@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,18}", re.ASCII)
+_IDENTITY_CARD = re.compile(
+    r"(?:(?<![\w.])|(?<=ID)|(?<=id))[1-9]\d{5} ?(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+    r" ?\d{3}[\dXx](?![\w.]?\d)",
+    re.ASCII,
+)
+_UNIT = (
+    r"\s*(?:/[A-Za-zμ]|个(?!人)|元|例(?!如)|次(?!日)|万|亿|倍|拷贝|毫|克"
+    r"|(?:copies|cells|users|bp|IU|k?Da|[kmnμu]?g|[mμu]?[lL]|[mnμu]?mol)(?![A-Za-z]))"
+)
+"""What makes a number a quantity."""
+_CHAT = re.compile(
+    # with a colon any account name; without one, only a name with a digit
+    r"((?:微信|(?<![A-Za-z])(?:QQ|WeChat|VX)|企鹅)\s*(?:公众号|账号|帐号|号码|号|群|ID|account)?\s*:\s*)([A-Za-z0-9][A-Za-z0-9_-]{4,20})(?![\w-])"
+    rf"|((?:微信|(?<![A-Za-z])(?:QQ|WeChat)|企鹅)(?:账号|帐号|号码|号|群)?\s*(?:为|是|加)?\s*)"
+    rf"(?=[\w-]*\d)([A-Za-z0-9_-]{{5,20}})(?![\w-]|{_UNIT}|\s*[人名])"
+    r"|(?<![A-Za-z0-9_])(wxid_[A-Za-z0-9]{4,20})(?![\w-])",
+    re.ASCII | re.IGNORECASE,
+)
+_START, _END = r"(?<![\w.,-])", rf"(?!\w|[.,]\d|{_UNIT})"
+_PHONE = re.compile(
+    # 13812345678, 138 1234 5678, +86 13812345678
+    rf"{_START}(?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{{8}}|[ -]\d{{4}}[ -]\d{{4}}){_END}"
+    # 010-62345678, 010-62345678-801, (0571)8765432
+    rf"|{_START}(?:\(0\d{{2,3}}\)\s?|0\d{{2,3}}[- ])[2-9]\d{{6,7}}(?:-\d{{1,5}})?{_END}"
+    # 01062345678, 05718765432: only with a real area code, for nothing else shows that it is a number of a telephone
+    rf"|{_START}(?:0(?:10|2\d)[2-9]\d{{7}}|0[3-9]\d{{2}}[2-9]\d{{6,7}}){_END}"
+    # 010 6234 5678, but not within a longer row of numbers
+    rf"|{_START}(?<!\d )0\d{{2,3}}[ -][2-9]\d{{2,3}}[ -]\d{{4}}(?! \d){_END}"
+    # 400-820-1234, 4008201234
+    rf"|{_START}[48]00-?\d{{3}}-?\d{{4}}{_END}"
+    # 400 820 1234
+    rf"|{_START}(?<!\d )[48]00 \d{{3}} \d{{4}}(?! \d){_END}"
+    # (212) 555-0123, 415.555.2671; not 200-300-4000, which is rather a range
+    rf"|{_START}(?:\+?1[ -])?(?:\([2-9]\d{{2}}\) ?|(?![2-7]00)[2-9]\d{{2}}[-.])[2-9]\d{{2}}[-.]\d{{4}}{_END}"
+    # +44 20 7946 0958: at least nine digits
+    rf"|(?<![\w.])\+(?!1\d)(?=(?:[ -]?\d){{9}})\d{{1,3}}[ -]\d{{2,4}}(?:[ -]\d{{2,4}}){{2,3}}{_END}",
+    re.ASCII,
+)
+
+
+class _Kind(NamedTuple):
+    """A kind of personal data: what replaces it, and how it is found.
+
+    Of a pattern with groups, the last one that matched is masked. `needed`: a text without any of these (in lower case) is not
+    searched.
+    """
+
+    mask: str
+    pattern: re.Pattern[str]
+    needed: tuple[str, ...] = ("",)
+
+
+_KINDS = {
+    "email": _Kind("[email]", _EMAIL, ("@",)),
+    "identity_card": _Kind("[identity card]", _IDENTITY_CARD),
+    "chat_account": _Kind("[chat account]", _CHAT, ("微信", "企鹅", "qq", "wechat", "vx", "wxid_")),
+    "phone": _Kind("[phone]", _PHONE),
+}
+"""In the order in which they are looked for: the digits of an identity card could pass for a telephone number."""
+
+_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+_CHECK_DIGITS = "10X98765432"
+
+
+def mask_personal_data(text: str) -> tuple[str, Counter[str]]:
+    """Masks personal data; the counter has an entry per kind that was found."""
+    counts: Counter[str] = Counter()
+    if not _WORTH_A_LOOK.search(text):
+        return text, counts
+
+    # Patterns need not know of full-width letters, digits and signs: they search a copy in which each of those is replaced by
+    # its usual form, one for one, so that places in it are places in the text.
+    half_width = text if text.isascii() else text.translate(_HALF_WIDTH)
+    lowered = half_width.lower()
+    for kind, (mask, pattern, needed) in _KINDS.items():
+        if not any(word in lowered for word in needed):
+            continue
+        pieces: list[str] = []
+        end = 0
+        for match in pattern.finditer(half_width):
+            if kind == "identity_card" and not has_valid_check_digit(match[0].replace(" ", "")):
+                continue
+            start = match.start(match.lastindex) if match.lastindex else match.start()
+            pieces += [text[end:start], mask]
+            end = match.end()
+            counts[kind] += 1
+        if pieces:
+            text = "".join(pieces) + text[end:]
+            half_width = text.translate(_HALF_WIDTH)
+    return text, counts
+
+
+def has_valid_check_digit(number: str) -> bool:
+    """Whether an 18-character identity-card number ends in its check digit (GB 11643-1999, ISO 7064 MOD 11-2)."""
+    # One of eleven numbers of 18 digits passes, so most account and registration numbers stay.
+    total = sum(int(digit) * weight for digit, weight in zip(number[:17], _WEIGHTS, strict=True))
+    return _CHECK_DIGITS[total % 11] == number[17].upper()

@@ -1,72 +1,109 @@
-"""Hashes of passages in priority order in, which copy of each stays out: exact and near duplicates (MinHash LSH).
+"""Copies: which passages are the same as, or nearly the same as, one that stays. Second stage of a run, over all shards at once.
 
-Passages are numbered in the order of preference: of copies, the one with the smallest number stays. A near duplicate is removed
-only if its exact Jaccard index with a passage that *stays* reaches the threshold; so no chain of small changes removes a text
-that is like none of those kept. The hashing of MinHash is rensa's; bands are compared by sorting, one after the other, which
-needs the memory of one column for all passages instead of an index of all of them.
+Between `passages.py`, which stores hashes of every passage as it makes them (`PassageHashes`), and `pipeline.py`, which writes
+what stays. Passages have global numbers, shard after shard and row after row, and a *place* in the order of preference: of
+copies, the one with the first place stays. The stage writes into its folder
+
+  codes.npy        int8 [n]   why passage n is removed; `STAYS` if it is not
+  kept_copies.npy  int64 [n]  global number of the passage that it is a copy of
+  done.json                   the marker, written last
+
+A near copy is removed only if its *exact* Jaccard index with a passage that stays reaches the threshold; so no chain of small
+changes removes a text that is like none of those kept. Candidates come from MinHash and LSH: rensa hashes; bands are compared by
+sorting, one after the other, which needs the memory of one column for all passages instead of an index of all of them.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_tools.collect.ngrams import HashedRows, characters, jaccard
+from data_tools.collect.ngrams import GOLDEN, HashedRows, characters, jaccard, shingles
+from data_tools.collect.settings import CollectConfig, NearDuplicates
 from huatuo_jax.errors import ConfigError
+from huatuo_jax.io.files import read_json, read_npy, write_json, write_npy
+from huatuo_jax.io.tasks import run_tasks
 
+STAYS, EXACT, NEAR, SEMANTIC = range(4)
+REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", SEMANTIC: "same meaning"}
 KEPT = -1
+BATCH = 512
+PAIRS_PER_TASK = 100_000
+FEW_PASSAGES = 50_000
+"""Up to so many, comparing bands takes less time than starting workers for it."""
 
 
-@dataclass(frozen=True)
-class NearDuplicates:
-    """Settings of near de-duplication.
+# Hashes of passages, stored by the first stage
 
-    Attributes:
-      threshold: Jaccard index of the sets of 3-grams (characters in Chinese, words in English) from which texts are copies.
-      bands, rows: the signature has bands·rows values; texts that agree in all rows of some band are compared.
-      bucket: of texts that agree in a band, each is compared with so many of the preferred ones at most.
+
+class PassageHashes:
+    """Collects the hashes of a shard's passages, batch by batch, and writes them as one row per passage of
+
+      digests.npy   uint64 [n, 2]       of the letters and digits
+      sources.npy   int32 [n]           number of its source in `sources`
+      bands.npy     uint64 [bands, n]   MinHash bands
+      shingles.npy  uint32 [total], offsets.npy int64 [n + 1]: the set of hashed 3-grams of each
+
+    `near` None leaves out bands and shingles.
     """
 
-    threshold: float = 0.8
-    bands: int = 25
-    rows: int = 5
-    seed: int = 20231115
-    bucket: int = 64
+    def __init__(self, near: NearDuplicates | None) -> None:
+        self._near = near
+        self.sources: list[str] = []
+        self._batch: list[str] = []
+        self._source_numbers: list[int] = []
+        self._digests: list[np.ndarray] = [np.zeros((0, 2), np.uint64)]
+        self._bands: list[np.ndarray] = [] if near is None else [np.zeros((near.bands, 0), np.uint64)]
+        self._shingles: list[np.ndarray] = [np.zeros(0, np.uint32)]
+        self._sizes: list[np.ndarray] = [np.zeros(1, np.int64)]
 
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise ConfigError(f"the near-duplicate threshold is {self.threshold}; a Jaccard index lies above 0 and at most at 1")
-        recall = 1 - (1 - self.threshold**self.rows) ** self.bands
-        if recall < 0.95:
-            raise ConfigError(
-                f"{self.bands} bands of {self.rows} rows find {recall:.0%} of the pairs at the threshold {self.threshold}; "
-                "give fewer rows or more bands"
-            )
+    @property
+    def rows(self) -> int:
+        """Passages so far."""
+        return len(self._source_numbers)
+
+    def add(self, source: str, text: str) -> None:
+        """Takes the next passage."""
+        if source not in self.sources:
+            self.sources.append(source)
+        self._source_numbers.append(self.sources.index(source))
+        self._batch.append(text)
+        if len(self._batch) == BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        self._digests.append(content_digests(self._batch))
+        if self._near is not None:
+            sets = shingles(self._batch)
+            self._bands.append(band_keys(signatures(sets, self._near), self._near).T)
+            self._shingles.append(sets.hashes.astype(np.uint32))
+            self._sizes.append(np.diff(sets.offsets))
+        self._batch.clear()
+
+    def save(self, folder: Path) -> None:
+        """Writes the arrays."""
+        self._flush()
+        write_npy(folder / "digests.npy", np.concatenate(self._digests))
+        write_npy(folder / "sources.npy", np.array(self._source_numbers, np.int32))
+        if self._near is not None:
+            write_npy(folder / "bands.npy", np.ascontiguousarray(np.concatenate(self._bands, axis=1)))
+            write_npy(folder / "shingles.npy", np.concatenate(self._shingles))
+            write_npy(folder / "offsets.npy", np.cumsum(np.concatenate(self._sizes)))
 
 
 def content_digests(texts: Sequence[str]) -> np.ndarray:
     """128-bit digest of the letters and digits of each text (see `ngrams.normalise`): uint64 [n, 2]."""
     units = characters(texts)
-    content = units.hashes.astype("<u4")
-    digests = b"".join(
-        hashlib.blake2b(content[units.offsets[i] : units.offsets[i + 1]].tobytes(), digest_size=16).digest()
-        for i in range(len(units))
-    )
+    content = HashedRows(units.hashes.astype("<u4"), units.offsets)
+    digests = b"".join(hashlib.blake2b(content.row(i).tobytes(), digest_size=16).digest() for i in range(len(content)))
     return np.frombuffer(digests, "<u8").reshape(len(texts), 2)
-
-
-def exact_duplicates(digests: np.ndarray) -> np.ndarray:
-    """For each passage the number of the preferred one with the same digest, or KEPT. int64 [n]."""
-    order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
-    ordered = digests[order]
-    new = np.ones(len(digests), bool)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    leaders = order[np.flatnonzero(new)[np.cumsum(new) - 1]] if len(order) else order
-    out = np.empty(len(digests), np.int64)
-    out[order] = np.where(new, KEPT, leaders)
-    return out
 
 
 def signatures(sets: HashedRows, settings: NearDuplicates) -> np.ndarray:
@@ -90,19 +127,103 @@ def signatures(sets: HashedRows, settings: NearDuplicates) -> np.ndarray:
 
 def band_keys(signature: np.ndarray, settings: NearDuplicates) -> np.ndarray:
     """A hash per band: uint64 [n, bands]."""
+    # With 2 bands of 3 rows, a signature [a b c d e f] has the keys hash(a b c) and hash(d e f): two passages become
+    # candidates if they agree in all of a, b, c, or in all of d, e, f.
+    # Not `ngrams.runs`: keys are stored, and those of an earlier version must still meet the new ones.
     parts = signature.reshape(len(signature), settings.bands, settings.rows).astype(np.uint64)
     keys = np.zeros(parts.shape[:2], np.uint64)
     for i in range(settings.rows):
-        keys = (keys ^ parts[:, :, i]) * np.uint64(0x9E3779B97F4A7C15)
+        keys = (keys ^ parts[:, :, i]) * GOLDEN
         keys ^= keys >> np.uint64(29)
     return keys
+
+
+# The choice
+
+
+@dataclass(frozen=True)
+class DuplicatesTask:
+    """`shards`: folders of the first stage, in order. `folder`: the stage's own. `key`: what its marker must say."""
+
+    shards: tuple[Path, ...]
+    config: CollectConfig
+    folder: Path
+    key: str
+
+    @property
+    def marker(self) -> Path:
+        """The last file that the stage writes."""
+        return self.folder / "done.json"
+
+
+def find_duplicates(task: DuplicatesTask, workers: int, engine: str) -> None:
+    """Runs the stage: exact copies first, then near ones among the rest, then those of the same meaning among that rest."""
+    task.marker.unlink(missing_ok=True)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    dones = [read_json(folder / "done.json") for folder in task.shards]
+    preferred = preference_order(task.shards, dones, task.config.source_priority)
+    codes, copies = np.zeros(len(preferred), np.int8), np.full(len(preferred), KEPT, np.int64)
+    candidates = saved = 0
+
+    def remove(leaders: np.ndarray, code: int) -> None:
+        """Notes the copies among `preferred` and takes them out of it; `leaders` holds places in it."""
+        nonlocal preferred
+        removed = leaders != KEPT
+        codes[preferred[removed]] = code
+        copies[preferred[removed]] = preferred[leaders[removed]]
+        preferred = preferred[~removed]
+
+    if len(preferred):
+        digests = np.concatenate([read_npy(folder / "digests.npy") for folder in task.shards])
+        remove(exact_duplicates(digests[preferred]), EXACT)
+    if task.config.near is not None and len(preferred):
+        write_npy(task.folder / "order.npy", preferred)
+        pairs, saved = _near_pairs(task, task.config.near, len(preferred), workers, engine)
+        candidates = len(pairs)
+        similar = _verified(task, pairs, task.config.near.threshold, workers, engine)
+        remove(keep_preferred(similar, len(preferred)), NEAR)
+    if task.config.semantic is not None and len(preferred):
+        from data_tools.collect.semantic import passage_vectors, similar_meanings
+
+        vectors = passage_vectors(task.shards, dones, codes == STAYS, task.config.semantic)
+        remove(keep_preferred(similar_meanings(vectors[preferred], task.config.semantic), len(preferred)), SEMANTIC)
+    write_npy(task.folder / "codes.npy", codes)
+    write_npy(task.folder / "kept_copies.npy", copies)
+    for scrap in (*task.folder.glob("band-*.npy"), *task.folder.glob("block-*.npy"), *task.folder.glob("order.npy")):
+        scrap.unlink()
+    write_json(
+        task.marker,
+        {"key": task.key, "passages": len(codes), "candidate_pairs": candidates, "comparisons_saved": saved},
+    )
+
+
+def preference_order(shards: Sequence[Path], dones: Sequence[dict[str, Any]], priority: Sequence[str]) -> np.ndarray:
+    """Global numbers of all passages, int64 [n], the preferred first: by the source's place in `priority`, then by number."""
+    rank = {source: i for i, source in enumerate(priority)}
+    parts = [np.zeros(0, np.int64)]
+    for folder, done in zip(shards, dones, strict=True):
+        rank_of_source = np.array([rank.get(source, len(rank)) for source in done["sources"]] or [0], np.int64)
+        parts.append(rank_of_source[read_npy(folder / "sources.npy")])
+    return np.argsort(np.concatenate(parts), kind="stable")
+
+
+def exact_duplicates(digests: np.ndarray) -> np.ndarray:
+    """For each passage the place of the preferred one with the same digest, or KEPT. int64 [n]."""
+    order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
+    ordered = digests[order]
+    new = np.ones(len(digests), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    leaders = order[np.flatnonzero(new)[np.cumsum(new) - 1]] if len(order) else order
+    out = np.empty(len(digests), np.int64)
+    out[order] = np.where(new, KEPT, leaders)
+    return out
 
 
 def candidate_pairs(keys: np.ndarray, bucket: int) -> tuple[np.ndarray, int]:
     """Pairs (preferred, other) of passages with the same key of one band: int64 [m, 2]; and how many comparisons `bucket` saved.
 
     Args:
-      keys: uint64 [n], one band of all passages.
+      keys: uint64 [n], one band of all passages, in order of preference.
     """
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -111,6 +232,7 @@ def candidate_pairs(keys: np.ndarray, bucket: int) -> tuple[np.ndarray, int]:
     saved = 0
     pairs = [np.zeros((0, 2), np.int64)]
     for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
+        # A bucket of 4 with the limit 2: its passages a b c d give a-b a-c a-d b-c b-d, and c-d is saved.
         members = order[start : start + size]
         firsts, others = np.triu_indices(min(size, bucket), 1, size)
         saved += math.comb(max(int(size) - bucket, 0), 2)
@@ -118,11 +240,10 @@ def candidate_pairs(keys: np.ndarray, bucket: int) -> tuple[np.ndarray, int]:
     return np.concatenate(pairs), saved
 
 
-def similar_pairs(pairs: np.ndarray, sets: HashedRows, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs whose exact Jaccard index reaches the threshold, int64 [m, 2], and that index, float64 [m]."""
+def similar_pairs(pairs: np.ndarray, sets: HashedRows, threshold: float) -> np.ndarray:
+    """The pairs whose exact Jaccard index reaches the threshold, int64 [m, 2]."""
     values = np.array([jaccard(sets.row(a), sets.row(b)) for a, b in pairs.tolist()])
-    reached = values >= threshold
-    return pairs[reached].reshape(-1, 2), values[reached]
+    return pairs[values >= threshold].reshape(-1, 2)
 
 
 def keep_preferred(pairs: np.ndarray, count: int) -> np.ndarray:
@@ -131,7 +252,68 @@ def keep_preferred(pairs: np.ndarray, count: int) -> np.ndarray:
     In order of preference a passage stays unless it is similar to one that stays.
     """
     out = np.full(count, KEPT, np.int64)
+    # By the second of the pair, so that when a passage is decided on, all that are preferred to it have been.
     for first, other in pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))].tolist():
         if out[other] == KEPT and out[first] == KEPT:
             out[other] = first
     return out
+
+
+# Near copies of a whole corpus: one task per MinHash band, then one per block of candidate pairs. Places and pairs travel in
+# files (`order.npy` has the global number of each place), so that a task is small wherever it runs.
+
+
+def _near_pairs(task: DuplicatesTask, near: NearDuplicates, count: int, workers: int, engine: str) -> tuple[np.ndarray, int]:
+    """Candidate pairs of all bands as places, int64 [m, 2], and how many comparisons large buckets were spared."""
+    find = functools.partial(_pairs_of_band, task, near.bucket)
+    run_tasks(find, range(near.bands), workers if count > FEW_PASSAGES else 1, engine)
+    encoded = np.zeros(0, np.int64)
+    saved = 0
+    for band in range(near.bands):
+        of_band = np.load(task.folder / f"band-{band}.npy")
+        saved = max(saved, int(of_band[0]))
+        # Most pairs of copies agree in several bands.
+        encoded = np.union1d(encoded, of_band[1:])
+    return np.stack(np.divmod(encoded, count), axis=1), saved
+
+
+def _pairs_of_band(task: DuplicatesTask, bucket: int, band: int) -> None:
+    """Writes [comparisons saved, first·n + other, …]: a pair as one number, so that sets of pairs are quick to unite."""
+    preferred = np.load(task.folder / "order.npy")
+    keys = np.concatenate([read_npy(folder / "bands.npy")[band] for folder in task.shards])[preferred]
+    pairs, saved = candidate_pairs(keys, bucket)
+    encoded = np.unique(pairs[:, 0] * len(preferred) + pairs[:, 1])
+    write_npy(task.folder / f"band-{band}.npy", np.concatenate([[saved], encoded]).astype(np.int64))
+
+
+def _verified(task: DuplicatesTask, pairs: np.ndarray, threshold: float, workers: int, engine: str) -> np.ndarray:
+    """The pairs whose exact Jaccard index reaches the threshold."""
+    blocks = [task.folder / f"block-{start}.npy" for start in range(0, len(pairs), PAIRS_PER_TASK)]
+    for number, block in enumerate(blocks):
+        write_npy(block, pairs[number * PAIRS_PER_TASK : (number + 1) * PAIRS_PER_TASK])
+    run_tasks(functools.partial(_verify_block, task, threshold), blocks, workers, engine)
+    return np.concatenate([np.zeros((0, 2), np.int64), *map(np.load, blocks)])
+
+
+def _verify_block(task: DuplicatesTask, threshold: float, block: Path) -> None:
+    """Leaves in the block's file the pairs that are similar enough."""
+    pairs, preferred = np.load(block), np.load(task.folder / "order.npy")
+    # The sets of the block's passages are read once each: pairs become places in those that were read, and back.
+    places, inverse = np.unique(pairs, return_inverse=True)
+    similar = similar_pairs(inverse.reshape(-1, 2), _shingles_of(task.shards, preferred[places]), threshold)
+    write_npy(block, places[similar].reshape(-1, 2))
+
+
+def _shingles_of(shards: Sequence[Path], numbers: np.ndarray) -> HashedRows:
+    """The shingle sets of the passages with these global numbers, in their order."""
+    offsets = [read_npy(folder / "offsets.npy") for folder in shards]
+    starts = np.cumsum([0, *(len(of_shard) - 1 for of_shard in offsets)])
+    shard_of = np.searchsorted(starts, numbers, side="right") - 1
+    rows: list[np.ndarray] = [np.zeros(0, np.uint32)] * len(numbers)
+    for shard in np.unique(shard_of).tolist():
+        hashes = read_npy(shards[shard] / "shingles.npy")
+        for i in np.flatnonzero(shard_of == shard).tolist():
+            row = int(numbers[i] - starts[shard])
+            # Cut to 32 bits, two hashes of a text may have become one.
+            rows[i] = np.unique(hashes[offsets[shard][row] : offsets[shard][row + 1]])
+    return HashedRows(np.concatenate([np.zeros(0, np.uint32), *rows]), np.cumsum([0, *map(len, rows)]))

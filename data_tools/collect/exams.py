@@ -1,10 +1,14 @@
-"""Exam files in, an index of their n-grams out that finds the questions which a text holds.
+"""Exam questions: which of them a text holds, and how texts with questions are taken out of a corpus or a data set.
 
-N-grams are of characters in Chinese and of words in English. A question's own text and each of its options count apart, so that
-letters before options, line breaks and the order of options make no difference.
+Two ways lead here: `pipeline.py` asks of the passages of a run (`with_questions`), `huatuo-data decontaminate` of the rows of any
+files (`decontaminate_files`). A question is told by its hashed n-grams (of characters in Chinese, of words in English). Its own
+text and each of its options count apart, so that letters before options, line breaks and the order of options make no
+difference. Reading of exams, the index and the two ways follow in this order.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,40 +16,16 @@ from typing import Any
 import numpy as np
 
 from data_tools.collect.ngrams import HashedRows, characters, ngrams, normalise, words
-from data_tools.records.importing import plain_stem
+from data_tools.collect.settings import Overlap
+from data_tools.records.importing import check_inputs, plain_stem
 from data_tools.records.language import language_of
-from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.jsonl import Fault, iterate_json
+from data_tools.records.layouts import to_record
+from huatuo_jax.errors import ConfigError, DataError, RecordError
+from huatuo_jax.io.jsonl import Fault, Pair, iterate_json, write_lines
 
+BATCH = 256
 SEAM_CHARS_PER_UNIT = 12
 """So many characters at the end or start of a text hold a letter or word of a question that is cut there."""
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """When a text counts as holding a question.
-
-    Attributes:
-      zh_characters, en_words: length of the n-grams.
-      share: of a question's n-grams, the least that must occur in the text.
-      long_question: n-grams from which a question is told by itself; a shorter one ("The drug of choice is") only if it is there
-        whole and has `whole_question` n-grams, or together with the same share of its options, or as a line of its own with
-        some of them (a line alone may be a heading: "Aspirin").
-      whole_question: n-grams from which a whole question is no chance: in 47,506 real documents and dialogues none with 5 to 11
-        occurs, three with 4 do ("特发性血小板减少性紫癜").
-    """
-
-    zh_characters: int = 8
-    en_words: int = 6
-    share: float = 0.6
-    long_question: int = 12
-    whole_question: int = 6
-
-    def __post_init__(self) -> None:
-        if self.zh_characters < 2 or self.en_words < 2:
-            raise ConfigError("n-grams to find exam questions by need at least 2 characters or words")
-        if not 0 < self.share <= 1:
-            raise ConfigError(f"--overlap is {self.share}; a share lies above 0 and at most at 1")
 
 
 @dataclass(frozen=True)
@@ -64,6 +44,10 @@ class Hit:
 
     item: Item
     share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Which question, and how much of it."""
+        return {"exam": self.item.exam, "item": self.item.id, "share": round(self.share, 3)}
 
 
 def read_exams(files: Sequence[Path]) -> list[Item]:
@@ -95,9 +79,9 @@ class ExamIndex:
       items: the questions. unusable: how many have no letters at all.
     """
 
-    def __init__(self, items: Sequence[Item], overlap: Overlap = Overlap()) -> None:
+    def __init__(self, items: Sequence[Item], overlap: Overlap | None = None) -> None:
         self.items = tuple(items)
-        self._overlap = overlap
+        self._overlap = overlap = overlap or Overlap()
         options = [(option, i) for i, item in enumerate(items) for option in item.options]
         languages = [language_of(item.question + " ".join(item.options)) for item in items]
         self._questions = _GramTables([(item.question, i) for i, item in enumerate(items)], languages, overlap)
@@ -114,10 +98,13 @@ class ExamIndex:
         Args:
           follows: for each text whether it is to be looked at together with the one before; the first's counts as False.
         """
+        # A question of 20 n-grams, cut so that one text ends with 9 of them and the next begins with 4; the other 7 lie across
+        # the seam. Neither text holds .6 of them, both joined hold all. Joining every two neighbours would double the work, so
+        # an upper bound comes first: what each text has alone (9 + 4) and what a short piece around the seam has (7, or more
+        # if it reaches into either). Only where that sum is large enough are the two looked at together.
         counts = self._questions.count(texts)
         alone, cut = self._hits(texts, counts), [list[Hit]() for _ in texts]
         seconds = [row for row in range(1, len(texts)) if follows[row]]
-        # Two texts have no more of a question's n-grams than each and their seam: mostly too few to look at both together.
         seam = SEAM_CHARS_PER_UNIT * max(self._overlap.zh_characters, self._overlap.en_words)
         across = self._questions.count([f"{texts[row - 1][-seam:]}\n{texts[row][:seam]}" for row in seconds])
         most = {(seconds[pair], i): seen for (pair, i), seen in across.items()}
@@ -128,7 +115,8 @@ class ExamIndex:
         found_alone = [{hit.item for hit in hits} for hits in alone]
         enough = [place for place, seen in most.items() if seen >= self._overlap.share * self._questions.sizes[place[1]]]
         likely = sorted({row for row, i in enough if self.items[i] not in found_alone[row - 1] | found_alone[row]})
-        for row, hits in zip(likely, self.find([f"{texts[row - 1]}\n{texts[row]}" for row in likely]), strict=True):
+        joined = [f"{texts[row - 1]}\n{texts[row]}" for row in likely]
+        for row, hits in zip(likely, self.find(joined), strict=True):
             cut[row] = [hit for hit in hits if hit.item not in found_alone[row - 1] | found_alone[row]]
         return alone, cut
 
@@ -137,7 +125,7 @@ class ExamIndex:
         least = self._overlap.share
         shares = {place: seen / self._questions.sizes[place[1]] for place, seen in counts.items()}
         shares = {place: share for place, share in shares.items() if share >= least}
-        out: list[list[Hit]] = [[] for _ in texts]
+        hits_of: list[list[Hit]] = [[] for _ in texts]
         # Options are often common words: they are looked for only where a question is.
         rows = sorted({row for row, _ in shares})
         options = {(rows[row], i): seen for (row, i), seen in self._options.count([texts[row] for row in rows]).items()}
@@ -149,52 +137,55 @@ class ExamIndex:
                 if not (some and _is_a_line(self.items[i].question, texts[row])):
                     share = min(share, of_options)
             if share >= least:
-                out[row].append(Hit(self.items[i], float(share)))
-        for hits in out:
+                hits_of[row].append(Hit(self.items[i], float(share)))
+        for hits in hits_of:
             hits.sort(key=lambda hit: (-hit.share, hit.item.exam, hit.item.id))
-        return out
+        return hits_of
 
 
 class _GramTables:
-    """N-grams of pieces of items; a piece shorter than n is one n-gram of its own length, so there is a table per length.
+    """N-grams of pieces of items, and which items have each.
+
+    A piece shorter than n is one n-gram of its own length, so there is a table per language and length: (hashes ascending,
+    starts, items); the items with the k-th hash are `items[starts[k]:starts[k + 1]]`.
 
     Attributes:
       sizes: distinct n-grams per item, int64 [items].
     """
 
     def __init__(self, pieces: Sequence[tuple[str, int]], languages: Sequence[str], overlap: Overlap) -> None:
+        # The options 胃癌 (item 0) and 十二指肠溃疡胃溃疡胃癌 (item 1) with n = 8: table zh, 2 has one hash of item 0; table
+        # zh, 8 has the 4 n-grams of item 1; sizes = [1, 4].
         self.sizes = np.zeros(len(languages), np.int64)
         self._tables: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         for language, n in (("zh", overlap.zh_characters), ("en", overlap.en_words)):
             chosen = [(text, i) for text, i in pieces if languages[i] == language]
-            owners = np.array([i for _, i in chosen], np.int64)
+            item_of_piece = np.array([i for _, i in chosen], np.int64)
             units = _units(language, [text for text, _ in chosen])
             lengths = np.diff(units.offsets)
             for size in sorted({min(n, length) for length in lengths.tolist() if length}):
-                found = ngrams(units, size)
-                rows = np.repeat(np.arange(len(units)), np.diff(found.offsets))
-                own = lengths[rows] >= n if size == n else lengths[rows] == size
-                pairs = np.unique(np.stack([found.hashes[own], owners[rows[own]].astype(np.uint64)]), axis=1)
-                members = pairs[1].astype(np.int64)
-                np.add.at(self.sizes, members, 1)
+                grams = ngrams(units, size)
+                rows = np.repeat(np.arange(len(units)), np.diff(grams.offsets))
+                of_size = lengths[rows] >= n if size == n else lengths[rows] == size
+                pairs = np.unique(np.stack([grams.hashes[of_size], item_of_piece[rows[of_size]].astype(np.uint64)]), axis=1)
+                items = pairs[1].astype(np.int64)
+                np.add.at(self.sizes, items, 1)
                 keys, starts = np.unique(pairs[0], return_index=True)
-                self._tables[language, size] = keys, np.append(starts, len(members)), members
+                self._tables[language, size] = keys, np.append(starts, len(items)), items
 
     def count(self, texts: Sequence[str]) -> dict[tuple[int, int], int]:
         """(text, item) → how many of the item's distinct n-grams the text holds; pairs without any are absent."""
         counts: dict[tuple[int, int], int] = {}
-        for language in sorted({language for language, _ in self._tables}):
-            units = _units(language, texts)
-            for (spoken, n), (keys, starts, members) in self._tables.items():
-                if spoken != language:
-                    continue
-                found = ngrams(units, n)
-                at = np.minimum(np.searchsorted(keys, found.hashes), len(keys) - 1)
-                hit = np.flatnonzero(keys[at] == found.hashes)
-                rows = np.searchsorted(found.offsets, hit, side="right") - 1
-                for row, key in sorted(set(zip(rows.tolist(), at[hit].tolist(), strict=True))):
-                    for i in members[starts[key] : starts[key + 1]].tolist():
-                        counts[row, i] = counts.get((row, i), 0) + 1
+        units = {language: _units(language, texts) for language in sorted({language for language, _ in self._tables})}
+        for (language, n), (keys, starts, items) in self._tables.items():
+            grams = ngrams(units[language], n)
+            at = np.minimum(np.searchsorted(keys, grams.hashes), len(keys) - 1)
+            hit = np.flatnonzero(keys[at] == grams.hashes)
+            rows = np.searchsorted(grams.offsets, hit, side="right") - 1
+            # A text may hold an n-gram twice: it counts once.
+            for row, key in sorted(set(zip(rows.tolist(), at[hit].tolist(), strict=True))):
+                for i in items[starts[key] : starts[key + 1]].tolist():
+                    counts[row, i] = counts.get((row, i), 0) + 1
         return counts
 
 
@@ -211,3 +202,101 @@ def _letters(text: str) -> str:
 
 def _units(language: str, texts: Sequence[str]) -> HashedRows:
     return characters(texts) if language == "zh" else words(texts)
+
+
+# The two ways
+
+
+def with_questions(rows: Iterator[dict[str, Any]], index: ExamIndex) -> Iterator[tuple[dict[str, Any], list[Hit]]]:
+    """Each passage with the questions that it holds, alone or together with the one before or after it in its document."""
+    # In batches of 2: (a b) yields a and holds b back, (b c) yields b with what it shares with c and holds c back, …, so that
+    # every two neighbours are once in the same batch.
+    held: list[tuple[dict[str, Any], list[Hit]]] = []
+    while new := list(itertools.islice(rows, BATCH)):
+        batch = [row for row, _ in held] + new
+        documents = [row["id"].rpartition("-")[0] for row in batch]
+        follows = [False, *(a == b for a, b in itertools.pairwise(documents))]
+        alone, cut = index.find_with_cut([row["text"] for row in batch], follows)
+        if held:
+            alone[0] = held[0][1]
+        for i, hits in enumerate(cut):
+            for place in (i - 1, i) if hits else ():
+                known = {hit.item for hit in alone[place]}
+                alone[place] = alone[place] + [hit for hit in hits if hit.item not in known]
+        yield from zip(batch[:-1], alone, strict=False)
+        held = [(batch[-1], alone[-1])]
+    yield from held
+
+
+def decontaminate_files(
+    paths: Sequence[Path], out: Path, index: ExamIndex, on_read: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Writes `out/NAME.jsonl` for each file and `out/contaminated.jsonl`.
+
+    A row keeps its layout; parts of a document that is an object of lists (HuatuoGPT-II's training JSON) get their key as source.
+
+    Returns:
+      files: name → {rows, contaminated}; items: "exam/id" of every question found, with how often; unusable questions.
+
+    Raises:
+      ConfigError: two inputs would become the same file. DataError: a row whose text cannot be told; it is named.
+    """
+    check_inputs(paths)
+    names = [f"{plain_stem(path)}.jsonl" for path in paths]
+    if len(set(names)) < len(names) or "contaminated.jsonl" in names:
+        raise ConfigError("two of the files have the same name, or one is called contaminated; decontaminate them one by one")
+    if any((out / name).resolve() == path.resolve() for name, path in zip(names, paths, strict=True)):
+        raise ConfigError(f"--out {out} is the folder of an input file; give another")
+    files: dict[str, Any] = {}
+    items: Counter[str] = Counter()
+    with write_lines(out / "contaminated.jsonl") as contaminated:
+        for path, name in zip(paths, names, strict=True):
+            files[path.name] = {"rows": 0, "contaminated": 0}
+            with write_lines(out / name) as kept:
+                for batch in _batches(path, on_read):
+                    for (number, row, text), hits in zip(batch, index.find([text for _, _, text in batch]), strict=True):
+                        files[path.name]["rows"] += 1
+                        if not hits:
+                            kept.write(row)
+                            continue
+                        files[path.name]["contaminated"] += 1
+                        questions = [hit.to_json() | {"question": hit.item.question[:200]} for hit in hits]
+                        contaminated.write({"file": str(path), "line": number, "questions": questions, "text": text[:400]})
+                        items.update(f"{hit.item.exam}/{hit.item.id}" for hit in hits)
+    return {"files": files, "items": items, "questions": len(index.items), "unusable_questions": index.unusable}
+
+
+def _batches(path: Path, on_read: Callable[[int], None] | None) -> Iterator[list[tuple[int, Any, str]]]:
+    """Batches of (line number, row as it is to be written, its text)."""
+    batch: list[tuple[int, Any, str]] = []
+    for number, value in iterate_json(path, on_read):
+        try:
+            if isinstance(value, Fault):
+                raise RecordError(value.reason)
+            batch.append((number, _row(value), text_of(value)))
+        except RecordError as error:
+            raise DataError(f"{path}, line {number}: {error}; correct the line or remove it") from error
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    yield batch
+
+
+def _row(value: Any) -> Any:
+    if not isinstance(value, Pair):
+        return value
+    return {"source": value.key, **({"turns": value.value} if isinstance(value.value, list) else value.value)}
+
+
+def text_of(value: Any) -> str:
+    """All text of a row: a passage, the turns of a dialogue in any known layout, or a question with its options.
+
+    Raises:
+      RecordError: with the reason why there is none.
+    """
+    row = value.value if isinstance(value, Pair) else value
+    if isinstance(row, dict) and isinstance(row.get("question"), str):
+        options = row.get("options") or {}
+        return "\n".join([row["question"], *map(str, options.values() if isinstance(options, dict) else options)])
+    record = to_record(value, "auto", None, "data", lambda: "0")
+    return "\n".join([record.system or "", record.text or "", *record.turns])

@@ -1,7 +1,11 @@
-"""Texts in, hashes of their character or word n-grams out, as flat arrays with row offsets (CSR): numpy, no loop per n-gram.
+"""Hashed n-grams of characters (Chinese) or words (English): by them copies, exam questions and learned features are found.
 
-Both kinds see a text after the same normalisation (NFKC, lower case, letters and digits only), so that spacing, punctuation,
-full-width forms and line breaks make no difference. The hashes are the same on every machine and in every process.
+Many texts at once become flat arrays with row offsets (CSR), in numpy, without a Python loop per n-gram: three texts of 4, 0 and
+2 characters are `hashes` of 6 values and `offsets` [0, 4, 4, 6].
+
+Texts are normalised first (NFKC, lower case, letters and digits only), so that spacing, punctuation, full-width forms and line
+breaks make no difference. The hashes must be the same on every machine and in every process, for they are stored and compared
+across workers. Next to read: `duplicates.py`, `exams.py`.
 """
 
 import functools
@@ -15,7 +19,8 @@ from data_tools.records.language import language_of
 
 CODE_POINTS = 0x110000
 HAN_BLOCKS = ((0x3400, 0xA000), (0xF900, 0xFB00), (0x20000, 0x31350))
-_STEP = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio: the usual odd constant of multiplicative hashing."""
 _PRIME = np.uint64(0x100000001B3)
 
 
@@ -66,8 +71,11 @@ def words(texts: Sequence[str]) -> HashedRows:
     """A hash per word of each text, after `normalise`; a Chinese character is a word of its own."""
     normal = [normalise(text) for text in texts]
     codes = np.frombuffer("\0".join([*normal, ""]).encode("utf-32-le", "surrogatepass"), np.uint32)
-    if not len(codes):
-        return HashedRows(np.zeros(0, np.uint64), np.zeros(len(normal) + 1, np.int64))
+    # Of the texts "ab 中" and "c", as code points with a 0 after each text:
+    #   codes   a b _ 中 0 c 0
+    #   kinds   1 1 0 2  0 1 0     a word begins where the kind changes, and at every Chinese character
+    #   first   ^     ^    ^       = [0, 3, 5]
+    # A letter is hashed together with its place in its word, so that the sum over a word's letters depends on their order.
     kinds = _is_word()[codes]
     starts = kinds > 0
     starts[1:] &= (kinds[1:] == 2) | (kinds[1:] != kinds[:-1])
@@ -75,24 +83,29 @@ def words(texts: Sequence[str]) -> HashedRows:
     if not len(first):
         return HashedRows(np.zeros(0, np.uint64), np.zeros(len(normal) + 1, np.int64))
     positions = np.arange(len(codes)) - np.repeat(np.append(0, first), np.diff(np.concatenate([[0], first, [len(codes)]])))
-    letters = _mix(codes.astype(np.uint64) | (positions.astype(np.uint64) << np.uint64(21)))
+    letters = mix(codes.astype(np.uint64) | (positions.astype(np.uint64) << np.uint64(21)))
     letters[kinds == 0] = 0
-    hashes = _mix(np.add.reduceat(letters, first))
+    hashes = mix(np.add.reduceat(letters, first))
     row_of_code = np.cumsum(codes == 0) - (codes == 0)
     return HashedRows(hashes, _offsets(row_of_code[first], len(normal)))
 
 
 def ngrams(units: HashedRows, n: int) -> HashedRows:
     """Hashes of all runs of n units within a row; a row with fewer units has none."""
-    count = len(units.hashes) - n + 1
-    if count <= 0:
-        return HashedRows(np.zeros(0, np.uint64), np.zeros(len(units) + 1, np.int64))
+    combined = runs(mix(units.hashes), n)
+    rows = np.repeat(np.arange(len(units)), np.diff(units.offsets))
+    # A run that begins in one row and ends in the next is no n-gram of either.
+    inside = rows[: len(combined)] == rows[n - 1 :]
+    return HashedRows(mix(combined[inside]), _offsets(rows[: len(combined)][inside], len(units)))
+
+
+def runs(values: np.ndarray, n: int) -> np.ndarray:
+    """A number for each run of n values, equal for equal runs: a polynomial in them, uint64 [max(0, len - n + 1)]."""
+    count = max(0, len(values) - n + 1)
     combined = np.zeros(count, np.uint64)
     for i in range(n):
-        combined = combined * _PRIME + _mix(units.hashes[i : i + count])
-    rows = np.repeat(np.arange(len(units)), np.diff(units.offsets))
-    inside = rows[:count] == rows[n - 1 :]
-    return HashedRows(_mix(combined[inside]), _offsets(rows[:count][inside], len(units)))
+        combined = combined * _PRIME + values[i : i + count]
+    return combined
 
 
 def shingles(texts: Sequence[str], n: int = 3) -> HashedRows:
@@ -107,7 +120,7 @@ def shingles(texts: Sequence[str], n: int = 3) -> HashedRows:
         grams = ngrams(found, n).sets()
         for k, i in enumerate(chosen.tolist()):
             row = grams.row(k)
-            rows[i] = row if len(row) else _mix(found.row(k).sum(dtype=np.uint64, keepdims=True))
+            rows[i] = row if len(row) else mix(found.row(k).sum(dtype=np.uint64, keepdims=True))
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return HashedRows(np.concatenate([np.zeros(0, np.uint64), *rows]), offsets)
@@ -120,9 +133,9 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
     return both / either if either else 1.0
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
     """Spreads uint64 values over all bits (the finaliser of splitmix64)."""
-    mixed = values + _STEP
+    mixed = values + GOLDEN
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Raw corpora in, a folder of clean passages out, in three stages: passages, duplicates, output.
+"""The whole way from raw corpora to a folder of clean passages, in three stages: passages, duplicates, output.
 
     OUT/passages/SHARD.jsonl.zst   the passages; one file per input shard
     OUT/dropped/SHARD.jsonl.zst    what was dropped and why (with keep_dropped)
@@ -8,54 +8,41 @@
     OUT/report.json, report.html   what each step left
     OUT/work/                      what a rerun continues from
 
+Read here first: `collect` is the story. The first stage is `passages.py`, the second `duplicates.py`; the third stands below.
 Every piece of work leaves a marker with a key made of its inputs and settings; a rerun does what has no marker with the right
-one.
+key. Workers and engine change no byte of what is written.
 """
 
+import contextlib
+import functools
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from data_tools.collect.domain_model import DomainModel, save_model
+from data_tools.collect.domain import DomainModel, save_model
+from data_tools.collect.duplicates import REASONS, STAYS, DuplicatesTask, find_duplicates
 from data_tools.collect.passages import PassagesTask, make_passages
-from data_tools.collect.settings import CollectConfig
-from data_tools.collect.shards import InputFile, Listing, list_shards
-from data_tools.collect.stage_duplicates import DuplicatesTask, find_duplicates
-from data_tools.collect.stage_output import OutputTask, write_output
-from data_tools.collect.statistics import Statistics
+from data_tools.collect.reading import InputFile, list_shards
+from data_tools.collect.report import CollectResult, Statistics
+from data_tools.collect.settings import CollectConfig, Overlap
 from huatuo_jax.config_files import differences, listed
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import full_disk_named, read_json, sha256_file, sha256_json, write_json, write_text
+from huatuo_jax.io.files import full_disk_named, read_json, read_npy, sha256_file, sha256_json, write_json
+from huatuo_jax.io.jsonl import LineWriter, iterate_json, write_lines
 from huatuo_jax.io.tasks import OnDone, run_tasks
+
+if TYPE_CHECKING:
+    from data_tools.collect.exams import ExamIndex, Hit
+
+CONTAMINATED = "holds an exam question"
 
 OnStage = Callable[[str, list[int]], OnDone]
 """Called with a stage's name and the size of each of its tasks; returns what is called with each finished task's number."""
-
-
-def _silent(stage: str, sizes: list[int]) -> OnDone:
-    return lambda number: None
-
-
-@dataclass(frozen=True)
-class CollectResult:
-    """What a run did.
-
-    Attributes:
-      statistics: of the whole run, whatever was done earlier included.
-      shards: their number. done_now: stage → tasks that this call ran. seconds: per stage.
-    """
-
-    statistics: Statistics
-    shards: int
-    passages: int
-    skipped: tuple[tuple[str, str], ...]
-    done_now: dict[str, int]
-    seconds: dict[str, float]
-    duplicates: dict[str, Any] = field(default_factory=dict)
+Task = TypeVar("Task", bound="PassagesTask | DuplicatesTask | OutputTask")
 
 
 def collect(
@@ -66,7 +53,7 @@ def collect(
     workers: int = 1,
     engine: str = "processes",
     redo: bool = False,
-    on_stage: OnStage = _silent,
+    on_stage: OnStage = lambda stage, sizes: lambda number: None,
 ) -> CollectResult:
     """Runs the pipeline, or continues it, or finds that there is nothing to do.
 
@@ -83,66 +70,119 @@ def collect(
     _check_out(out, inputs)
     settings = json.loads(json.dumps({**config.to_json(), "domain": None if model is None else model.fingerprint}))
     _check_settings(out, settings, redo)
+    work, model_file = out / "work", None
+    seconds: dict[str, float] = {}
+    done_now: dict[str, int] = {}
+
+    def run_stage(
+        name: str,
+        function: Callable[[Task], None],
+        tasks: Sequence[Task],
+        is_done: Callable[[Task], bool],
+        size: Callable[[Task], int],
+        workers: int = workers,
+        engine: str = engine,
+    ) -> None:
+        began = time.monotonic()
+        # The largest first, so that no worker is left alone with one at the end.
+        todo = sorted((task for task in tasks if not is_done(task)), key=lambda task: -size(task))
+        run_tasks(function, todo, workers, engine, on_stage(name, [size(task) for task in todo]))
+        seconds[name], done_now[name] = time.monotonic() - began, len(todo)
+
     with full_disk_named(out):
-        return _collect(listing, out, config, model, settings, workers, engine, on_stage)
+        write_json(work / "settings.json", settings)
+        if model is not None:
+            model_file = work / "model.json"
+            save_model(model, model_file)
+
+        passages = []
+        for shard in listing.shards:
+            key = sha256_json([settings["passages"], settings["domain"], [file.name for file in shard.files]])
+            passages.append(PassagesTask(shard, config, model_file, work / "passages" / shard.name, key))
+        run_stage("passages", make_passages, passages, _is_current, lambda task: task.shard.size)
+        dones = [read_json(task.marker) for task in passages]
+
+        content = [[done["key"], done["rows"], [entry["sha256"] for entry in done["inputs"]]] for done in dones]
+        key = sha256_json([settings["duplicates"], content, [task.shard.name for task in passages]])
+        duplicates = DuplicatesTask(tuple(task.folder for task in passages), config, work / "duplicates", key)
+        # One task of this process, which hands the workers parts of itself.
+        find = functools.partial(find_duplicates, workers=workers, engine=engine)
+        run_stage("duplicates", find, [duplicates], _has_key, lambda task: 1, workers=1, engine="processes")
+
+        outputs, first = [], 0
+        for task, done in zip(passages, dones, strict=True):
+            key = sha256_json([duplicates.key, settings["output"], task.shard.name])
+            outputs.append(OutputTask(task, duplicates.folder, first, done["rows"], out, config, key))
+            first += done["rows"]
+        run_stage("output", write_output, outputs, _is_written, lambda task: task.rows)
+
+        statistics = Statistics()
+        for done, output in zip(dones, outputs, strict=True):
+            statistics.add(Statistics(**done["statistics"]))
+            statistics.add(Statistics(**read_json(output.marker)["statistics"]))
+        if statistics.unreadable and not statistics.total("raw")[0]:
+            raise DataError(f"none of the {statistics.unreadable:,} lines and files can be read; reasons in {work / 'passages'}")
+        shards = _publish(out, settings, listing.skipped, dones, outputs)
+    return CollectResult(
+        statistics=statistics,
+        shards=len(shards),
+        passages=sum(shard["passages"] for shard in shards),
+        not_read=len(listing.skipped),
+        candidate_pairs=read_json(duplicates.marker)["candidate_pairs"],
+        done_now=done_now,
+        seconds=seconds,
+    )
 
 
-def _collect(
-    listing: Listing,
+def _publish(
     out: Path,
-    config: CollectConfig,
-    model: DomainModel | None,
     settings: dict[str, Any],
-    workers: int,
-    engine: str,
-    on_stage: OnStage,
-) -> CollectResult:
-    work = out / "work"
-    write_json(work / "settings.json", settings)
-    model_file = None
-    if model is not None:
-        model_file = work / "model.json"
-        save_model(model, model_file)
-    seconds, done_now = {}, {}
-
-    began = time.monotonic()
-    passages_tasks = [_passages_task(shard, config, model_file, settings, work) for shard in listing.shards]
-    open_tasks = [task for task in passages_tasks if not _is_current(task)]
-    # The largest first, so that no worker is left alone with one at the end.
-    open_tasks.sort(key=lambda task: -task.shard.size)
-    run_tasks(make_passages, open_tasks, workers, engine, on_stage("passages", [task.shard.size for task in open_tasks]))
-    seconds["passages"], done_now["passages"] = time.monotonic() - began, len(open_tasks)
-    dones = [read_json(task.folder / "done.json") for task in passages_tasks]
-
-    began = time.monotonic()
-    key = sha256_json([settings["duplicates"], [_content(done) for done in dones], [task.shard.name for task in passages_tasks]])
-    duplicates = DuplicatesTask(tuple(task.folder for task in passages_tasks), config, work / "duplicates", key)
-    is_open = _key_of(duplicates.folder / "done.json") != key
-    on_done = on_stage("duplicates", [1] * is_open)
-    if is_open:
-        find_duplicates(duplicates, workers, engine)
-        on_done(0)
-    seconds["duplicates"], done_now["duplicates"] = time.monotonic() - began, int(is_open)
-
-    began = time.monotonic()
-    outputs = _output_tasks(passages_tasks, dones, duplicates, out, config, settings)
-    open_outputs = [task for task in outputs if not _is_written(task)]
-    run_tasks(write_output, open_outputs, workers, engine, on_stage("output", [task.rows for task in open_outputs]))
-    seconds["output"], done_now["output"] = time.monotonic() - began, len(open_outputs)
-    return _finish(listing, out, settings, passages_tasks, dones, outputs, done_now, seconds)
+    skipped: Sequence[tuple[str, str]],
+    dones: Sequence[dict[str, Any]],
+    outputs: Sequence["OutputTask"],
+) -> list[dict[str, Any]]:
+    """Puts together what is listed once per run, removes files of shards that are gone, and writes the manifest; its shards."""
+    shards = []
+    with write_lines(out / "quarantine.jsonl") as quarantine, write_lines(out / "contaminated.jsonl") as contaminated:
+        for done, task in zip(dones, outputs, strict=True):
+            marker = read_json(task.marker)
+            inputs = [{name: entry[name] for name in ("name", "size", "sha256")} for entry in done["inputs"]]
+            shards.append(
+                {"output": task.output.name, **{name: marker[name] for name in ("passages", "sha256")}, "inputs": inputs}
+            )
+            _write_all(quarantine, (row for _, row in iterate_json(task.shard.unreadable)))
+            _write_all(contaminated, marker["contaminated"])
+        _write_all(quarantine, ({"file": path, "line": None, "reason": reason, "read": False} for path, reason in skipped))
+    for folder, names in (
+        (out / "passages", {task.output.name for task in outputs}),
+        (out / "dropped", {task.output.name for task in outputs}),
+        (out / "work" / "passages", {task.shard.folder.name for task in outputs}),
+    ):
+        for path in folder.glob("*"):
+            if path.name not in names:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_json(out / "manifest.json", {"settings": settings, "shards": shards})
+    return shards
 
 
-def _passages_task(shard: Any, config: CollectConfig, model: Path | None, settings: dict[str, Any], work: Path) -> PassagesTask:
-    key = sha256_json([settings["passages"], settings["domain"], [file.name for file in shard.files]])
-    return PassagesTask(shard, config, model, work / "passages" / shard.name, key)
+def _write_all(file: LineWriter, rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        file.write(row)
+
+
+# What is done already
+
+
+def _has_key(task: "PassagesTask | DuplicatesTask | OutputTask") -> bool:
+    """Whether the task's marker is there and says that its output was made from the same inputs and settings."""
+    return task.marker.exists() and bool(read_json(task.marker)["key"] == task.key)
 
 
 def _is_current(task: PassagesTask) -> bool:
     """Whether the shard's passages are there, made from these files as they are and with these settings."""
-    marker = task.folder / "done.json"
-    if _key_of(marker) != task.key:
+    if not _has_key(task):
         return False
-    before = {entry["name"]: entry for entry in read_json(marker)["inputs"]}
+    before = {entry["name"]: entry for entry in read_json(task.marker)["inputs"]}
     return all(_is_same(file, before.get(file.name)) for file in task.shard.files)
 
 
@@ -153,83 +193,11 @@ def _is_same(file: InputFile, before: dict[str, Any] | None) -> bool:
     return bool(before["modified"] == file.modified or before["sha256"] == sha256_file(file.path))
 
 
-def _is_written(task: OutputTask) -> bool:
+def _is_written(task: "OutputTask") -> bool:
     """Whether the shard's output is there, whole and made with these settings."""
-    if _key_of(task.marker) != task.key or not task.output.exists():
+    if not _has_key(task) or not task.output.exists():
         return False
     return bool(read_json(task.marker).get("bytes") == task.output.stat().st_size)
-
-
-def _key_of(marker: Path) -> str | None:
-    return read_json(marker)["key"] if marker.exists() else None
-
-
-def _content(done: dict[str, Any]) -> Any:
-    return [done["key"], done["rows"], [entry["sha256"] for entry in done["inputs"]]]
-
-
-def _output_tasks(
-    passages: Sequence[PassagesTask],
-    dones: Sequence[dict[str, Any]],
-    duplicates: DuplicatesTask,
-    out: Path,
-    config: CollectConfig,
-    settings: dict[str, Any],
-) -> list[OutputTask]:
-    tasks, first = [], 0
-    for task, done in zip(passages, dones, strict=True):
-        key = sha256_json([duplicates.key, settings["output"], task.shard.name])
-        tasks.append(OutputTask(task.shard.name, task.folder, duplicates.folder, first, done["rows"], out, config, key))
-        first += done["rows"]
-    return tasks
-
-
-def _finish(
-    listing: Listing,
-    out: Path,
-    settings: dict[str, Any],
-    passages_tasks: Sequence[PassagesTask],
-    dones: Sequence[dict[str, Any]],
-    outputs: Sequence[OutputTask],
-    done_now: dict[str, int],
-    seconds: dict[str, float],
-) -> CollectResult:
-    """Adds up the shards, removes what no shard stands for any more, and writes the manifest."""
-    statistics, contaminated, shards = Statistics(), [], []
-    for done, task in zip(dones, outputs, strict=True):
-        marker = read_json(task.marker)
-        statistics.add(Statistics(**done["statistics"]))
-        statistics.add(Statistics(**marker["statistics"]))
-        contaminated += marker["contaminated"]
-        inputs = [{name: entry[name] for name in ("name", "size", "sha256")} for entry in done["inputs"]]
-        shards.append({"output": task.output.name, "passages": marker["passages"], "sha256": marker["sha256"], "inputs": inputs})
-    if statistics.unreadable and not statistics.total("raw")[0]:
-        raise DataError(
-            f"none of the {statistics.unreadable:,} lines and files can be read; reasons in {out / 'work' / 'passages'}"
-        )
-    skipped = [{"file": path, "line": None, "reason": reason, "read": False} for path, reason in listing.skipped]
-    quarantine = [(task.folder / "unreadable.jsonl").read_text(encoding="utf-8") for task in passages_tasks]
-    write_text(out / "quarantine.jsonl", "".join(quarantine) + _lines(skipped))
-    write_text(out / "contaminated.jsonl", _lines(contaminated))
-    _remove_others(out / "passages", {task.output.name for task in outputs})
-    _remove_others(out / "dropped", {task.output.name for task in outputs})
-    _remove_others(out / "work" / "passages", {task.folder.name for task in passages_tasks})
-    write_json(out / "manifest.json", {"settings": settings, "shards": shards})
-    passages = sum(shard["passages"] for shard in shards)
-    duplicates = read_json(out / "work" / "duplicates" / "done.json")
-    return CollectResult(statistics, len(shards), passages, listing.skipped, done_now, seconds, duplicates)
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _remove_others(folder: Path, names: set[str]) -> None:
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if path.name not in names:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
@@ -253,7 +221,7 @@ def _check_settings(out: Path, settings: dict[str, Any], redo: bool) -> None:
     changed = differences(before, settings)
     if not changed:
         return
-    touched = {part for part in settings if before.get(part) != settings[part]}
+    touched = {change.name.split(".")[0] for change in changed}
     if touched & {"passages", "domain"}:
         again = "every shard's passages, the choice of copies and the output would be made again"
     elif "duplicates" in touched:
@@ -263,3 +231,93 @@ def _check_settings(out: Path, settings: dict[str, Any], redo: bool) -> None:
     raise ConfigError(
         f"{out} belongs to a run with other settings ({listed(changed)}). With --redo, {again}; or give another --out"
     )
+
+
+# Third stage, shard by shard: what stays is written; copies and passages with exam questions go
+
+
+@dataclass(frozen=True)
+class OutputTask:
+    """One shard: its passages, `first` its first global number, `out` the folder of the run, `key` what its marker must say."""
+
+    shard: PassagesTask
+    duplicates: Path
+    first: int
+    rows: int
+    out: Path
+    config: CollectConfig
+    key: str
+
+    @property
+    def marker(self) -> Path:
+        """The last file that the stage writes."""
+        return self.out / "work" / "output" / f"{self.shard.folder.name}.json"
+
+    @property
+    def output(self) -> Path:
+        """The passages that stay."""
+        return self.out / "passages" / f"{self.shard.folder.name}.jsonl.zst"
+
+
+def write_output(task: OutputTask) -> None:
+    """Runs the stage on a shard."""
+    task.marker.unlink(missing_ok=True)
+    statistics = Statistics()
+    contaminated: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(write_lines(task.output, compact=True))
+        dropped = None
+        if task.config.keep_dropped:
+            dropped = stack.enter_context(write_lines(task.out / "dropped" / task.output.name, compact=True))
+            _write_all(dropped, (row for _, row in iterate_json(task.shard.dropped)))
+
+        def drop(row: dict[str, Any], reason: str, why: dict[str, Any]) -> None:
+            statistics.drop(row["source"], reason, row["text"])
+            if dropped is not None:
+                dropped.write({"id": row["id"], "source": row["source"], "dropped": reason, **why, "text": row["text"]})
+
+        def staying() -> Iterator[dict[str, Any]]:
+            of_shard = slice(task.first, task.first + task.rows)
+            codes = read_npy(task.duplicates / "codes.npy")[of_shard]
+            copies = read_npy(task.duplicates / "kept_copies.npy")[of_shard]
+            for (_, row), code, copy in zip(iterate_json(task.shard.passages), codes, copies, strict=True):
+                if code == STAYS:
+                    yield row
+                else:
+                    drop(row, REASONS[int(code)], {"copy_of": int(copy)})
+
+        for row, hits in _with_questions(staying(), task.config):
+            statistics.count(row["source"], "deduplicated", row["text"])
+            if hits:
+                contaminated.append({"id": row["id"], "source": row["source"], "questions": [hit.to_json() for hit in hits]})
+                drop(row, CONTAMINATED, {"exam": hits[0].item.exam, "item": hits[0].item.id})
+                continue
+            if task.config.exams:
+                statistics.count(row["source"], "decontaminated", row["text"])
+            output.write(row)
+    marker = {
+        "key": task.key,
+        "passages": output.rows,
+        "bytes": task.output.stat().st_size,
+        "sha256": sha256_file(task.output),
+        "statistics": statistics.to_json(),
+        "contaminated": contaminated,
+    }
+    write_json(task.marker, marker)
+
+
+def _with_questions(rows: Iterator[dict[str, Any]], config: CollectConfig) -> Iterator[tuple[dict[str, Any], "Sequence[Hit]"]]:
+    """Each passage with the exam questions that it holds."""
+    if not config.exams:
+        return ((row, ()) for row in rows)
+    from data_tools.collect.exams import with_questions
+
+    return with_questions(rows, _exam_index(config.exams, config.overlap, " ".join(config.output_part()["exams"])))
+
+
+@functools.lru_cache(maxsize=1)
+def _exam_index(exams: tuple[Path, ...], overlap: Overlap, hashes: str) -> "ExamIndex":
+    """The index, built once a process; `hashes` changes with the files' content."""
+    from data_tools.collect.exams import ExamIndex, read_exams
+
+    return ExamIndex(read_exams(exams), overlap)

@@ -1,44 +1,203 @@
-"""One corpus file in, its documents and what could not be read out: .jsonl, .json, .txt, .parquet, plain or .gz, .xz, .zst.
+"""From folders of raw files to documents: which files are read together (shards), and what each of them holds.
 
-A `.txt` file is one document. Rows of the other formats are objects with a text field, or bare strings.
+The start of the way to a passage. `list_shards` finds .jsonl, .ndjson, .json, .txt and .parquet, plain or .gz, .xz, .zst; each
+large file, or group of small ones, becomes a shard and so one output file. The list depends on names and sizes only, so every
+run and every machine makes the same one. `read_documents` then gives the documents of a file in order and never raises for what
+is in it: an `Unreadable` names the place and the reason. Bytes are UTF-8 or GB18030. Next to read: `passages.py`.
 """
 
+import codecs
 import hashlib
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.collect.encodings import SNIFFED, AsUtf8, detect_encoding
-from data_tools.collect.shards import InputFile, printable
+from data_tools.collect.settings import ReadingConfig
 from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.jsonl import Fault, Pair, TornFileError, iterate_document, open_bytes, parse_json, starts_document
+from huatuo_jax.io.jsonl import Fault, Item, Pair, TornFileError, iterate_values, open_bytes
 
+FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")
+COMPRESSIONS = (".gz", ".xz", ".zst")
+GROUP_BYTES = 64 << 20
+GROUP_FILES = 20_000
+NAME_BYTES = 180
+"""Of a shard's name; file systems take 255, of which suffixes need some."""
+SNIFFED = 1 << 20
 PARQUET_ROWS = 256
+REMEDY = "raise --max-line-bytes to read it"
+
+
+# Shards
 
 
 @dataclass(frozen=True)
-class ReadingConfig:
-    """How rows are read.
+class InputFile:
+    """One file of a raw corpus.
 
     Attributes:
-      text_field, title_field, source_field: keys of a row; `title_field` and `source_field` may be absent from it.
-      source: overrides the source that rows name; without both, it is the file's name.
-      max_line_bytes: longer lines (and .txt files, and the rest of a .json document from a longer value on) are not read but put
-        into quarantine.
+      path: where it lies. name: its path below the folder that was given, or its file name, as `printable` shows it.
+      size, modified: bytes and nanoseconds, to see whether it has changed.
     """
 
-    text_field: str = "text"
-    title_field: str = "title"
-    source_field: str = "source"
-    source: str | None = None
-    max_line_bytes: int = 256 << 20
+    path: str
+    name: str
+    size: int
+    modified: int
+
+    @property
+    def format(self) -> str:
+        """The suffix that tells how to read it, without a compression's."""
+        return _format_of(self.name) or ""
+
+    @property
+    def source(self) -> str:
+        """The source of rows that name none: the file's stem; of a .txt file, its folder's name."""
+        if self.format != ".txt":
+            return self.stem
+        return os.path.basename(os.path.dirname(os.path.abspath(self.path))) or self.stem
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its suffixes."""
+        name = os.path.basename(self.name)
+        for suffix in (*COMPRESSIONS, *FORMATS):
+            name = name.removesuffix(suffix)
+        return name
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Files that are processed together; `name` is the stem of its output file."""
+
+    name: str
+    files: tuple[InputFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files as they lie on disk."""
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in the inputs.
+
+    Attributes:
+      shards: in the order of their names. skipped: (path, reason) of what is there but is not read.
+    """
+
+    shards: tuple[Shard, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def list_shards(inputs: Sequence[Path], group_bytes: int = GROUP_BYTES) -> Listing:
+    """Finds the corpus files in `inputs` (files, or folders searched to any depth) and groups small ones.
+
+    Raises:
+      ConfigError: an input is missing, given twice, or is a file of an unknown format.
+      DataError: nothing to read.
+    """
+    endings = f"{' '.join(FORMATS)}, plain or with {' '.join(COMPRESSIONS)}"
+    files: list[InputFile] = []
+    skipped: list[tuple[str, str]] = []
+    for given in inputs:
+        if given.is_dir():
+            files += _in_folder(given, skipped)
+        elif not given.exists():
+            raise ConfigError(f"{given} is not there")
+        elif _format_of(given.name) is None:
+            raise ConfigError(f"{given}: its name ends in none of {endings}")
+        else:
+            files.append(_input_file(given, given.name))
+    by_place: dict[str, InputFile] = {}
+    for file in files:
+        first = by_place.setdefault(os.path.realpath(file.path), file)
+        if first is not file:
+            raise ConfigError(f"{file.path} is given twice (also as {first.path}): its documents would be doubled")
+    if not files:
+        raise DataError(f"no corpus files in {', '.join(map(str, inputs))}; looked for {endings}")
+    return Listing(tuple(_grouped(files, group_bytes)), tuple(skipped))
+
+
+def printable(text: str) -> str:
+    """Text that every file can hold: file names in GBK and broken keys come with lone surrogates, which become `\\udcb7`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _in_folder(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[InputFile]:
+    seen = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for child in sorted(folders):
+            real = os.path.realpath(os.path.join(parent, child))
+            if real in seen:
+                skipped.append((printable(os.path.join(parent, child)), "a link to a folder that is read already"))
+                folders.remove(child)
+            seen.add(real)
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent, name)
+            if name.startswith("."):
+                continue
+            if _format_of(name) is None:
+                skipped.append((printable(str(path)), "its suffix is not one of a corpus file"))
+            elif not path.exists():
+                skipped.append((printable(str(path)), "a link to nothing"))
+            else:
+                yield _input_file(path, str(path.relative_to(folder)))
+
+
+def _input_file(path: Path, name: str) -> InputFile:
+    status = path.stat()
+    return InputFile(str(path), printable(name), status.st_size, status.st_mtime_ns)
+
+
+def _format_of(name: str) -> str | None:
+    for suffix in COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
+
+
+def _grouped(files: Sequence[InputFile], group_bytes: int) -> Iterator[Shard]:
+    """A file of rows by itself; neighbouring .txt files of the same folder together."""
+    # Each .txt file is one document: as shards of their own, a million web pages would be a million output files.
+    group: list[InputFile] = []
+    names: set[str] = set()
+    size = 0
+    for file in sorted(files, key=lambda file: (os.path.dirname(file.name), file.name, file.path)):
+        joins = (
+            bool(group)
+            and file.format == group[-1].format == ".txt"
+            and os.path.dirname(group[0].name) == os.path.dirname(file.name)
+            and size + file.size <= group_bytes
+            and len(group) < GROUP_FILES
+        )
+        if group and not joins:
+            yield Shard(_unused_name(group[0], names), tuple(group))
+            group, size = [], 0
+        group.append(file)
+        size += file.size
+    if group:
+        yield Shard(_unused_name(group[0], names), tuple(group))
+
+
+def _unused_name(first: InputFile, names: set[str]) -> str:
+    """A file name made of the first file's path; with a hash of the path where another shard has it, or it is too long."""
+    whole = os.path.join(os.path.dirname(first.name), first.stem).replace(os.sep, "-")
+    plain = whole.encode()[:NAME_BYTES].decode("utf-8", "ignore")
+    if plain != whole or plain in names:
+        plain += "-" + hashlib.blake2b(first.name.encode() + os.fsencode(first.path), digest_size=4).hexdigest()
+    names.add(plain)
+    return plain
+
+
+# Documents
 
 
 @dataclass(frozen=True)
@@ -62,9 +221,9 @@ class Unreadable:
 
 def read_documents(file: InputFile, config: ReadingConfig) -> Iterator[Document | Unreadable]:
     """Yields the documents of a file in order, and an `Unreadable` for each line that is none; never raises for content."""
-    readers = {".txt": _read_text, ".parquet": _read_parquet, ".json": _read_json}
+    readers = {".txt": _read_text, ".parquet": _read_parquet}
     try:
-        for number, value in readers.get(file.format, _read_lines)(file, config):
+        for number, value in readers.get(file.format, _read_json)(file, config):
             yield _to_document(value, file, number, config)
     except (TornFileError, DataError, UnicodeDecodeError) as error:
         yield Unreadable(printable(file.path), None, printable(str(error).removeprefix(f"{file.path}: ")))
@@ -83,113 +242,35 @@ def _to_document(value: Any, file: InputFile, number: int, config: ReadingConfig
     row = {config.text_field: value} if isinstance(value, str) else value
     if not isinstance(row, dict):
         return unreadable(f"row is of type {type(row).__name__}, not an object or a string")
-    text, title = row.get(config.text_field), row.get(config.title_field) or ""
+    text, title = row.get(config.text_field), row.get(config.title_field)
     if not isinstance(text, str):
-        found = "missing" if text is None else f"of type {type(text).__name__}, not a string"
-        return unreadable(f"`{config.text_field}` is {found}; the row's keys: {', '.join(map(str, list(row)[:8]))}")
+        kind = "missing" if text is None else f"of type {type(text).__name__}, not a string"
+        return unreadable(f"`{config.text_field}` is {kind}; the row's keys: {', '.join(map(str, list(row)[:8]))}")
     source = config.source or row.get(config.source_field) or file.source
-    own, title = row.get("id"), title if isinstance(title, str) else ""
-    for name, field in (("text", text), ("title", title), ("id", str(own))):
+    id, title = row.get("id"), title if isinstance(title, str) else ""
+    for name, field in (("text", text), ("title", title), ("id", str(id))):
         try:
             field.encode("utf-8")
         except UnicodeEncodeError as error:
             return unreadable(f"{name} is not valid Unicode (lone surrogate at character {error.start})")
-    content = hashlib.blake2b(f"{file.name}\0{number}\0{text}".encode(), digest_size=8).hexdigest()
-    return Document(content if own is None else str(own), canonical_source(str(source)) or "unnamed", text, title)
+    if id is None:
+        id = hashlib.blake2b(f"{file.name}\0{number}\0{text}".encode(), digest_size=8).hexdigest()
+    return Document(str(id), canonical_source(str(source)) or "unnamed", text, title)
 
 
-@contextmanager
-def _as_utf8(file: InputFile) -> Iterator[IO[bytes]]:
-    """The decompressed content of a file as UTF-8."""
-    with open_bytes(Path(file.path)) as opened:
-        beginning = _read_up_to(opened, SNIFFED)
-        rest = io.BufferedReader(_Joined(beginning.removeprefix(b"\xef\xbb\xbf"), opened), SNIFFED)
-        if detect_encoding(beginning) == "gb18030":
-            yield io.BufferedReader(AsUtf8(rest), SNIFFED)
-        else:
-            yield rest
+# One reader per format: (line or row number from 1, value) of a file
 
 
-def _read_up_to(file: IO[bytes], count: int) -> bytes:
-    parts = []
-    while count > 0 and (part := file.read(count)):
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+def _read_json(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
+    with _open_text(file) as opened:
+        yield from iterate_values(Path(file.path), opened, config.max_line_bytes, REMEDY, lines=file.format != ".json")
 
 
-class _Joined(io.RawIOBase):
-    """Bytes that were read already, then the rest of their file."""
-
-    def __init__(self, beginning: bytes, rest: IO[bytes]) -> None:
-        self._beginning, self._rest = beginning, rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._beginning[: len(buffer)]
-        self._beginning = self._beginning[len(buffer) :]
-        content = content or self._rest.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-
-def _read_lines(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, Any]]:
-    with _as_utf8(file) as opened:
-        yield from _lines(opened, config)
-
-
-def _lines(opened: IO[bytes], config: ReadingConfig) -> Iterator[tuple[int, Any]]:
-    limit, number = config.max_line_bytes, 0
-    while line := opened.readline(limit + 1):
-        number += 1
-        if len(line) > limit and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = opened.readline(SNIFFED)
-            yield number, Fault(f"line is longer than the limit of {limit:,} bytes; raise --max-line-bytes to read it")
-        elif line.strip():
-            yield number, parse_json(line)
-
-
-def _read_json(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, Any]]:
-    """A JSON document is parsed part by part; one value per line is taken too."""
-    with _as_utf8(file) as opened:
-        beginning = line = opened.readline(SNIFFED)
-        while line.isspace():
-            line = opened.readline(SNIFFED)
-            beginning += line
-        if not starts_document(line):
-            yield from _lines(io.BufferedReader(_Joined(beginning, opened), SNIFFED), config)
-            return
-        parts = _Limited(opened, config.max_line_bytes)
-        for number, value in iterate_document(Path(file.path), beginning, parts):  # type: ignore[arg-type]
-            parts.begin()
-            yield number, value
-
-
-class _Limited:
-    """A file that gives no more than a limit between two calls of `begin`: no part of a document is longer."""
-
-    def __init__(self, file: IO[bytes], limit: int) -> None:
-        self._file, self._limit, self._left = file, limit, limit
-
-    def begin(self) -> None:
-        self._left = self._limit
-
-    def read(self, count: int) -> bytes:
-        if self._left <= 0:
-            raise DataError(f"a value is longer than the limit of {self._limit:,} bytes; raise --max-line-bytes to read it")
-        content = self._file.read(min(count, self._left))
-        self._left -= len(content)
-        return content
-
-
-def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, Any]]:
-    with _as_utf8(file) as opened:
-        content = _read_up_to(opened, config.max_line_bytes + 1)
+def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
+    with _open_text(file) as opened:
+        content = opened.read(config.max_line_bytes + 1)
     if len(content) > config.max_line_bytes:
-        raise DataError(f"longer than the limit of {config.max_line_bytes:,} bytes; raise --max-line-bytes to read it")
+        raise DataError(f"longer than the limit of {config.max_line_bytes:,} bytes; {REMEDY}")
     if b"\0" in content[:SNIFFED]:
         raise DataError("binary content (NUL bytes), not text")
     text = content.decode("utf-8")
@@ -197,7 +278,7 @@ def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, An
         yield 1, text
 
 
-def _read_parquet(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int, Any]]:
+def _read_parquet(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -207,16 +288,87 @@ def _read_parquet(file: InputFile, config: ReadingConfig) -> Iterator[tuple[int,
         with tempfile.TemporaryDirectory() as folder:
             path = file.path
             if not path.endswith(".parquet"):
+                # Parquet is read from its end, which a compressed stream does not allow.
                 path = os.path.join(folder, "content.parquet")
                 with open_bytes(Path(file.path)) as opened, open(path, "wb") as out:
                     shutil.copyfileobj(opened, out)
             with parquet.ParquetFile(path) as table:
                 wanted = {config.text_field, config.title_field, config.source_field, "id"}
                 columns = [name for name in table.schema_arrow.names if name in wanted]
-                number = 0
-                for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield number, row
+                batches = table.iter_batches(PARQUET_ROWS, columns=columns)
+                yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except pyarrow.ArrowException as error:
         raise DataError(f"not a readable Parquet file ({error})") from error
+
+
+# Encodings
+
+
+@contextmanager
+def _open_text(file: InputFile) -> Iterator[IO[bytes]]:
+    """The decompressed content of a file as UTF-8, without a byte order mark."""
+    with open_bytes(Path(file.path)) as opened:
+        yield io.BufferedReader(_AsUtf8(opened), SNIFFED)
+
+
+class _AsUtf8(io.RawIOBase):
+    """A file whose encoding is told by its first megabyte, read as UTF-8; what is no GB18030 then becomes U+FFFD."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        # Decompressors may give less than they are asked for.
+        parts, missing = [], SNIFFED
+        while missing > 0 and (part := file.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        beginning = b"".join(parts)
+        self._decoder = None
+        if detect_encoding(beginning) == "gb18030":
+            self._decoder = codecs.getincrementaldecoder("gb18030")("replace")
+        self._waiting = self._encoded(beginning.removeprefix(codecs.BOM_UTF8))
+
+    def _encoded(self, content: bytes) -> memoryview:
+        if self._decoder is not None:
+            content = self._decoder.decode(content, final=not content).encode("utf-8")
+        return memoryview(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._waiting:
+            content = self._file.read(SNIFFED)
+            self._waiting = self._encoded(content)
+            if not content:
+                break
+        count = min(len(buffer), len(self._waiting))
+        buffer[:count] = self._waiting[:count]
+        self._waiting = self._waiting[count:]
+        return count
+
+
+def detect_encoding(beginning: bytes) -> str:
+    """ "utf-8" or "gb18030", by the lines of a file's first megabyte that are not ASCII.
+
+    Bytes of UTF-8 often decode as GB18030 without an error (as nonsense), but hardly ever the other way round: a file is GB18030
+    only if most such lines are no UTF-8 and all of it decodes as GB18030. Single broken lines do not decide.
+
+    Raises:
+      DataError: for UTF-16 and UTF-32 (by their byte order mark).
+    """
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError("UTF-16 or UTF-32; convert it to UTF-8 first")
+    lines = [line for line in beginning.split(b"\n") if not line.isascii()]
+    if len(beginning) >= SNIFFED and len(lines) > 1:
+        lines.pop()  # the megabyte may end within it
+    broken = sum(not _decodes(line, "utf-8") for line in lines)
+    return "gb18030" if broken * 2 > len(lines) and _decodes(beginning, "gb18030") else "utf-8"
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    """Whether bytes decode, except for a character that the end may have cut."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(content)
+    except UnicodeDecodeError:
+        return False
+    return True

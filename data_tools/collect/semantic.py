@@ -1,5 +1,7 @@
-"""Passages in, pairs of the same meaning out: embeddings of any embedder, clustered, neighbours compared within a cluster.
+"""Passages of the same meaning, by embeddings: the optional last comparison of `duplicates.py`.
 
+Vectors come from a local sentence-transformers folder or an OpenAI-compatible endpoint; k-means puts them into clusters, and
+neighbours within a cluster count as copies from a cosine on. Vectors are costly, so each shard's are kept beside its passages.
 Only the mechanics are tested here: with what quality it finds paraphrases depends on the embedder and is not measured.
 """
 
@@ -8,59 +10,23 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from data_tools.collect.settings import Semantic
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.api_key import ApiKey
+from huatuo_jax.io.files import read_json, write_json, write_npy
+from huatuo_jax.io.jsonl import iterate_json
 
 BATCH = 64
 API_KEY = "EMBEDDINGS_API_KEY"
 
 
-@dataclass(frozen=True)
-class Semantic:
-    """Settings of semantic de-duplication.
-
-    Attributes:
-      embedder: folder of a sentence-transformers model, or the base URL of an OpenAI-compatible endpoint.
-      model: its name at an endpoint.
-      threshold: cosine from which two passages count as one.
-      cluster: passages per cluster, about.
-    """
-
-    embedder: str
-    model: str = ""
-    threshold: float = 0.95
-    cluster: int = 1_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise ConfigError(f"--semantic-threshold is {self.threshold}; a cosine to go by lies above 0 and at most at 1")
-        _, is_url, address = self.embedder.partition("://")
-        if is_url and "@" in address:
-            # Settings and messages name the URL.
-            raise ConfigError(
-                f"--embedder must be a URL without user name or password; a key goes into {API_KEY}, an @ of the path is %40"
-            )
-        if is_url and not self.model:
-            raise ConfigError(f"the endpoint {self.embedder} needs --semantic-model, the name of its embedding model")
-
-
-class Embedder(Protocol):
-    """Turns texts into vectors, float32 [n, d]."""
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of the texts, in order."""
-        ...
-
-
-def open_embedder(settings: Semantic) -> Embedder:
-    """The embedder that the settings name.
+def open_embedder(settings: Semantic) -> "FolderEmbedder | EndpointEmbedder":
+    """The embedder that the settings name: its `embed(texts)` gives float32 [n, d], in order.
 
     Raises:
       ConfigError: the folder is not there, or sentence-transformers is not installed.
@@ -79,9 +45,7 @@ class FolderEmbedder:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
-            raise ConfigError(
-                "a local embedder needs sentence-transformers; pip install it, or give an endpoint's URL"
-            ) from error
+            raise ConfigError("a local embedder needs sentence-transformers; install it or give an endpoint's URL") from error
         self._model = SentenceTransformer(str(folder), local_files_only=True)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -115,11 +79,42 @@ class EndpointEmbedder:
                 rows: Any = json.load(answer)["data"]
             vectors = np.array([row["embedding"] for row in sorted(rows, key=lambda row: row["index"])], np.float32)
         except (urllib.error.URLError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            said = self._key.hide(str(error))
-            raise DataError(f"{self._url} gives no embeddings ({said}); the same command continues once it does") from error
+            reason = self._key.hide(str(error))
+            raise DataError(f"{self._url} gives no embeddings ({reason}); the same command continues once it does") from error
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise DataError(f"{self._url} gave {len(vectors)} vectors for {len(texts)} texts; it is not an embeddings endpoint")
         return vectors
+
+
+def passage_vectors(shards: Sequence[Path], dones: Sequence[dict[str, Any]], stays: np.ndarray, settings: Semantic) -> np.ndarray:
+    """Embeddings by global number, float32 [n, d]; zero where a passage is removed already.
+
+    Args:
+      shards: folders of the first stage, with what its markers say in `dones`. stays: bool [n].
+    """
+    embedder, first = None, 0
+    of_shards: list[np.ndarray] = []
+    for folder, done in zip(shards, dones, strict=True):
+        staying = stays[first : first + done["rows"]]
+        first += done["rows"]
+        path, about_path = folder / "vectors.npy", folder / "vectors.json"
+        about = {
+            "key": done["key"],
+            "inputs": [entry["sha256"] for entry in done["inputs"]],
+            "embedder": settings.embedder,
+            "model": settings.model,
+            "rows": np.flatnonzero(staying).tolist(),
+        }
+        if not path.exists() or not about_path.exists() or read_json(about_path) != about:
+            embedder = embedder or open_embedder(settings)
+            rows = iterate_json(folder / "passages.jsonl.zst")
+            write_npy(path, embedder.embed([row["text"] for (_, row), stay in zip(rows, staying, strict=True) if stay]))
+            write_json(about_path, about)
+        of_shards.append(np.load(path))
+    vectors = np.zeros((first, max(found.shape[1] for found in of_shards)), np.float32)
+    # Without the shards that have no passage left: theirs are [0, 1].
+    vectors[stays] = np.concatenate([found for found in of_shards if len(found)])
+    return vectors
 
 
 def similar_meanings(vectors: np.ndarray, settings: Semantic) -> np.ndarray:

@@ -1,22 +1,155 @@
-"""What a collect run is asked for: frozen dataclasses; each stage has its own part, so that a change says what it touches."""
+"""What a collect run is told to do: one frozen dataclass per step, and `CollectConfig`, which has them all.
+
+The command line makes a `CollectConfig`; the stages get it whole. Its `…_part` methods say what each stage's output depends on:
+they go into the keys of the markers in `OUT/work`, so a changed setting makes again only what it touches.
+The limits of the cleaning rules stand beside the rules, in `clean.py`. Next to read: `pipeline.py`.
+"""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.collect.clean import RULES, CleanRules
-from data_tools.collect.duplicates import NearDuplicates
-from data_tools.collect.exams import Overlap
-from data_tools.collect.reading import ReadingConfig
-from data_tools.collect.segment import Window
-from data_tools.collect.semantic import Semantic
+from data_tools.collect.clean import CleanRules
 from huatuo_jax.config import require
 from huatuo_jax.io.files import sha256_file
 
 SCHEMA = 2
-"""Raised when the passages change for the same input and settings."""
+"""Raised when the passages, or the hashes stored with them, change for the same input and settings."""
 OUTPUT_SCHEMA = 2
 """Raised when the last stage's output changes for the same input and settings."""
+
+
+@dataclass(frozen=True)
+class ReadingConfig:
+    """How rows are read.
+
+    Attributes:
+      text_field, title_field, source_field: keys of a row; `title_field` and `source_field` may be absent from it.
+      source: overrides the source that rows name; without both, it is the file's name.
+      max_line_bytes: longer lines (and .txt files, and the rest of a .json document from a longer value on) are not read but put
+        into quarantine.
+    """
+
+    text_field: str = "text"
+    title_field: str = "title"
+    source_field: str = "source"
+    source: str | None = None
+    max_line_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        require(self.max_line_bytes >= 1, f"--max-line-bytes is {self.max_line_bytes}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Lengths of passages in characters.
+
+    Attributes:
+      shortest: a passage gets at least this many where the document allows. longest: it never gets more.
+    """
+
+    shortest: int
+    longest: int
+
+    def __post_init__(self) -> None:
+        require(
+            1 <= self.shortest <= self.longest // 2,
+            f"the passage window is {self.shortest} to {self.longest} characters; the shortest must be at least 1 and at "
+            "most half of the longest, or sentences would be cut to fit",
+        )
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Near de-duplication by MinHash and LSH.
+
+    Attributes:
+      threshold: Jaccard index of the sets of 3-grams (characters in Chinese, words in English) from which texts are copies.
+      bands, rows: the signature has bands·rows values; texts that agree in all rows of some band are compared.
+      bucket: of texts that agree in a band, each is compared with so many of the preferred ones at most.
+    """
+
+    threshold: float = 0.8
+    bands: int = 25
+    rows: int = 5
+    seed: int = 20231115
+    bucket: int = 64
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.threshold <= 1,
+            f"the near-duplicate threshold is {self.threshold}; a Jaccard index lies above 0 and at most at 1",
+        )
+        # Two texts of Jaccard index J agree in one row with probability J, in a band with J^rows, in no band with
+        # (1 - J^rows)^bands. At .8 with 25 bands of 5: .8^5 = .33, 1 - .67^25 = .99995.
+        recall = 1 - (1 - self.threshold**self.rows) ** self.bands
+        require(
+            recall >= 0.95,
+            f"{self.bands} bands of {self.rows} rows find {recall:.0%} of the pairs at the threshold {self.threshold}; "
+            "give fewer rows or more bands",
+        )
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """De-duplication by meaning.
+
+    Attributes:
+      embedder: folder of a sentence-transformers model, or the base URL of an OpenAI-compatible endpoint.
+      model: its name at an endpoint.
+      threshold: cosine from which two passages count as one.
+      cluster: passages per cluster, about.
+    """
+
+    embedder: str
+    model: str = ""
+    threshold: float = 0.95
+    cluster: int = 1_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.threshold <= 1,
+            f"--semantic-threshold is {self.threshold}; a cosine to go by lies above 0 and at most at 1",
+        )
+        _, is_url, address = self.embedder.partition("://")
+        # Settings and messages show the URL, so it may hold no password.
+        require(
+            not (is_url and "@" in address),
+            "--embedder must be a URL without user name or password; a key goes into EMBEDDINGS_API_KEY, an @ of the path is %40",
+        )
+        require(
+            not is_url or bool(self.model),
+            f"the endpoint {self.embedder} needs --semantic-model, the name of its embedding model",
+        )
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """When a text counts as holding an exam question.
+
+    Attributes:
+      zh_characters, en_words: length of the n-grams.
+      share: of a question's n-grams, the least that must occur in the text.
+      long_question: n-grams from which a question is told by itself; a shorter one ("The drug of choice is") only if it is there
+        whole and has `whole_question` n-grams, or together with the same share of its options, or as a line of its own with
+        some of them (a line alone may be a heading: "Aspirin").
+      whole_question: n-grams from which a whole question is no chance: in 47,506 real documents and dialogues none with 5 to 11
+        occurs, three with 4 do ("特发性血小板减少性紫癜").
+    """
+
+    zh_characters: int = 8
+    en_words: int = 6
+    share: float = 0.6
+    long_question: int = 12
+    whole_question: int = 6
+
+    def __post_init__(self) -> None:
+        require(
+            min(self.zh_characters, self.en_words) >= 2,
+            f"n-grams of {self.zh_characters} characters and {self.en_words} words: those of exam questions need at least 2",
+        )
+        require(0 < self.share <= 1, f"--overlap is {self.share}; a share lies above 0 and at most at 1")
 
 
 @dataclass(frozen=True)
@@ -28,7 +161,7 @@ class CollectConfig:
       extract: False keeps documents of any domain. in_domain: sources known to be of the domain; none of theirs is dropped.
       windows: language → lengths of passages in characters.
       clean: limits of the rules. mask: whether personal data is masked.
-      near: None leaves near duplicates in. exact: False leaves exact ones in (near ones are not looked for then either).
+      near: None leaves near duplicates in; exact ones always go.
       semantic: None leaves out the comparison of meanings.
       source_priority: sources whose copies are preferred, the most preferred first; then the others, by name of their shard.
       exams: files of questions that must not be in the corpus. overlap: when a passage counts as holding one.
@@ -41,7 +174,6 @@ class CollectConfig:
     windows: dict[str, Window] = field(default_factory=lambda: {"zh": Window(60, 600), "en": Window(200, 1800)})
     clean: CleanRules = field(default_factory=CleanRules)
     mask: bool = True
-    exact: bool = True
     near: NearDuplicates | None = field(default_factory=NearDuplicates)
     semantic: Semantic | None = None
     source_priority: tuple[str, ...] = ()
@@ -49,30 +181,21 @@ class CollectConfig:
     overlap: Overlap = field(default_factory=Overlap)
     keep_dropped: bool = False
 
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.clean.disabled) - set(RULES))
-        require(not unknown, f"no cleaning rule is called {', '.join(unknown)}; the rules are {', '.join(RULES)}")
-        require(self.reading.max_line_bytes >= 1, f"--max-line-bytes is {self.reading.max_line_bytes}; it must be at least 1")
-        require(self.exact or self.near is None, "near de-duplication needs exact de-duplication before it")
-
     def passages_part(self) -> dict[str, Any]:
         """What the passages of a shard depend on, beside the shard and the domain model."""
         near = None if self.near is None else [self.near.bands, self.near.rows, self.near.seed]
-        part = {
-            "reading": asdict(self.reading),
-            "extract": self.extract,
-            "in_domain": list(self.in_domain),
-            "clean": asdict(self.clean),
-            "mask": self.mask,
-        }
-        windows = {language: asdict(window) for language, window in self.windows.items()}
-        return {"schema": SCHEMA, **part, "windows": windows, "signatures": near, "keep_dropped": self.keep_dropped}
+        values = self._json("reading extract in_domain clean mask windows")
+        return {"schema": SCHEMA, **values, "signatures": near, "keep_dropped": self.keep_dropped}
 
     def duplicates_part(self) -> dict[str, Any]:
         """What the choice of copies depends on, beside the passages."""
         near = None if self.near is None else {"threshold": self.near.threshold, "bucket": self.near.bucket}
-        semantic = None if self.semantic is None else asdict(self.semantic)
-        return {"exact": self.exact, "near": near, "semantic": semantic, "source_priority": list(self.source_priority)}
+        # `exact` is always true; it stays so that runs of earlier versions continue.
+        return {"exact": True, "near": near, **self._json("semantic source_priority")}
+
+    def _json(self, names: str) -> dict[str, Any]:
+        values = asdict(self)
+        return {name: values[name] for name in names.split()}
 
     def output_part(self) -> dict[str, Any]:
         """What the output depends on, beside passages and copies."""
@@ -80,8 +203,4 @@ class CollectConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All settings by stage, for the manifest and the comparison with an earlier run."""
-        return {
-            "passages": self.passages_part(),
-            "duplicates": self.duplicates_part(),
-            "output": self.output_part(),
-        }
+        return {"passages": self.passages_part(), "duplicates": self.duplicates_part(), "output": self.output_part()}

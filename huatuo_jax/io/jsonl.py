@@ -91,26 +91,37 @@ def iterate_json(path: Path, on_read: Callable[[int], None] | None = None) -> It
       TornFileError: see `open_bytes`; also for a document that ends too early.
     """
     with open_bytes(path, on_read) as opened:
-        file = io.BufferedReader(opened, CHUNK)  # type: ignore[type-var]
-        first = 1
-        line = _without_mark(file.readline(SNIFFED))
-        while line and not line.strip():
-            first += 1
-            line = file.readline(SNIFFED)
-        if starts_document(line):
-            yield from iterate_document(path, line, file)
-            return
-        number = first
-        while line:
-            if not line.endswith(b"\n"):
-                line += file.readline(LONGEST_LINE + 1 - len(line))
-            if len(line) > LONGEST_LINE:
-                yield number, Fault(f"line is longer than the limit of {LONGEST_LINE:,} bytes; split it")
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(CHUNK)
-            elif line.strip():
-                yield number, parse_json(line)
-            line, number = file.readline(LONGEST_LINE + 1), number + 1
+        yield from iterate_values(path, io.BufferedReader(opened, CHUNK))  # type: ignore[type-var]
+
+
+def iterate_values(
+    path: Path, file: IO[bytes], longest: int | None = None, remedy: str = "split it", lines: bool = False
+) -> Iterator[Item]:
+    """The values of an opened file of UTF-8; see `iterate_json`.
+
+    Args:
+      path: for messages. lines: one value per line, even if the file begins like a document.
+      longest: bytes of a line, or of one value of a document; None: LONGEST_LINE. remedy: for what is longer.
+    """
+    longest = longest or LONGEST_LINE
+    number, first = 1, min(SNIFFED, longest + 1)
+    line = _without_mark(file.readline(first))
+    while line and not line.strip():
+        number += 1
+        line = file.readline(first)
+    if not lines and starts_document(line):
+        yield from iterate_document(path, line, file, longest, remedy)
+        return
+    while line:
+        if not line.endswith(b"\n"):
+            line += file.readline(longest + 1 - len(line))
+        if len(line) > longest and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = file.readline(CHUNK)
+            yield number, Fault(f"line is longer than the limit of {longest:,} bytes; {remedy}")
+        elif line.strip():
+            yield number, parse_json(line)
+        line, number = file.readline(longest + 1), number + 1
 
 
 def _without_mark(line: bytes) -> bytes:
@@ -336,13 +347,13 @@ def starts_document(line: bytes) -> bool:
     return match is not None and match[1].decode("utf-8", "replace") not in RECORD_KEYS
 
 
-def iterate_document(path: Path, beginning: bytes, rest: IO[bytes]) -> Iterator[Item]:
-    """Yields (number from 1, part) of the document that is `beginning` followed by `rest`.
+def iterate_document(path: Path, beginning: bytes, rest: IO[bytes], longest: int, remedy: str) -> Iterator[Item]:
+    """Yields (number from 1, part) of the document that is `beginning` followed by `rest`; see `iterate_values`.
 
     Raises:
       TornFileError: if it is not one whole JSON document in UTF-8.
     """
-    window = _Window(path, beginning, rest)
+    window = _Window(path, beginning, rest, longest, remedy)
     number = 0
     if window.peek() == "[":
         for value in window.elements():
@@ -364,8 +375,9 @@ def iterate_document(path: Path, beginning: bytes, rest: IO[bytes]) -> Iterator[
 class _Window:
     """The text around the current position of a document; grows where a value goes on, and drops what was read."""
 
-    def __init__(self, path: Path, beginning: bytes, rest: IO[bytes]) -> None:
+    def __init__(self, path: Path, beginning: bytes, rest: IO[bytes], longest: int, remedy: str) -> None:
         self._path, self._rest = path, rest
+        self._longest, self._remedy, self._read = longest, remedy, 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._scan = json.JSONDecoder().raw_decode
         self._text, self._at, self._dropped, self._ended = "", 0, 0, False
@@ -416,6 +428,7 @@ class _Window:
 
     def value(self) -> Any:
         """The value that begins here."""
+        self._read = 0
         self.peek()
         while True:
             try:
@@ -436,9 +449,12 @@ class _Window:
 
     def _grow(self) -> None:
         """Reads on, doubling what lies ahead, so that a long value is scanned a few times only."""
-        wanted = max(CHUNK, len(self._text) - self._at)
+        if self._read >= self._longest:
+            raise TornFileError(f"{self._path}: a value is longer than the limit of {self._longest:,} bytes; {self._remedy}")
+        wanted = min(max(CHUNK, len(self._text) - self._at), self._longest - self._read)
         self._text, self._dropped, self._at = self._text[self._at :], self._dropped + self._at, 0
         block = self._rest.read(wanted)
+        self._read += len(block)
         self._ended = not block
         self._feed(block)
 

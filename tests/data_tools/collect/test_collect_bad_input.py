@@ -11,8 +11,8 @@ import pytest
 import zstandard
 
 from data_tools.cli import main as huatuo_data
-from data_tools.collect.reading import Document, ReadingConfig, read_documents
-from data_tools.collect.shards import InputFile, _grouped, list_shards
+from data_tools.collect.reading import Document, InputFile, _grouped, list_shards, read_documents
+from data_tools.collect.settings import ReadingConfig
 from huatuo_jax.io.jsonl import Fault, iterate_json
 
 TEXT = "患者因反复发热、咳嗽伴胸痛入院，胸片提示肺炎，给予青霉素静脉滴注治疗，第三天体温恢复正常，准予出院随访。"
@@ -94,8 +94,8 @@ def test_unify_and_import_read_on_after_a_line_without_end(tmp_path, monkeypatch
 READ = """
 import resource, sys
 from pathlib import Path
-from data_tools.collect.reading import ReadingConfig, read_documents
-from data_tools.collect.shards import list_shards
+from data_tools.collect.reading import list_shards, read_documents
+from data_tools.collect.settings import ReadingConfig
 (shard,) = list_shards([Path(sys.argv[1])]).shards
 for found in read_documents(shard.files[0], ReadingConfig()):
     print(getattr(found, "text", None) or found.reason)

@@ -4,8 +4,16 @@ import dataclasses
 
 import pytest
 
-from data_tools.collect.clean import RULES, CleanRules, dropping_rule, phrases_in, remove_control_characters, repetition
-from data_tools.collect.personal_data import has_valid_check_digit, mask_personal_data
+from data_tools.collect.clean import (
+    RULES,
+    CleanRules,
+    dropping_rule,
+    has_valid_check_digit,
+    mask_personal_data,
+    phrases_in,
+    remove_control_characters,
+    repetition,
+)
 
 CLEAN = {
     "zh": "高血压患者应当限制食盐，每日不超过5克，并坚持规律服药，定期测量血压，必要时到医院调整用药方案。",

@@ -10,7 +10,6 @@ import pytest
 
 from data_tools.collect.duplicates import (
     KEPT,
-    NearDuplicates,
     band_keys,
     candidate_pairs,
     content_digests,
@@ -20,6 +19,7 @@ from data_tools.collect.duplicates import (
     similar_pairs,
 )
 from data_tools.collect.ngrams import characters, jaccard, ngrams, shingles, words
+from data_tools.collect.settings import NearDuplicates
 from huatuo_jax.errors import ConfigError
 from tests.support.real_passages import texts
 
@@ -42,7 +42,7 @@ def near_duplicates(passages: list[str]) -> np.ndarray:
     sets = shingles(passages)
     keys = band_keys(signatures(sets, settings), settings)
     pairs = np.unique(np.concatenate([candidate_pairs(keys[:, b], settings.bucket)[0] for b in range(settings.bands)]), axis=0)
-    return keep_preferred(similar_pairs(pairs, sets, settings.threshold)[0], len(passages))
+    return keep_preferred(similar_pairs(pairs, sets, settings.threshold), len(passages))
 
 
 @pytest.mark.parametrize(

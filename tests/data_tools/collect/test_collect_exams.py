@@ -7,9 +7,10 @@ import lzma
 import pytest
 
 from data_tools.cli import main as huatuo_data
-from data_tools.collect import stage_output
-from data_tools.collect.exams import ExamIndex, Item, Overlap, read_exams
+from data_tools.collect import exams
+from data_tools.collect.exams import ExamIndex, Item, read_exams, with_questions
 from data_tools.collect.ngrams import normalise
+from data_tools.collect.settings import Overlap
 from huatuo_jax.errors import ConfigError, DataError
 from tests.support.real_passages import texts
 
@@ -86,12 +87,12 @@ def test_a_question_that_one_text_holds_leaves_its_neighbour_alone():
 
 
 def test_both_passages_of_a_cut_question_go_also_where_two_batches_meet(monkeypatch):
-    monkeypatch.setattr(stage_output, "BATCH", 2)
+    monkeypatch.setattr(exams, "BATCH", 2)
     texts = ["上一章。", "例题。" + LONG.question[:18], LONG.question[18:], "下一章。", laid_out(SHORT)]
     rows = [{"id": f"a-b-{number}", "text": text} for number, text in enumerate(texts)]
     for shift in range(2):
         given = [{"id": "z-0", "text": "前言"}] * shift + rows
-        found = [[hit.item.id for hit in hits] for _, hits in stage_output.with_questions(iter(given), INDEX)]
+        found = [[hit.item.id for hit in hits] for _, hits in with_questions(iter(given), INDEX)]
         assert found[shift:] == [[], ["1"], ["1"], [], ["2"]]
 
 

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 
 from data_tools.cli import main as huatuo_data
-from data_tools.collect.calibrate import Labelled, best_threshold, calibrate
-from data_tools.collect.domain import Vocabulary, load_vocabularies, read_vocabulary
-from data_tools.collect.domain_model import DEFAULT_THRESHOLDS, DomainModel, load_model, save_model
-from data_tools.collect.extract import TermDensity
-from data_tools.collect.learned import features
+from data_tools.collect.calibrate import Labelled, Sample, best_threshold, calibrate, features
+from data_tools.collect.domain import (
+    DEFAULT_THRESHOLDS,
+    DomainModel,
+    LearnedWeights,
+    TermDensity,
+    Vocabulary,
+    load_model,
+    load_vocabularies,
+    read_vocabulary,
+    save_model,
+)
 from data_tools.records.language import language_of, language_of_passage, other_script_share
 from huatuo_jax.errors import ConfigError, DataError
 
@@ -99,11 +106,11 @@ def test_calibration_separates_what_can_be_separated_in_any_domain(learn, tmp_pa
     "language, text", [("zh", "治疗2型糖尿病，Metformin 有效。"), ("en", "Treat type-2 diabetes with Metformin.")]
 )
 def test_a_learned_score_is_the_mean_weight_of_distinct_features(language, text):
-    from data_tools.collect.learned import LearnedLanguage
 
     weights = {name: float(i) for i, name in enumerate(sorted(features(text + text, language)))}
     known = [weights[name] for name in features(text, language)]
-    assert LearnedLanguage(weights, (0.5, 2.0, 3.0)).score(text, 0.25, language) == pytest.approx(0.5 + 2 * np.mean(known) + 1.5)
+    learned = LearnedWeights(language, weights, (0.5, 2.0, 3.0))
+    assert learned.score(text, 0.25) == pytest.approx(0.5 + 2 * np.mean(known) + 1.5)
 
 
 def test_the_best_threshold_lies_between_the_scores_it_separates():
@@ -121,7 +128,6 @@ def test_labels_that_say_nothing_are_not_learned_from():
 
 
 def test_texts_held_out_choose_no_features():
-    from data_tools.collect.learned import Sample
 
     texts, labels = ["甲乙丙", "甲乙丁", "丙丁甲乙", "丁戊", "丙丁戊"], np.array([True, False, True, False, True])
     chosen = np.array([True, True, True, False, False])

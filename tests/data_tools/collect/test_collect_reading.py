@@ -8,8 +8,8 @@ import os
 import pytest
 import zstandard
 
-from data_tools.collect.reading import Document, ReadingConfig, Unreadable, read_documents
-from data_tools.collect.shards import list_shards
+from data_tools.collect.reading import Document, Unreadable, list_shards, read_documents
+from data_tools.collect.settings import ReadingConfig
 from huatuo_jax.errors import ConfigError, DataError
 
 TEXTS = ["发热是感染常见的症状。", "A fever is a common sign of infection.", "腹痛三天。\n伴呕吐。"]

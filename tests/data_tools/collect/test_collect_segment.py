@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools.collect.segment import Window, segment
+from data_tools.collect.passages import segment
+from data_tools.collect.settings import Window
 from huatuo_jax.errors import ConfigError
 
 PIECES = [

@@ -12,7 +12,8 @@ import zstandard
 
 from data_tools.cli import main as huatuo_data
 from data_tools.collect.duplicates import KEPT, keep_preferred
-from data_tools.collect.semantic import EndpointEmbedder, Semantic, open_embedder, similar_meanings
+from data_tools.collect.semantic import EndpointEmbedder, open_embedder, similar_meanings
+from data_tools.collect.settings import Semantic
 from huatuo_jax.errors import ConfigError, DataError
 
 

@@ -16,7 +16,7 @@ from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.rows import HoldoutRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError, HuatuoError
-from huatuo_jax.training.startup import check_init
+from huatuo_jax.training.startup import open_init
 from huatuo_jax.training.trainer import alone_in, out_of_memory_explained, train
 
 # Orbax leaves a coroutine behind when a file of a checkpoint is torn.
@@ -132,14 +132,14 @@ def test_weights_of_another_run_are_taken_without_its_optimizer(
 
 def test_weights_of_another_model_are_refused(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
     model = dataclasses.replace(tiny_config.model, ffn_size=128)
-    with pytest.raises(ConfigError, match=r"model.ffn_size: 64 there, 128 here"):
+    with pytest.raises(ConfigError, match=r"model.ffn_size: 64 → 128"):
         run_quietly(dataclasses.replace(tiny_config, init=str(finished_run), model=model), tmp_path / "run")
 
 
 def test_weights_trained_with_another_tokenizer_are_refused(finished_run: Path, tiny_config: RunConfig) -> None:
     config = dataclasses.replace(tiny_config, init=str(finished_run))
     with pytest.raises(ConfigError, match="tokenizer: "):
-        check_init(config, {"tokenizer": {"fingerprint": "0" * 64}})
+        open_init(config, {"tokenizer": {"fingerprint": "0" * 64}})
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tiny_config: RunConfig, tmp_path: Path) -> None:

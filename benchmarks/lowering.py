@@ -42,6 +42,7 @@ def main() -> None:
     table.add_row("host memory grew by", f"{_peak_mebibytes() - before:,.0f} MiB")
     if args.compile:
         memory = lowered.compile().memory_analysis()
+        assert memory is not None
         table.add_row("compile", f"{time.perf_counter() - done:.1f} s")
         table.add_row("state and batch per device", f"{memory.argument_size_in_bytes / 2**30:.2f} GiB")
         table.add_row("temporary per device", f"{memory.temp_size_in_bytes / 2**30:.2f} GiB")

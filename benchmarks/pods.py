@@ -34,6 +34,7 @@ def compile_for(config: RunConfig, topology: str) -> dict[str, Any]:
     lowered = build_step(config, mesh, total_steps=10_000, sources=sources).lower()
     lowered_at = time.perf_counter()
     memory = lowered.compile().memory_analysis()
+    assert memory is not None
     return {
         "config": config.name,
         "topology": topology,

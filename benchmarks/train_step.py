@@ -10,7 +10,6 @@ Prints ratios ours / torch: the median over alternating pairs.
 """
 
 import argparse
-import itertools
 import os
 import statistics
 import time
@@ -24,8 +23,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.corpora import encoded_dialogues
 from huatuo_jax.config import ComputeConfig, DataConfig, MeshConfig, ModelConfig, OptimizerConfig, RunConfig
-from huatuo_jax.data.dialogue import IGNORED
+from huatuo_jax.data.dialogue import IGNORED, Examples
 from huatuo_jax.data.packing import pack
+from huatuo_jax.data.rows import assemble
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.step import build_step
 
@@ -103,24 +103,10 @@ def packed_batches(documents: list[tuple[np.ndarray, np.ndarray]]) -> list[dict[
     """Dialogues packed first-fit into batches of full rows, as training reads them."""
     lengths = np.array([min(len(tokens), SEQUENCE) for tokens, _ in documents])
     row_starts, order = pack(lengths, SEQUENCE, "first_fit")
-    rows = []
-    for start, end in itertools.pairwise(row_starts):
-        row = {name: np.zeros(SEQUENCE, np.int32) for name in ("tokens", "segment_ids", "positions")}
-        row["targets"] = np.full(SEQUENCE, IGNORED, np.int32)
-        row["source_ids"] = np.full(SEQUENCE, -1, np.int32)
-        at = 0
-        for segment, document in enumerate(order[start:end], 1):
-            tokens, targets = (part[:SEQUENCE] for part in documents[document])
-            here = slice(at, at + len(tokens))
-            row["tokens"][here], row["segment_ids"][here], row["source_ids"][here] = tokens, segment, 0
-            row["positions"][here] = np.arange(len(tokens))
-            row["targets"][at : at + len(tokens) - 1] = targets[1:]
-            at += len(tokens)
-        rows.append(row)
-    return [
-        {name: np.stack([row[name] for row in rows[i : i + ROWS]]) for name in rows[0]}
-        for i in range(0, len(rows) - ROWS + 1, ROWS)
-    ]
+    examples = Examples.join([documents[i] for i in order]).cut(SEQUENCE)
+    rows = assemble(examples, np.zeros(len(order), np.int32), np.diff(row_starts).tolist(), SEQUENCE, "first_fit")
+    starts = range(0, len(row_starts) - ROWS, ROWS)
+    return [{name: array[i : i + ROWS] for name, array in rows.items()} for i in starts]
 
 
 def padded_batches(documents: list[tuple[np.ndarray, np.ndarray]], size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

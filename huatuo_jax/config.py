@@ -1,7 +1,8 @@
 """The run configuration: frozen dataclasses whose impossible values are refused before anything is loaded.
 
-A config file is Python with a function `config() -> RunConfig` (see `configs/`). Every field can be overridden on the command
-line by its dotted name (`--optimizer.learning-rate 5e-5`). The resolved config is saved beside every output it made.
+A config file is Python with a function `config() -> RunConfig` (recipes: `configs/`; reading and writing: `config_files.py`).
+Every field can be overridden on the command line by its dotted name (`--optimizer.learning-rate 5e-5`). The resolved config is
+saved beside every output it made. Named architectures are in `models/presets.py`, mixtures of sources in `mixtures.py`.
 """
 
 import math
@@ -12,12 +13,20 @@ from typing import Literal
 from huatuo_jax.errors import ConfigError
 
 DType = Literal["float32", "bfloat16"]
+Family = Literal["baichuan", "llama", "qwen2", "qwen3"]
 
 
 def require(condition: bool, message: str) -> None:
     """Raises `ConfigError(message)` unless `condition`."""
     if not condition:
         raise ConfigError(message)
+
+
+def _require_at_least(minimum: float, config: object, group: str, *names: str) -> None:
+    """Raises ConfigError if one of these fields, whose dotted names begin with `group`, is smaller."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= minimum, f"{group}{name} is {value}; it must be at least {minimum}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class ModelConfig:
     """
 
     name: str
-    family: Literal["baichuan", "llama", "qwen2", "qwen3"]
+    family: Family
     vocab_size: int
     num_layers: int
     hidden_size: int
@@ -64,17 +73,8 @@ class ModelConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "num_layers",
-            "hidden_size",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "ffn_size",
-            "max_length",
-        ):
-            require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        _require_at_least(1, self, "model.", "vocab_size", "num_layers", "hidden_size", "num_heads", "num_kv_heads")
+        _require_at_least(1, self, "model.", "head_dim", "ffn_size", "max_length")
         require(
             self.num_heads % self.num_kv_heads == 0,
             f"model.num_heads ({self.num_heads}) is not a multiple of model.num_kv_heads ({self.num_kv_heads})",
@@ -128,9 +128,8 @@ class DataConfig:
     prefetch: int = 4
 
     def __post_init__(self) -> None:
-        require(self.sequence_length >= 2, f"data.sequence_length is {self.sequence_length}; it must be at least 2")
-        require(self.threads >= 1, f"data.threads is {self.threads}; it must be at least 1")
-        require(self.prefetch >= 1, f"data.prefetch is {self.prefetch}; it must be at least 1")
+        _require_at_least(2, self, "data.", "sequence_length")
+        _require_at_least(1, self, "data.", "threads", "prefetch")
 
 
 @dataclass(frozen=True)
@@ -161,15 +160,13 @@ class OptimizerConfig:
     second_moment_dtype: DType = "float32"
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, f"optimizer.learning_rate is {self.learning_rate}; it must be above 0")
+        for name in ("learning_rate", "epsilon", "clip_norm", "schedule_epochs"):
+            require(getattr(self, name) > 0, f"optimizer.{name} is {getattr(self, name)}; it must be above 0")
         require(0 <= self.warmup < 1, f"optimizer.warmup is {self.warmup}; it is a fraction in [0, 1)")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
-        require(self.epsilon > 0, f"optimizer.epsilon is {self.epsilon}; it must be above 0")
-        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0")
+        _require_at_least(0, self, "optimizer.", "weight_decay")
         require(0 <= self.floor <= 1, f"optimizer.floor is {self.floor}; it is a fraction in [0, 1]")
-        require(self.clip_norm > 0, f"optimizer.clip_norm is {self.clip_norm}; it must be above 0")
-        require(self.schedule_epochs > 0, f"optimizer.schedule_epochs is {self.schedule_epochs}; it must be above 0")
 
 
 @dataclass(frozen=True)
@@ -210,8 +207,7 @@ class ComputeConfig:
     unroll: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("loss_chunks", "unroll"):
-            require(getattr(self, name) >= 1, f"compute.{name} is {getattr(self, name)}; it must be at least 1")
+        _require_at_least(1, self, "compute.", "loss_chunks", "unroll")
 
 
 @dataclass(frozen=True)
@@ -223,9 +219,8 @@ class CheckpointConfig:
     keep_every: int = 0
 
     def __post_init__(self) -> None:
-        require(self.every >= 1, f"checkpoint.every is {self.every}; it must be at least 1")
-        require(self.keep >= 1, f"checkpoint.keep is {self.keep}; it must be at least 1")
-        require(self.keep_every >= 0, f"checkpoint.keep_every is {self.keep_every}; it must be at least 0")
+        _require_at_least(1, self, "checkpoint.", "every", "keep")
+        _require_at_least(0, self, "checkpoint.", "keep_every")
 
 
 @dataclass(frozen=True)
@@ -239,9 +234,8 @@ class LoggingConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        require(self.every >= 1, f"logging.every is {self.every}; it must be at least 1")
-        require(self.eval_every >= 0, f"logging.eval_every is {self.eval_every}; it must be at least 0 (0 = only at the end)")
-        require(self.eval_rows >= 1, f"logging.eval_rows is {self.eval_rows}; it must be at least 1")
+        _require_at_least(1, self, "logging.", "every", "eval_rows")
+        _require_at_least(0, self, "logging.", "eval_every")
 
 
 @dataclass(frozen=True)
@@ -288,9 +282,8 @@ class RunConfig:
     questions: tuple[Question, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation", "rows_per_mean", "max_skipped"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        require(self.steps >= 0, f"steps is {self.steps}; it must be at least 0 (0 = the whole plan)")
+        _require_at_least(1, self, "", "batch_size", "accumulation", "rows_per_mean", "max_skipped")
+        _require_at_least(0, self, "", "steps")
         require(
             self.batch_size % self.accumulation == 0,
             f"batch_size ({self.batch_size}) is not a multiple of accumulation ({self.accumulation})",

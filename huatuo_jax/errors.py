@@ -3,7 +3,7 @@
 A message names the value, the limit and the remedy. Anything that is not a `HuatuoError` is a bug and keeps its traceback.
 """
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_DOES_NOT_FIT, EXIT_STOPPED = 0, 1, 2, 3, 4
+EXIT_FAILED, EXIT_USAGE, EXIT_DOES_NOT_FIT, EXIT_STOPPED = 1, 2, 3, 4
 
 
 class HuatuoError(Exception):
@@ -35,4 +35,4 @@ class DataError(HuatuoError):
 
 
 class RecordError(HuatuoError):
-    """A record does not have the required shape, or a template cannot render it (exit code 1)."""
+    """A record does not have the required shape, or a dialogue format cannot render it (exit code 1)."""

@@ -1,11 +1,15 @@
-"""The paper's mixture, written once (arXiv 2311.09774, table of data sources), and the two baselines of one-stage training.
+"""Mixtures of sources: the paper's (arXiv 2311.09774, table of data sources), two baselines of it, and the curve that one draws.
 
-A baseline is derived from a one-stage config, so that everything else stays the same. Random mixing draws every record with
-equal priority. Classic adaptation has two stages: next-token training on the raw passages (records with `text`), then an SFT
-run that starts from its weights.
+A mixture gives each source a priority and epochs; `data/priority.py` decides in which order its records are drawn. A baseline is
+derived from a one-stage config, so that everything else stays the same. Random mixing draws every record with equal priority.
+Classic adaptation has two stages: next-token training on the raw passages (records with `text`), then an SFT run that starts from
+its weights.
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from huatuo_jax.config import RunConfig, SourceMix
 
@@ -64,3 +68,28 @@ def stage_two(one_stage: RunConfig, plan: str, stage_one_run: str) -> RunConfig:
     mixture = {SFT: SourceMix(epochs=one_stage.data.mixture[SFT].epochs)}
     data = dataclasses.replace(one_stage.data, plan=plan, mixture=mixture)
     return dataclasses.replace(one_stage, name=f"{one_stage.name}_stage2", data=data, init=stage_one_run)
+
+
+def in_mixture_order(sources: Iterable[str], mixture: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """`sources` by falling priority, then by name: the order in which a run draws them. `mixture` is that of a saved config."""
+    return sorted(sources, key=lambda name: (-mixture.get(name, {"priority": 0})["priority"], name))
+
+
+Curve = dict[str, np.ndarray]
+"""Source → float64 [windows]: its share of the draws in each window; shares of a window add up to 1."""
+
+
+def mixing_curve(records: np.ndarray, offsets: np.ndarray, sources: Sequence[str], windows: int) -> Curve:
+    """Which source the draws come from, in each of `windows` equal parts of a run.
+
+    Args:
+      records: ids of the drawn records, in the order of training; at least as many as windows.
+      offsets: first record id of each source, and one past the last.
+      sources: names, in the order of ids.
+    """
+    bounds = np.linspace(0, len(records), windows + 1).astype(np.int64)
+    shares = np.empty((windows, len(sources)))
+    for i in range(windows):
+        drawn_from = np.searchsorted(offsets, records[bounds[i] : bounds[i + 1]], side="right") - 1
+        shares[i] = np.bincount(drawn_from, minlength=len(sources)) / len(drawn_from)
+    return {source: shares[:, i] for i, source in enumerate(sources)}

@@ -10,11 +10,8 @@ from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.priority import draw_order
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.io.files import PathLike, read_json, write_text
-from huatuo_jax.mixtures import MIXTURES
+from huatuo_jax.mixtures import MIXTURES, Curve, in_mixture_order, mixing_curve
 from huatuo_jax.report.style import colors, new_figure, save_figure
-
-Curve = dict[str, np.ndarray]
-"""Source → float64 [windows]: its share of the draws in each window; shares of a window add up to 1."""
 
 
 def load_mixture(name: str | None, file: PathLike | None) -> dict[str, SourceMix]:
@@ -42,14 +39,14 @@ def drawn_curve(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
     """The curve of one drawn order, from record counts alone."""
     counts = {source: count for source, count in counts.items() if source in mixture}
     offsets = np.cumsum([0, *counts.values()])
-    return _shares(draw_order(counts, mixture, seed), offsets, list(counts), windows)
+    return _checked_curve(draw_order(counts, mixture, seed), offsets, list(counts), windows)
 
 
 def planned_curve(plan: Plan, windows: int) -> Curve:
     """The curve of a plan: windows over its draws in the order of training; sources by falling priority."""
-    curve = _shares(np.asarray(plan.row_docs), np.asarray(plan.manifest["offsets"]), plan.manifest["sources"], windows)
-    mixture = plan.manifest["mixture"]
-    return {source: curve[source] for source in sorted(mixture, key=lambda name: (-mixture[name]["priority"], name))}
+    records, offsets = np.asarray(plan.row_docs), np.asarray(plan.manifest["offsets"])
+    curve, mixture = _checked_curve(records, offsets, plan.manifest["sources"], windows), plan.manifest["mixture"]
+    return {source: curve[source] for source in in_mixture_order(mixture, mixture)}
 
 
 def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int) -> Curve:
@@ -71,15 +68,10 @@ def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
     return dict(zip(draws, shares, strict=True))
 
 
-def _shares(docs: np.ndarray, offsets: np.ndarray, sources: Sequence[str], windows: int) -> Curve:
+def _checked_curve(records: np.ndarray, offsets: np.ndarray, sources: Sequence[str], windows: int) -> Curve:
     require(windows >= 1, f"--windows is {windows}; it must be at least 1")
-    require(len(docs) >= windows, f"--windows is {windows}, but there are only {len(docs)} draws; ask for fewer windows")
-    bounds = np.linspace(0, len(docs), windows + 1).astype(np.int64)
-    out = np.empty((windows, len(sources)))
-    for i in range(windows):
-        part = np.searchsorted(offsets, docs[bounds[i] : bounds[i + 1]], side="right") - 1
-        out[i] = np.bincount(part, minlength=len(sources)) / len(part)
-    return {source: out[:, i] for i, source in enumerate(sources)}
+    require(len(records) >= windows, f"--windows is {windows}, but there are only {len(records)} draws; ask for fewer windows")
+    return mixing_curve(records, offsets, sources, windows)
 
 
 def starts(windows: int) -> np.ndarray:

@@ -1,19 +1,27 @@
-"""Name in, `ModelConfig` out: the released architectures, and tiny ones of every family that run anywhere.
+"""Named architectures: the released models, and tiny ones of every family that run anywhere.
 
 Imports no jax, so that planning tools can read it. Sources: HuatuoGPT-II's three bases (arXiv 2311.09774), and the
 `config.json` of each released base model.
+
+To add a model whose architecture `decoder.py` has (RoPE or ALiBi, grouped heads, q/k/v biases, q/k norms, tied embeddings,
+NormHead):
+
+1. a line in `_RELEASED`, and one in `_TINY`, which the tests of all presets then run;
+2. if its Hugging Face `model_type` is new: a line in `weights/hf_config.py`, which says which family's layout it has (Mistral's
+   tensors, for example, are Llama's);
+3. only if its tensors have names of their own: a family in `config.py` and its rows in the table of `weights/hf_names.py`.
 """
 
 import dataclasses
 from typing import Any
 
-from huatuo_jax.config import ModelConfig, RopeScaling, require
+from huatuo_jax.config import Family, ModelConfig, RopeScaling, require
 
 LLAMA_3_1_SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_length=8192)
 LLAMA_3_2_SCALING = dataclasses.replace(LLAMA_3_1_SCALING, factor=32.0)
 
 
-def _model(name: str, family: Any, shape: tuple[int, int, int, int, int], vocab_size: int, **fields: Any) -> ModelConfig:
+def _model(name: str, family: Family, shape: tuple[int, int, int, int, int], vocab_size: int, **fields: Any) -> ModelConfig:
     """`shape` = layers, hidden size, heads, kv heads, FFN size; the head size is hidden / heads unless given."""
     num_layers, hidden_size, num_heads, num_kv_heads, ffn_size = shape
     fields.setdefault("head_dim", hidden_size // num_heads)

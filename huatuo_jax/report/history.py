@@ -1,6 +1,9 @@
-"""A run directory in, its history out: logged steps, held-out losses, answers, recall and the mixing curve that was trained."""
+"""What a run directory holds, read for a report: logged steps, held-out losses, answers, recall and the mixing curve trained.
 
-from collections.abc import Iterable
+A run in progress can be read too: its last line may be half-written, answers may be missing, and its plan may have been replaced.
+`run_page.py` draws it.
+"""
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from huatuo_jax.data.plan import Plan
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import read_json
 from huatuo_jax.io.jsonl import read_log
+from huatuo_jax.mixtures import in_mixture_order, mixing_curve
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,10 @@ class History:
     def sources(self) -> list[str]:
         """Sources with a logged training loss, in the mixture's order: a source has one colour in all pictures."""
         logged = {key.removeprefix("loss/") for step in self.steps for key in step if key.startswith("loss/")}
-        return in_mixture_order(self.config, logged)
+        return in_mixture_order(logged, self.config["data"].get("mixture", {}))
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values at which `key` was logged (training and held-out lines alike)."""
+        """Steps at which `key` was logged, of a training or held-out line, and its values there."""
         lines = self.evaluations if key.startswith("eval_loss") else self.steps
         pairs = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
         return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs], dtype=float)
@@ -75,12 +79,6 @@ def read_history(run: Path, windows: int = 33) -> History:
     )
 
 
-def in_mixture_order(config: dict[str, Any], sources: Iterable[str]) -> list[str]:
-    """`sources` by falling priority, then by name: the order in which a run draws them, and of `huatuo-data mix` too."""
-    mixture = config["data"].get("mixture", {})
-    return sorted(sources, key=lambda name: (-mixture.get(name, {"priority": 0})["priority"], name))
-
-
 def _trained_mixing(run: Path, config: dict[str, Any], last_step: int, windows: int) -> tuple[dict[str, np.ndarray], str]:
     try:
         plan = Plan.load(config["data"]["plan"])
@@ -90,11 +88,8 @@ def _trained_mixing(run: Path, config: dict[str, Any], last_step: int, windows: 
     if plan.hash != trained_on:
         return {}, f"{config['data']['plan']} now holds another plan than the one trained on ({trained_on[:12]})"
     trained_rows = min(last_step * config["batch_size"], len(plan))
-    draws = np.asarray(plan.row_docs[: plan.row_starts[trained_rows]])
-    source_ids = np.searchsorted(np.asarray(plan.manifest["offsets"]), draws, side="right") - 1
-    names = plan.manifest["sources"]
-    windows = max(1, min(windows, len(draws) // 10))  # fewer draws a window are noise
-    counts = np.stack([np.bincount(part, minlength=len(names)) for part in np.array_split(source_ids, windows)])
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    drawn = in_mixture_order(config, (name for i, name in enumerate(names) if counts[:, i].any()))
-    return {name: shares[:, names.index(name)] for name in drawn}, ""
+    records = np.asarray(plan.row_docs[: plan.row_starts[trained_rows]])
+    windows = max(1, min(windows, len(records) // 10))  # shares of fewer draws a window are noise
+    curve = mixing_curve(records, np.asarray(plan.manifest["offsets"]), plan.manifest["sources"], windows)
+    drawn = (source for source, shares in curve.items() if shares.any())
+    return {source: curve[source] for source in in_mixture_order(drawn, config["data"]["mixture"])}, ""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from huatuo_jax.io.files import write_bytes, write_text
-from huatuo_jax.report.history import History, in_mixture_order, read_history
+from huatuo_jax.mixtures import in_mixture_order
+from huatuo_jax.report.history import History, read_history
 from huatuo_jax.report.style import INK, PALETTE, colors, html_image, html_page, html_table, image, new_figure
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _draw_throughput(axes: "Axes", history: History) -> None:
 
 def _draw_recall(axes: "Axes", history: History) -> None:
     sources = history.recall["sources"]
-    names = in_mixture_order(history.config, sources)
+    names = in_mixture_order(sources, history.config["data"].get("mixture", {}))
     bars = axes.barh(names, [100 * sources[name]["recall"] for name in names], color=colors(len(names)))
     axes.bar_label(bars, fmt="%.0f %%", padding=3, color=INK)
     axes.invert_yaxis()

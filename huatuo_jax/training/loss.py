@@ -1,7 +1,8 @@
-"""Hidden states, output weights and targets in; weighted cross-entropy out, without [batch, sequence, vocabulary] in memory.
+"""The loss: weighted cross-entropy of the targets, without [batch, sequence, vocabulary] in memory.
 
-Loss = Σ weight · cross-entropy, with the weights made from the targets beforehand (`token_weights`), so that the sum over
-micro-batches and devices is a plain sum and nothing is divided afterwards.
+Loss = Σ weight · cross-entropy. The step (`step.py`) makes the weights from the targets of the whole batch beforehand
+(`token_weights`), so that the sum over micro-batches and devices is a plain sum and nothing is divided afterwards. The model ends
+at the hidden states; the product with the output matrix happens here, chunk by chunk.
 """
 
 from functools import partial
@@ -22,6 +23,10 @@ def token_weights(targets: Array, kind: LossKind, rows_per_mean: int) -> Array:
     "global": 1 / Σ targets of the batch. "mean_of_means": the mean over groups of `rows_per_mean` consecutive rows of the mean
     over the group's targets (the original's loss: a group is the rows of one device). A group without targets contributes nothing
     and still counts as a group, so a token's weight does not depend on what other groups hold; the original's mean is NaN there.
+
+    Example: four rows with 1, 3, 4 and 0 targets. "global": each of the 8 tokens weighs 1/8. "mean_of_means" in groups of two
+    rows: both groups have 4 targets, so each token weighs 1/2 · 1/4 = 1/8 too; in groups of one row, a token of the first row
+    weighs 1/4 · 1/1, of the second 1/4 · 1/3, of the third 1/4 · 1/4.
 
     Args:
       targets: [rows, sequence] int32 of the whole step; negative = ignored.
@@ -83,7 +88,7 @@ def _loss(
 
 def _loss_forward(
     hidden: Array, output_weights: Array, targets: Array, weights: Array, square_weights: Array | None, chunks: int
-) -> tuple[tuple[Array, Array], Any]:
+) -> tuple[tuple[Array, Array], tuple[Array, Array] | None]:
     return _over_chunks(hidden, output_weights, targets, weights, square_weights, chunks, with_gradients=True)
 
 
@@ -105,6 +110,10 @@ def _over_chunks(
     with_gradients: bool,
 ) -> tuple[tuple[Array, Array], tuple[Array, Array] | None]:
     """(loss, cross-entropies), and the loss's gradients to `hidden` and `output_weights` if wanted."""
+    # Example of one row, 8 positions in 4 chunks of 2; targets . . 7 . 9 4 . . at the positions 0 to 7 ("." = ignored):
+    #   order  2 4 5 0 1 3 6 7   positions that count first, each group in its old order
+    #   used   2                 the row that counts most has 3 targets, in the first 2 chunks; chunks 2 and 3 are never computed
+    #   back   3 4 0 5 1 2 6 7   where each position went: brings the results to their old places
     counts = targets >= 0 if square_weights is None else (targets >= 0) | (square_weights > 0)
     order = jnp.argsort(~counts, axis=1, stable=True)
     back = jnp.argsort(order, axis=1)
@@ -142,6 +151,7 @@ def _over_chunks(
         return total + loss, cross_entropy, gradients
 
     zero = jnp.zeros((), jnp.float32)
+    # The sum of the weights' gradient over chunks is fp32, whatever the compute dtype is.
     empty = (jnp.zeros_like(hidden), jnp.zeros_like(output_weights)) if with_gradients else None
     sums = zero, jnp.zeros(targets.shape, jnp.float32), empty
     loss, cross_entropy, gradients = add_chunk(0, sums) if chunks == 1 else jax.lax.fori_loop(0, used, add_chunk, sums)

@@ -1,9 +1,14 @@
-"""Metrics of single steps in (still on the devices), lines for the log out: losses per source, speed, utilisation.
+"""What a run reports of itself: training metrics and held-out loss as lines, and the files and console that lines go to.
 
-A step's figures are fetched one step late and only when they are logged, so that the devices always have work queued.
+`Meter` adds up the metrics of the step function (`step.py`) and makes a line of each logging interval; `Evaluator` measures the
+loss on held-out records; `RunLog` writes the lines of both to `metrics.jsonl`, TensorBoard and the console, and
+`report/history.py` reads them. The trainer adds a step's figures one step late and they are fetched only for a line, so the
+devices always have work queued. The sums of an unfinished interval go into the checkpoint: a resumed run writes the same losses,
+bit for bit, as one never stopped.
 """
 
 import contextlib
+import datetime
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +17,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from huatuo_jax.config import ModelConfig
+from huatuo_jax.config import ModelConfig, RunConfig
+from huatuo_jax.data.loader import make_loader
+from huatuo_jax.data.rows import HoldoutRows
+from huatuo_jax.data.token_store import TokenDataset
+from huatuo_jax.errors import DataError
+from huatuo_jax.io.files import PathLike
+from huatuo_jax.io.jsonl import JsonLog
+from huatuo_jax.models.params import Params
+from huatuo_jax.sharding import batch_sharding
+from huatuo_jax.training.step import build_eval
 
 PEAK_BF16_TFLOPS = (
     ("v5 lite", 197.0),
@@ -48,7 +66,7 @@ def flops_per_token(model: ModelConfig, parameters: int, sequence_length: int) -
 
 @dataclass
 class Sums:
-    """What a resumed run must continue: totals of the run, and sums since the last logged line."""
+    """What a resumed run continues: totals of the run (first three), and sums since the last logged line."""
 
     tokens: float = 0.0
     target_tokens: float = 0.0
@@ -155,17 +173,154 @@ class Meter:
         self.sums.source_target_tokens = [0.0] * len(self.sources)
 
 
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(float(value)) else None
+
+
+# ---------------------------------------------------------------- held-out loss
+
+
+class Evaluator:
+    """Loss on the held-out records (`huatuo-data build --holdout`), which no plan draws.
+
+    `batches` is 0 where the token dataset holds nothing out. Rows that only pad the last batch have no target and enter no sum.
+    """
+
+    def __init__(self, config: RunConfig, mesh: Mesh, dataset: TokenDataset) -> None:
+        self.batch_rows = config.batch_size // config.accumulation
+        held = [source for source in dataset.sources if dataset.count(source, "holdout")]
+        self.rows = HoldoutRows(dataset, held, config.data.sequence_length, config.logging.eval_rows, multiple=self.batch_rows)
+        self.batches = len(self.rows) // self.batch_rows
+        self.sharding = batch_sharding(mesh)
+        self.threads = config.data.threads
+        self._evaluate = build_eval(config, mesh, dataset.sources)
+
+    def __call__(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
+        """(loss sums, target tokens), each float64 [num_sources]."""
+        with make_loader(self.rows, self.batch_rows, self.sharding, threads=self.threads) as batches:
+            sums = jax.device_get([self._evaluate(params, batch) for batch in batches])
+        names = ("source_loss_sum", "source_target_tokens")
+        loss, tokens = (np.sum([np.asarray(s[name], np.float64) for s in sums], axis=0) for name in names)
+        return loss, tokens
+
+
 def eval_line(step: int, sources: Sequence[str], loss_sums: np.ndarray, target_tokens: np.ndarray) -> dict[str, Any]:
     """The log line of a held-out evaluation: mean loss per target token, of all sources and of each."""
-    line: dict[str, Any] = {
-        "step": step,
-        "eval_loss": float(loss_sums.sum() / target_tokens.sum()) if target_tokens.sum() else None,
-    }
+    total = target_tokens.sum()
+    line: dict[str, Any] = {"step": step, "eval_loss": float(loss_sums.sum() / total) if total else None}
     for source, loss, count in zip(sources, loss_sums.tolist(), target_tokens.tolist(), strict=True):
         if count:
             line[f"eval_loss/{source}"] = loss / count
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(float(value)) else None
+# ---------------------------------------------------------------- where lines go
+
+
+def open_metrics(path: PathLike, start_step: int) -> JsonLog:
+    """Opens `metrics.jsonl` without the lines beyond `start_step`: they belong to steps that a resumed run repeats.
+
+    Raises:
+      DataError: a line is not a metrics object.
+    """
+
+    def is_repeated(line: Any) -> bool:
+        try:
+            return line["step"] > start_step
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} has a line that is no metrics object: {line!r:.80}; remove that line") from error
+
+    return JsonLog(path, until=is_repeated)
+
+
+class RunLog:
+    """Everything that a run writes about its steps; process 0 has one, the others none.
+
+    Args:
+      run: the run directory.
+      start_step: the step that the run starts or resumes from.
+      total_steps: of the whole run.
+    """
+
+    def __init__(self, run: PathLike, start_step: int, total_steps: int, console: Console, tensorboard: bool) -> None:
+        self.jsonl = open_metrics(epath.Path(run) / "metrics.jsonl", start_step)
+        self.events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            # TensorBoard hides what an earlier part of the run logged beyond the step that is resumed.
+            purge = start_step + 1 if start_step else None
+            self.events = SummaryWriter(logdir=str(epath.Path(run) / "tensorboard"), purge_step=purge)
+        self.console = console
+        self.total_steps = total_steps
+        self._first_line: tuple[int, float] | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=console.quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total_steps, completed=start_step)
+        self._bar.start()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar to a step that is not logged."""
+        self._bar.update(self._task, completed=step)
+
+    def step(self, line: Mapping[str, Any]) -> None:
+        """Writes a line of `Meter`."""
+        self._write(line)
+        text = step_text(line)
+        if self.console.is_terminal:
+            self._bar.update(self._task, description=text, completed=line["step"])
+        else:
+            left = self._seconds_a_step(line) * (self.total_steps - line["step"])
+            self.console.print(f"step {line['step']}/{self.total_steps}  {text}  ETA {datetime.timedelta(seconds=int(left))}")
+
+    def evaluation(self, line: Mapping[str, Any]) -> None:
+        """Writes a line of a held-out evaluation."""
+        self._write(line)
+        shown = "  ".join(f"{n.split('/')[-1]} {v:.3f}" for n, v in line.items() if n != "step" and v is not None)
+        self.console.print(f"held out at step {line['step']}: {shown}")
+
+    def sync(self) -> None:
+        """Before a checkpoint: nothing that precedes it may be lost."""
+        self.jsonl.sync()
+        if self.events is not None:
+            self.events.flush()
+
+    def close(self) -> None:
+        """Ends the progress line and closes the files."""
+        self._bar.stop()
+        self.jsonl.close()
+        if self.events is not None:
+            self.events.close()
+
+    def _seconds_a_step(self, line: Mapping[str, Any]) -> float:
+        """Mean since the first line, evaluations and checkpoints included; for the first line, of its own interval."""
+        if self._first_line is None:
+            self._first_line = line["step"], line["time"]
+        step, began = self._first_line
+        return (line["time"] - began) / (line["step"] - step) if line["step"] > step else line["step_seconds"] or 0.0
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self.jsonl.append(line)
+        if self.events is not None:
+            for name, value in line.items():
+                if name not in ("step", "time") and value is not None:
+                    self.events.add_scalar(name, value, line["step"])
+
+
+def step_text(line: Mapping[str, Any]) -> str:
+    """The figures of a line for people."""
+    parts = ["no update" if line["loss"] is None else f"loss {line['loss']:.4f}"]
+    parts.append(f"{line['tokens_per_second'] or 0:,.0f} tokens/s")
+    if line["mfu"] is not None:
+        parts.append(f"MFU {100 * line['mfu']:.1f} %")
+    parts.append(f"input wait {1000 * (line['input_wait_seconds'] or 0):.1f} ms")
+    if line["skipped"]:
+        parts.append(f"skipped {line['skipped']}")
+    return "  ".join(parts)

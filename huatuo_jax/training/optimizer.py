@@ -1,11 +1,14 @@
-"""An `OptimizerConfig` and the number of updates in; the learning-rate schedule and an optax optimizer out."""
+"""AdamW with clipping, and the learning rate over the run, made from an `OptimizerConfig` for the step (`step.py`).
 
-from typing import Any
+The schedule depends on the number of updates, not of batches: a skipped batch does not move it. All optimizer state is a tree of
+optax, sharded like the parameters it belongs to.
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from huatuo_jax.config import OptimizerConfig
 
@@ -26,7 +29,7 @@ def build_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         end = horizon - 1
     warmup = int(config.warmup * horizon)
 
-    def schedule(count: Any) -> Array:
+    def schedule(count: ArrayLike) -> Array:
         count = jnp.asarray(count, jnp.float32)
         progress = jnp.clip((count - warmup) / max(end - warmup, 1.0), 0.0, 1.0)
         decay = floor + (1.0 - floor) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
@@ -58,11 +61,14 @@ def _with_bfloat16_second_moment(adam: optax.GradientTransformation) -> optax.Gr
     value it would never move again.
     """
 
-    def init(params: Any) -> Any:
-        state: Any = adam.init(params)
+    def init(params: optax.Params) -> optax.ScaleByAdamState:
+        state = adam.init(params)
+        assert isinstance(state, optax.ScaleByAdamState)
         return state._replace(nu=optax.tree.cast(state.nu, jnp.bfloat16))
 
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        gradients: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
         directions, new = adam.update(gradients, state._replace(nu=optax.tree.cast(state.nu, jnp.float32)), params)
         return directions, new._replace(nu=jax.tree.map(lambda v: round_stochastically(v, new.count), new.nu))
 
@@ -73,6 +79,9 @@ def round_stochastically(x: Array, count: Array) -> Array:
     """Rounds finite fp32 `x` to one of its two bf16 neighbours, with the probability that makes the mean right.
 
     The noise is a hash of the value's bits and `count`: no random state, nothing to store, the same on every mesh.
+
+    Example: bf16 keeps the upper 16 of the 32 bits. For lower bits of 0x4000, a quarter of the step to the next bf16 number,
+    adding noise from 0 … 0xFFFF carries into the upper bits for a quarter of all noise; then the lower bits are cut off.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = bits ^ (count.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))

@@ -1,4 +1,11 @@
-"""Saving and resuming: the training state in, `RUN/checkpoints/STEP/` out, written in the background; and back, verified."""
+"""Checkpoints of a run: `RUN/checkpoints/STEP/`, written in the background and verified when they are read.
+
+A checkpoint is an Orbax composite of `params`, `opt_state` and `meta` (JSON: config, facts of the data, sums of the log,
+fingerprint of every array); its layout and verification are in `weights/checkpoint.py`, which inference and export read too. Here
+is what only training needs: saving while the next steps run, keeping the newest few, and going back to an older one when the
+newest is damaged. At every moment one complete checkpoint lies on the disk: an older one is removed after the newer one is
+complete.
+"""
 
 import contextlib
 import logging
@@ -14,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from huatuo_jax.errors import DataError, HuatuoError
 from huatuo_jax.io.files import PathLike, is_local
+from huatuo_jax.models.params import Params
 from huatuo_jax.weights.checkpoint import (
     absolute,
     agreed,
@@ -34,8 +42,8 @@ class Restored:
     """A verified checkpoint: trees of global arrays, and its facts."""
 
     step: int
-    params: Any
-    opt_state: Any
+    params: Params
+    opt_state: dict[str, Any]
     meta: dict[str, Any]
 
 
@@ -61,7 +69,7 @@ class Checkpoints:
             for leftover in self.directory.glob(f"*{TEMPORARY}*"):
                 leftover.rmtree()
 
-    def save(self, step: int, params: Any, opt_state: Any, meta: Mapping[str, Any]) -> None:
+    def save(self, step: int, params: Params, opt_state: dict[str, Any], meta: Mapping[str, Any]) -> None:
         """Starts to write a checkpoint; returns once the arrays are copied off the device, so that they may be donated.
 
         `meta` is extended by the fingerprint of every array. All processes call it together.
@@ -104,7 +112,7 @@ class Checkpoints:
         """The facts of one checkpoint."""
         return read_meta(self.directory / str(step))
 
-    def restore(self, step: int, params: Any, opt_state: Any) -> Restored:
+    def restore(self, step: int, params: Params, opt_state: dict[str, Any]) -> Restored:
         """Reads one checkpoint into the shapes, dtypes and shardings of two abstract trees and verifies it.
 
         Raises:
@@ -115,7 +123,7 @@ class Checkpoints:
         meta = agreed(path, lambda: read_meta(path))
         return Restored(step, read_item(path, "params", params, meta), read_item(path, "opt_state", opt_state, meta), meta)
 
-    def restore_newest(self, params: Any, opt_state: Any, report: Callable[[str], None]) -> Restored | None:
+    def restore_newest(self, params: Params, opt_state: dict[str, Any], report: Callable[[str], None]) -> Restored | None:
         """The newest checkpoint that verifies, or None if there is none; a bad one is reported and kept as `corrupt-STEP`."""
         for step in reversed(self.steps()):
             try:
@@ -163,10 +171,10 @@ def _barrier(name: str) -> None:
 
 
 @contextlib.contextmanager
-def errors_said_once() -> Iterator[None]:
-    """Within it a failed save or restore is reported by its exception alone.
+def one_error_per_failure() -> Iterator[None]:
+    """Within the context a failed save or restore appears as its exception alone.
 
-    Orbax logs the traceback of each of its threads besides, and its storage layer then speaks to event loops that are closed.
+    Orbax also logs the traceback of each of its threads, and its storage layer then reports event loops that are closed.
     """
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level

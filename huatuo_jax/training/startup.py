@@ -1,10 +1,13 @@
-"""How a run starts: its directory, config and data in; the numbered case and the training state out.
+"""How a run starts: what it trains on, which of five cases it is, and the state that training starts from.
 
 1. fresh     no checkpoint and no `config.init`: random weights.
 2. resume    the directory holds a checkpoint of this very run: go on after its step.
 3. weights   no checkpoint yet, `config.init` names other weights (a run, a base, a Hugging Face folder): a new optimizer.
 4. finished  the newest checkpoint is of the last step: nothing to do.
 5. refused   the directory holds another run: raises, listing what differs.
+
+`trainer.py` calls, in this order: `open_run_data` and `choose_case`, which read facts only and raise before anything is compiled
+or written; and, once the step is compiled, `load_state`. How checkpoints are written and verified: `saving.py`.
 """
 
 import dataclasses
@@ -13,13 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-from etils import epath
 from jax.sharding import Mesh
+from rich.console import Console
 
-from huatuo_jax.config import RunConfig
-from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, Difference, config_to_dict, differences
+from huatuo_jax.config import RunConfig, require
+from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, config_to_dict, differences
+from huatuo_jax.data.plan import Plan
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
-from huatuo_jax.io.files import PathLike
+from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.training.step import TrainState, TrainStep
 from huatuo_jax.weights.open import StoredModel, open_stored_model
@@ -27,92 +32,115 @@ from huatuo_jax.weights.open import StoredModel, open_stored_model
 SAME_FUNCTION = ("name", "max_length", "initializer_range", "z_loss_weight")
 """Fields of a model that may differ from those of the weights it starts from: they do not change what the weights compute."""
 
+# ---------------------------------------------------------------- what is trained on
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on. `facts` identify it and go into every checkpoint: plan_hash, tokenizer, template, total_steps."""
+
+    dataset: TokenDataset
+    plan: Plan
+    total_steps: int
+    facts: dict[str, Any]
+
+
+def open_run_data(config: RunConfig, console: Console) -> RunData:
+    """Opens token dataset and plan and checks that they, the model and the config belong together.
+
+    Raises:
+      DataError: data or plan are missing or torn, or the plan is of other data.
+      ConfigError: the plan was made with other settings or has too few rows; the tokenizer is larger than the model's vocabulary.
+    """
+    dataset = TokenDataset.open(config.data.tokens)
+    plan = Plan.load(config.data.plan)
+    plan.check_matches(dataset, config.data)
+    total_steps = count_steps(config, len(plan), console)
+    tokenizer = dict(dataset.manifest["tokenizer"])
+    require(
+        tokenizer["vocab_size"] <= config.model.vocab_size,
+        f"the data's tokenizer {tokenizer['path']} has {tokenizer['vocab_size']} tokens and model.vocab_size is "
+        f"{config.model.vocab_size}; encode the data with the model's tokenizer, or raise model.vocab_size",
+    )
+    facts = {"plan_hash": plan.hash, "tokenizer": tokenizer, "template": dataset.manifest["template"], "total_steps": total_steps}
+    return RunData(dataset, plan, total_steps, facts)
+
+
+def count_steps(config: RunConfig, rows: int, console: Console) -> int:
+    """Steps of the run: all whole batches of the plan, or `config.steps` of them. Prints how many rows are left over."""
+    whole = rows // config.batch_size
+    require(whole >= 1, f"batch_size is {config.batch_size} and the plan {config.data.plan} has {rows} rows; lower batch_size")
+    require(
+        config.steps <= whole,
+        f"steps is {config.steps}; the plan {config.data.plan} has {rows} rows = {whole} steps of {config.batch_size}; "
+        "lower steps, or plan more epochs",
+    )
+    if not config.steps and rows % config.batch_size:
+        console.print(f"{rows % config.batch_size} of {rows} rows do not fill a batch of {config.batch_size} and are not used")
+    return config.steps or whole
+
+
+def run_summary(config: RunConfig, mesh: Mesh, total_steps: int) -> str:
+    """One paragraph: what is trained, on what, how."""
+    device = mesh.devices.flat[0]
+    attention = resolve_attention(config.compute.attention, config.model, device.platform, config.data.packing == "first_fit")
+    length = config.data.sequence_length
+    shape = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return (
+        f"{config.name}: {config.model.name} on {mesh.size} {device.device_kind} ({shape}), attention {attention}, "
+        f"{config.compute.dtype}; {total_steps} steps of {config.batch_size} × {length} = {config.batch_size * length:,} tokens"
+    )
+
+
+# ---------------------------------------------------------------- which case it is
+
 
 @dataclass(frozen=True)
 class Start:
-    """The case; for "resume" and "finished" the newest step and its facts."""
+    """The case; for "resume" and "finished" the newest step, for "weights" the model whose weights are taken."""
 
     case: Literal["fresh", "resume", "weights", "finished"]
     step: int = 0
-    meta: Mapping[str, Any] | None = None
+    weights: StoredModel | None = None
 
 
-def decide(run: PathLike, checkpoints: Checkpoints, config: RunConfig, facts: Mapping[str, Any]) -> Start:
+def choose_case(checkpoints: Checkpoints, config: RunConfig, facts: Mapping[str, Any]) -> Start:
     """Chooses the case before anything large is loaded.
 
     Args:
-      run: the run directory.
+      checkpoints: of the run directory.
       config: of this command line.
-      facts: what the content of the data says: `plan_hash`, `tokenizer` (with its `fingerprint`), `total_steps`.
+      facts: of `RunData`.
 
     Raises:
-      ConfigError: case 5.
+      ConfigError: case 5, or the weights of `config.init` are of another model or tokenizer.
       HuatuoError: all checkpoints of the run are set aside as corrupt.
     """
     newest = _newest_readable(checkpoints)
     if newest is None:
-        _refuse_if_all_corrupt(run)
-        return Start("weights" if config.init else "fresh")
+        _refuse_if_all_corrupt(checkpoints)
+        return Start("weights", weights=open_init(config, facts)) if config.init else Start("fresh")
     step, meta = newest
-    _refuse_another_run(run, meta, config, facts)
-    return Start("finished" if step >= facts["total_steps"] else "resume", step, meta)
+    changed = differences(_identity(meta["config"], meta), _identity(config_to_dict(config), facts), MAY_DIFFER_ON_RESUME)
+    if changed:
+        lines = "\n".join(f"  {one}" for one in changed)
+        run = checkpoints.directory.parent
+        raise ConfigError(f"{run} holds another run; choose another --run, or undo these changes (before → now):\n{lines}")
+    return Start("finished" if step >= facts["total_steps"] else "resume", step)
 
 
-def load_state(
-    start: Start,
-    run: PathLike,
-    checkpoints: Checkpoints,
-    train_step: TrainStep,
-    config: RunConfig,
-    mesh: Mesh,
-    facts: Mapping[str, Any],
-    report: Callable[[str], None],
-) -> tuple[TrainState, dict[str, Any]]:
-    """The state to train from and the facts of its checkpoint ({} unless resumed)."""
-    if start.case == "resume":
-        abstract = train_step.abstract_state
-        restored = checkpoints.restore_newest(abstract.params, without_params(abstract), report)
-        if restored is None:
-            _refuse_if_all_corrupt(run)
-            raise DataError(f"{run} lost its checkpoints while this process started; is another process using it?")
-        return TrainState(params=restored.params, **restored.opt_state), restored.meta
-    state = train_step.init(config.seed)
-    if start.case == "weights":
-        jax.tree.map(lambda x: x.delete(), state.params)
-        state = dataclasses.replace(state, params=load_weights(config, mesh, facts))
-    return state, {}
-
-
-def load_weights(config: RunConfig, mesh: Mesh, facts: Mapping[str, Any]) -> Any:
-    """Case 3: the parameters of the run, checkpoint, base or Hugging Face folder `config.init`, in fp32."""
-    return open_init(config, facts).params(mesh)
-
-
-def open_init(config: RunConfig, facts: Mapping[str, Any]) -> StoredModel:
-    """Opens `config.init`; raises ConfigError if its weights are of another model or tokenizer, DataError if there are none."""
-    stored = open_stored_model(config.init, like=config.model)
-    theirs, their_tokenizers = config_to_dict(stored.config), stored.tokenizer_fingerprints()
-    ours = config_to_dict(config.model)
-    lines = [
-        f"model.{name}: {theirs.get(name)!r} there, {ours[name]!r} here"
-        for name in ours
-        if ours[name] != theirs.get(name) and name not in SAME_FUNCTION
-    ]
-    if facts["tokenizer"]["fingerprint"] not in their_tokenizers:
-        there = " or ".join(f"{fingerprint[:12]}…" for fingerprint in their_tokenizers)
-        lines.append(f"tokenizer: {there} there, {facts['tokenizer']['fingerprint'][:12]}… in the token dataset")
-    if lines:
-        raise ConfigError(f"the weights of init={config.init} do not fit this run:\n  " + "\n  ".join(lines))
-    return stored
-
-
-def without_params(state: TrainState) -> dict[str, Any]:
-    """What the checkpoint's item `opt_state` holds: optimizer state and counters."""
-    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "params"}
+def _identity(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run this run: its config, and the content of its data."""
+    content = {name: facts[name] for name in ("plan_hash", "total_steps")}
+    return {**config, **content, "tokenizer.fingerprint": facts["tokenizer"]["fingerprint"]}
 
 
 def _newest_readable(checkpoints: Checkpoints) -> tuple[int, dict[str, Any]] | None:
-    """A torn newest checkpoint is dealt with when it is restored; to compare configs any of the run will do."""
+    """Step and facts of the newest checkpoint whose facts can be read; None if the run has no checkpoint.
+
+    All checkpoints of a run have the same config, so any will do to compare it. A torn newest one is set aside when it is
+    restored.
+    """
     steps = checkpoints.steps()
     for step in reversed(steps):
         try:
@@ -124,23 +152,62 @@ def _newest_readable(checkpoints: Checkpoints) -> tuple[int, dict[str, Any]] | N
     return None
 
 
-def _refuse_another_run(run: PathLike, meta: Mapping[str, Any], config: RunConfig, facts: Mapping[str, Any]) -> None:
-    changed = differences(meta["config"], config_to_dict(config), MAY_DIFFER_ON_RESUME)
-    for name in ("plan_hash", "total_steps"):
-        if meta[name] != facts[name]:
-            changed.append(Difference(name, meta[name], facts[name]))
-    if meta["tokenizer"]["fingerprint"] != facts["tokenizer"]["fingerprint"]:
-        changed.append(Difference("tokenizer.fingerprint", meta["tokenizer"]["fingerprint"], facts["tokenizer"]["fingerprint"]))
-    if changed:
-        lines = "\n".join(f"  {one}" for one in changed)
-        raise ConfigError(f"{run} holds another run; choose another --run, or undo these changes (before → now):\n{lines}")
-
-
-def _refuse_if_all_corrupt(run: PathLike) -> None:
-    directory = epath.Path(run) / "checkpoints"
-    corrupt = sorted(p.name for p in directory.glob("corrupt-*")) if directory.exists() else []
+def _refuse_if_all_corrupt(checkpoints: Checkpoints) -> None:
+    """A run that lost all its checkpoints must not silently begin again at step 0."""
+    corrupt = sorted(path.name for path in checkpoints.directory.glob("corrupt-*")) if checkpoints.directory.exists() else []
     if corrupt:
         raise HuatuoError(
-            f"no checkpoint in {directory} is usable ({', '.join(corrupt)} did not verify); to begin anew choose another --run "
-            f"or remove {run}"
+            f"no checkpoint in {checkpoints.directory} is usable ({', '.join(corrupt)} did not verify); to begin anew choose "
+            f"another --run or remove {checkpoints.directory.parent}"
         )
+
+
+def open_init(config: RunConfig, facts: Mapping[str, Any]) -> StoredModel:
+    """Opens `config.init` (a run, a checkpoint, a base or a Hugging Face folder) without reading its weights.
+
+    Raises:
+      ConfigError: its weights are of another model or tokenizer. DataError: there are none.
+    """
+    stored = open_stored_model(config.init, like=config.model)
+    changed = differences(config_to_dict(stored.config), config_to_dict(config.model), SAME_FUNCTION)
+    lines = [f"model.{one}" for one in changed]
+    fingerprint, theirs = facts["tokenizer"]["fingerprint"], stored.tokenizer_fingerprints()
+    if fingerprint not in theirs:
+        lines.append(f"tokenizer: {' or '.join(f'{one[:12]}…' for one in theirs)} → {fingerprint[:12]}… of the token dataset")
+    if lines:
+        shown = "\n  ".join(lines)
+        raise ConfigError(f"the weights of init={config.init} do not fit this run (theirs → the run's):\n  {shown}")
+    return stored
+
+
+# ---------------------------------------------------------------- the state
+
+
+def load_state(
+    start: Start,
+    checkpoints: Checkpoints,
+    train_step: TrainStep,
+    config: RunConfig,
+    mesh: Mesh,
+    report: Callable[[str], None],
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to train from and the facts of its checkpoint ({} unless resumed)."""
+    if start.case == "resume":
+        abstract = train_step.abstract_state
+        restored = checkpoints.restore_newest(abstract.params, without_params(abstract), report)
+        if restored is None:
+            _refuse_if_all_corrupt(checkpoints)
+            lost = f"{checkpoints.directory} lost its checkpoints while this process started; is another process using it?"
+            raise DataError(lost)
+        return TrainState(params=restored.params, **restored.opt_state), restored.meta
+    state = train_step.init(config.seed)
+    if start.weights is not None:
+        # The random weights go first: two copies of the parameters may not fit beside the optimizer's state.
+        jax.tree.map(lambda x: x.delete(), state.params)
+        state = dataclasses.replace(state, params=start.weights.params(mesh))
+    return state, {}
+
+
+def without_params(state: TrainState) -> dict[str, Any]:
+    """What the checkpoint's item `opt_state` holds: optimizer state and counters."""
+    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "params"}

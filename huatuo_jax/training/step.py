@@ -1,7 +1,9 @@
-"""A `RunConfig` and a mesh in; the compiled training step, its state and all its shardings out, without allocating a parameter.
+"""The training step: one pure function of (state, batch), with its state and all shardings, made from a `RunConfig` and a mesh.
 
-The step is one pure function of (state, batch). Everything around it follows from the config and abstract shapes, so it can be
-lowered and compiled for any mesh, also one whose devices are not here.
+This is the heart of training: micro-batches, loss (`loss.py`), gradients, optimizer (`optimizer.py`), metrics (`metrics.py`).
+`build_step` allocates no parameter and runs nothing: everything follows from the config and abstract shapes, so the step can be
+lowered and compiled for any mesh, also one whose devices are not here (`benchmarks/pods.py`). The loop that calls it:
+`trainer.py`.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from huatuo_jax.config import RunConfig
 from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import abstract_params, init_params, split_decoder
+from huatuo_jax.models.params import Params, abstract_params, init_params, split_decoder
 from huatuo_jax.sharding import batch_sharding, check_batch, param_shardings, with_shardings
 from huatuo_jax.training.loss import position_weights, sums_by_source, token_weights, weighted_loss
 from huatuo_jax.training.optimizer import build_optimizer, build_schedule
@@ -42,8 +44,8 @@ class TrainState:
       skipped_in_a_row: of these, the ones since the last update; int32.
     """
 
-    params: Any
-    opt_state: Any
+    params: Params
+    opt_state: optax.OptState
     step: Array
     updates: Array
     skipped_total: Array
@@ -66,15 +68,15 @@ class TrainStep:
     """
 
     init: Callable[[int], TrainState]
-    step: Any
+    step: jax.stages.Wrapped
     abstract_state: TrainState
     state_shardings: TrainState
     batch_sharding: NamedSharding
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     schedule: optax.Schedule
 
-    def lower(self) -> Any:
-        """The step lowered for its mesh (`jax.stages.Lowered`); nothing is allocated."""
+    def lower(self) -> jax.stages.Lowered:
+        """The step lowered for its mesh; nothing is allocated."""
         return self.step.lower(self.abstract_state, self.abstract_batch)
 
 
@@ -94,28 +96,33 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
     check_batch(micro_rows, mesh)
     schedule = build_schedule(config.optimizer, total_steps)
     optimizer = build_optimizer(config.optimizer, schedule)
-    loss_of = _loss_function(config, mesh, needs_segments=config.data.packing == "first_fit")
+    loss_of = _build_loss(config, mesh, needs_segments=config.data.packing == "first_fit")
 
     def init(seed: Array) -> TrainState:
         params = init_params(model, jax.random.key(seed))
         zero = jnp.zeros((), jnp.int32)
         return TrainState(params, optimizer.init(params), step=zero, updates=zero, skipped_total=zero, skipped_in_a_row=zero)
 
-    def micro_loss(params: Any, rows: Batch) -> tuple[Array, Array]:
+    def micro_loss(params: Params, rows: Batch) -> tuple[Array, Array]:
         loss, token_losses = loss_of(params, rows)
         return loss, sums_by_source(token_losses, rows["source_ids"], len(sources))
 
-    def loss_and_gradients(params: Any, rows: Batch) -> tuple[tuple[Array, Array], Any]:
+    def loss_and_gradients(params: Params, rows: Batch) -> tuple[tuple[Array, Array], Params]:
         (loss, source_losses), gradients = jax.value_and_grad(micro_loss, has_aux=True)(params, rows)
+        # Each micro-batch leaves its gradients sharded like the parameters: summed over the devices here, once, and held as
+        # parts.
         return (loss, source_losses), jax.lax.with_sharding_constraint(gradients, shardings.params)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        # The weights come from the whole batch, before it is split: then losses and gradients of its parts are simply added.
         targets, held = batch["targets"], batch["segment_ids"] > 0
         batch = batch | {"weights": token_weights(targets, config.loss, config.rows_per_mean)}
         if model.z_loss_weight:
             batch["square_weights"] = model.z_loss_weight * position_weights(batch["segment_ids"])
         micro_batches = jax.tree.map(lambda x: split_rows(x, config.accumulation), batch)
         (loss, source_losses), gradients = _sum_over(lambda rows: loss_and_gradients(state.params, rows), micro_batches)
+        # A batch with a gradient that is not finite leaves parameters and moments as they were, and counts as skipped. The
+        # optimizer runs all the same: a branch would keep both states alive and save nothing in the usual case.
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -163,14 +170,17 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
     )
 
 
-def build_eval(config: RunConfig, mesh: Mesh, sources: tuple[str, ...]) -> Any:
-    """The compiled function (params, batch) → {"source_loss_sum", "source_target_tokens"}, each [num_sources] fp32.
+def build_eval(config: RunConfig, mesh: Mesh, sources: tuple[str, ...]) -> jax.stages.Wrapped:
+    """The same loss without gradients, for held-out rows.
+
+    A function (params, batch) → {"source_loss_sum", "source_target_tokens"}, each [num_sources] fp32.
 
     Sums, not means: add them over batches and divide once. The rows of a batch must divide over the mesh.
     """
-    loss_of = _loss_function(config, mesh, needs_segments=True)
+    # Held-out rows are packed first-fit whatever the plan's packing is, so their segments always count.
+    loss_of = _build_loss(config, mesh, needs_segments=True)
 
-    def evaluate(params: Any, batch: Batch) -> Metrics:
+    def evaluate(params: Params, batch: Batch) -> Metrics:
         is_target = (batch["targets"] >= 0).astype(jnp.float32)
         _, losses = loss_of(params, batch | {"weights": is_target})
         return {
@@ -186,17 +196,19 @@ def split_rows(x: Array, parts: int) -> Array:
     """[rows, …] → [parts, rows / parts, …], part p holding rows p, p + parts, …
 
     Consecutive rows go to different parts, so that with rows sharded over devices each device splits its own and none moves.
+    Example: 8 rows, 2 parts, 4 devices. Device 0 holds rows 0 and 1, device 1 rows 2 and 3, …; part 0 is rows 0 2 4 6, one of
+    each device. Halves (rows 0 to 3, then 4 to 7) would leave two devices idle in each part, or move their rows.
     """
     return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
 
-def _loss_function(config: RunConfig, mesh: Mesh, needs_segments: bool) -> Callable[[Any, Batch], tuple[Array, Array]]:
-    """(params, rows with their weights) → (loss, cross-entropy of every token)."""
+def _build_loss(config: RunConfig, mesh: Mesh, needs_segments: bool) -> Callable[[Params, Batch], tuple[Array, Array]]:
+    """The function (params, rows with their weights) → (loss, cross-entropy of every token), of training and held-out rows."""
     compute = config.compute
     attention = resolve_attention(compute.attention, config.model, mesh.devices.flat[0].platform, needs_segments)
     graphdef = split_decoder(config.model)
 
-    def loss(params: Any, rows: Batch) -> tuple[Array, Array]:
+    def loss(params: Params, rows: Batch) -> tuple[Array, Array]:
         decoder: Decoder = nnx.merge(graphdef, params)
         hidden = decoder(
             rows["tokens"],

@@ -1,14 +1,25 @@
-"""A `RunConfig` and a run directory in, a trained model with its metrics and checkpoints out; the same call again resumes."""
+"""Training from the first step to the last: `train(config, run, console)` is all of `huatuo train`; the same call again resumes.
+
+`train` reads top to bottom: what is trained on, where, how it starts (`startup.py`), what is written, and the loop. The loop
+calls the compiled step (`step.py`) on batches of the plan's rows (`data/loader.py`) and decides between steps what else is due:
+log lines and held-out loss (`metrics.py`), checkpoints (`saving.py`), the end. Every process runs it, and all processes take the
+same decisions after the same step; process 0 alone writes the log.
+"""
 
 import contextlib
 import math
+import os
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -21,13 +32,9 @@ from huatuo_jax.data.tokenizers import copy_tokenizer
 from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
 from huatuo_jax.io.files import PathLike, is_local, locked, write_json
 from huatuo_jax.sharding import make_mesh
-from huatuo_jax.training.held_out import Evaluator
-from huatuo_jax.training.metrics import Meter, eval_line, flops_per_token, peak_flops
-from huatuo_jax.training.preflight import describe, open_inputs
-from huatuo_jax.training.run_log import RunLog
-from huatuo_jax.training.saving import Checkpoints, errors_said_once
-from huatuo_jax.training.signals import StopSignals
-from huatuo_jax.training.startup import decide, load_state, open_init, without_params
+from huatuo_jax.training.metrics import Evaluator, Meter, RunLog, eval_line, flops_per_token, peak_flops
+from huatuo_jax.training.saving import Checkpoints, one_error_per_failure
+from huatuo_jax.training.startup import choose_case, load_state, open_run_data, run_summary, without_params
 from huatuo_jax.training.step import TrainState, build_step
 
 
@@ -46,27 +53,25 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
     began = time.time()
 
     # ---------------------------------------------------------------- what is trained on
-    inputs = open_inputs(config, console)
-    dataset, facts, total_steps = inputs.dataset, inputs.facts, inputs.total_steps
+    data = open_run_data(config, console)
+    dataset, facts, total_steps = data.dataset, data.facts, data.total_steps
 
     # ---------------------------------------------------------------- where it is trained
     mesh = make_mesh(config.mesh)
     train_step = build_step(config, mesh, total_steps, dataset.sources)
-    console.print(describe(config, mesh, total_steps))
+    console.print(run_summary(config, mesh, total_steps))
 
     # ---------------------------------------------------------------- how it starts
     checkpoints = Checkpoints(epath.Path(run) / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_every)
-    start = decide(run, checkpoints, config, facts)
+    start = choose_case(checkpoints, config, facts)
     if start.case == "finished":
         console.print(f"{run} is finished: all {total_steps} steps are done")
         return {"case": start.case, "steps": total_steps}
-    if start.case == "weights":
-        open_init(config, facts)
-    with alone_in(run), errors_said_once(), StopSignals() as signals, out_of_memory_explained(config):
+    with alone_in(run), one_error_per_failure(), StopSignals() as signals, out_of_memory_explained(config):
         checkpoints.remove_leftovers()
         console.print("compiling the step")
         compiled = train_step.lower().compile()
-        state, meta = load_state(start, run, checkpoints, train_step, config, mesh, facts, console.print)
+        state, meta = load_state(start, checkpoints, train_step, config, mesh, console.print)
         step = meta.get("step", 0)
         how = {"fresh": "fresh, from random weights", "weights": f"from the weights of {config.init}"}
         console.print(f"{how.get(start.case, start.case)}: step {step} of {total_steps}")
@@ -85,7 +90,7 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
 
         # ------------------------------------------------------------ the steps
         reading = {"threads": config.data.threads, "prefetch": config.data.prefetch}
-        rows = PlannedRows(inputs.plan, dataset)
+        rows = PlannedRows(data.plan, dataset)
         try:
             with make_loader(
                 rows, config.batch_size, train_step.batch_sharding, start_step=step, num_steps=total_steps - step, **reading
@@ -115,10 +120,22 @@ class Loop:
         self.meter, self.evaluator = meter, evaluator
         self.skipped_in_a_row = 0
         self.last: dict[str, Any] = {}
+        # Steps that are dispatched and not yet waited for: (step, its metrics on the devices, seconds waited for its batch).
         self._in_flight: deque[tuple[int, Mapping[str, jax.Array], float]] = deque()
 
-    def run(self, compiled: Any, state: TrainState, batches: Iterator[Any], step: int, signals: StopSignals) -> None:
-        """Trains from `step` batches consumed to the last one."""
+    def run(
+        self,
+        compiled: jax.stages.Compiled,
+        state: TrainState,
+        batches: Iterator[Mapping[str, jax.Array]],
+        step: int,
+        signals: "StopSignals",
+    ) -> None:
+        """Trains from `step` batches consumed to the last one.
+
+        JAX returns before a step is computed. Waiting for step n only after step n + 1 is dispatched keeps the devices busy while
+        this loop looks at metrics; whatever must see the newest state (evaluation, checkpoint, stop) waits for all steps first.
+        """
         total_steps = self.facts["total_steps"]
         logging = self.config.logging
         self.meter.restart_clock()
@@ -173,7 +190,7 @@ class Loop:
                 self.log.advance(step)
 
     def _evaluate(self, step: int, state: TrainState) -> None:
-        if not self.evaluator.batches:
+        if not self.evaluator.batches:  # the token dataset holds no records out
             return
         with self.meter.stopped_clock():
             line = eval_line(step, self.meter.sources, *self.evaluator(state.params))
@@ -182,6 +199,7 @@ class Loop:
             self.log.evaluation(line)
 
     def _save(self, step: int, state: TrainState) -> None:
+        # The log first: after a resume from this checkpoint, no line up to its step may be missing.
         if self.log is not None:
             self.log.sync()
         rest = without_params(state)
@@ -193,6 +211,51 @@ class Loop:
             "time": time.time(),
         }
         self.checkpoints.save(step, state.params, rest, meta)
+
+
+class StopSignals:
+    """Within the context a first SIGTERM or SIGINT asks for a stop after the current step; a second SIGINT interrupts at once.
+
+    One process: our own handlers set a flag. Several: a signal may reach one process first, and all must leave after the same
+    step, so the notice goes to JAX's coordination service, which fixes that step.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._install(signal.SIGINT, self._note)
+            if not jax.distributed.is_initialized():
+                self._install(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def stop_after(self, step: int) -> bool:
+        """Whether to save and leave now that `step` batches are consumed. Every process asks after every step."""
+        if jax.distributed.is_initialized():
+            reached = multihost_utils.reached_preemption_sync_point(step)
+            if reached:
+                self.received = self.received or "SIGTERM (to one of the processes)"
+            return reached
+        return self.received is not None
+
+    def _install(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        self._before[number] = signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+        # Not print: a handler may interrupt one.
+        os.write(2, f"\n{self.received}: will save after this step and end; Ctrl-C now ends at once, without saving\n".encode())
+        if jax.distributed.is_initialized():
+            # The coordination service listens to SIGTERM alone, by a handler of its own.
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def meter_of(config: RunConfig, mesh: Mesh, dataset: TokenDataset, state: TrainState, meta: Mapping[str, Any]) -> Meter:

@@ -14,8 +14,7 @@ from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import RunConfig
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.sharding import make_mesh
-from huatuo_jax.training.preflight import open_inputs
-from huatuo_jax.training.startup import load_weights
+from huatuo_jax.training.startup import open_init, open_run_data
 from huatuo_jax.training.trainer import train
 from huatuo_jax.weights.hf_config import write_config
 from huatuo_jax.weights.open import open_stored_model
@@ -47,7 +46,7 @@ def base(hf_folder: Path) -> Path:
 
 def weights_for(config: RunConfig, init: Path) -> dict[str, jax.Array]:
     config = dataclasses.replace(config, init=str(init))
-    return load_weights(config, make_mesh(config.mesh), open_inputs(config, make_console(quiet=True)).facts)
+    return open_init(config, open_run_data(config, make_console(quiet=True)).facts).params(make_mesh(config.mesh))
 
 
 @pytest.mark.parametrize("kind", ["base", "hf_folder"])
@@ -71,7 +70,7 @@ def test_names_and_limits_may_differ_but_not_what_is_computed(tiny_config, hf_fo
     model = dataclasses.replace(tiny_config.model, name="another", max_length=128, initializer_range=0.01)
     weights_for(dataclasses.replace(tiny_config, model=model), hf_folder)
     model = dataclasses.replace(tiny_config.model, norm_eps=1e-3, rope_theta=5e5)
-    with pytest.raises(ConfigError, match=r"(?s)model.rope_theta: 10000.0 there, 500000.0 here.*model.norm_eps: 1e-05 there"):
+    with pytest.raises(ConfigError, match=r"(?s)model.norm_eps: 1e-05 → 0.001.*model.rope_theta: 10000.0 → 500000.0"):
         weights_for(dataclasses.replace(tiny_config, model=model), hf_folder)
 
 
@@ -79,7 +78,7 @@ def test_a_folder_with_another_tokenizer_is_refused(tiny_config, hf_folder, tmp_
     folder = shutil.copytree(hf_folder, tmp_path / "llama")
     with open(folder / "tokenizer.model", "ab") as file:
         file.write(b"\0")
-    with pytest.raises(ConfigError, match=r"tokenizer: \w+… there, \w+… in the token dataset"):
+    with pytest.raises(ConfigError, match=r"tokenizer: \w+… → \w+… of the token dataset"):
         weights_for(tiny_config, folder)
     (folder / "tokenizer.model").unlink()
     with pytest.raises(ConfigError, match="holds no tokenizer"):

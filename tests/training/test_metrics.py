@@ -10,8 +10,7 @@ import pytest
 from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import DataError
-from huatuo_jax.training.metrics import Meter, eval_line, flops_per_token, peak_flops
-from huatuo_jax.training.run_log import RunLog, open_metrics, step_text
+from huatuo_jax.training.metrics import Meter, RunLog, eval_line, flops_per_token, open_metrics, peak_flops, step_text
 
 SOURCES = ("books", "sft")
 TIMES = ("tokens_per_second", "step_seconds", "input_wait_seconds", "time")

@@ -132,7 +132,7 @@ def test_weights_of_another_run_are_taken_without_its_optimizer(
 
 def test_weights_of_another_model_are_refused(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
     model = dataclasses.replace(tiny_config.model, ffn_size=128)
-    with pytest.raises(ConfigError, match=r"model.ffn_size: 64 there, 128 here"):
+    with pytest.raises(ConfigError, match=r"model.ffn_size: 64 → 128"):
         run_quietly(dataclasses.replace(tiny_config, init=str(finished_run), model=model), tmp_path / "run")
 
 

@@ -1,6 +1,14 @@
-"""Dialogue formats: turns and a system prompt in, pieces of text and control tokens out; and the check of format × tokenizer.
+"""Dialogue formats: what stands where in a dialogue, for training and for transformers, and the check of format × tokenizer.
 
-A format only says what stands where. `dialogue.py` turns its pieces into tokens and targets in the same way for all of them.
+Each format is one object in `FORMATS`, which says it twice:
+
+    render    turns and a system prompt → pieces of text and control tokens, of which `dialogue.py` makes tokens and targets, in
+              the same way for all formats; for training, generation and evaluation
+    jinja     the chat template of an exported folder, for `apply_chat_template` of transformers
+
+Both must give the same ids. Ours tokenises a prompt piece by piece; transformers renders one string and tokenises that. The ids
+are the same where no token reaches over the seam of two pieces, and for the huatuo format `check` refuses a tokenizer that has
+such a token. Tests hold `jinja` against `render` for every format. To add a format, add it to `FORMATS`.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,11 +50,13 @@ class DialogueFormat:
       prefixes: what `render` puts in front of a text. literals: what else it writes. tokens: every token that it names.
       follow_text: the prefixes that follow a text directly, so their tokens must be the same there too.
       closing_eos: EOS ends the whole example, as input and as target.
+      jinja: the chat template; "@SPACE@" stands where the seams of pieces need a space (`chat_template`).
     """
 
     name: str
     version: int
     render: Callable[[tuple[str, ...], str], Iterator[Piece]]
+    jinja: str
     prefixes: tuple[str, ...] = ()
     literals: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
@@ -59,6 +69,18 @@ class DialogueFormat:
         if found is None:
             raise self._refusal(tokenizer, f"the vocabulary lacks {name if name == BOS else repr(name)}")
         return found
+
+    def end_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """Ids of the tokens that end an answer: the tokenizer's end token, and what the format writes behind an answer."""
+        behind = [name for piece in self.render(("", ""), "") if piece.learned for name in piece.after[:1]]
+        return tuple(dict.fromkeys([tokenizer.eos_id, *(self.token_id(name, tokenizer) for name in behind)]))
+
+    def chat_template(self, space_at_seams: bool) -> str:
+        """The Jinja text, for a tokenizer that puts a "▁" in front of every piece (a dummy prefix) or for one that does not.
+
+        With a dummy prefix ours has a "▁" at every seam. In a prompt that is one string, only a space there makes the same token.
+        """
+        return self.jinja.replace("@SPACE@", " " if space_at_seams else "")
 
     def check(self, tokenizer: Tokenizer) -> None:
         """Raises ConfigError with the reason if `tokenizer` cannot carry this format."""
@@ -117,6 +139,30 @@ def prefix_fault(prefix: str, tokenizer: Tokenizer, texts: list[str], follows_te
     return ""
 
 
+# Jinja that several formats share: the system prompt taken off the messages, and the turns in strict alternation.
+_STRICT_TURNS = (
+    "{%- for message in turns -%}"
+    "{%- if message['role'] != ('assistant' if loop.index0 % 2 else 'user') -%}"
+    "{{- raise_exception('turns must alternate: user, assistant, user, …') -}}"
+    "{%- endif -%}"
+)
+
+_WITHOUT_SYSTEM = (
+    "{%- if messages and messages[0]['role'] == 'system' -%}"
+    "{{- raise_exception('the huatuo format has no place for a system prompt') -}}"
+    "{%- endif -%}"
+    "{%- set turns = messages -%}"
+)
+
+_WITH_SYSTEM = (
+    "{%- if messages and messages[0]['role'] == 'system' -%}"
+    "{%- set system = messages[0]['content'] -%}{%- set turns = messages[1:] -%}"
+    "{%- else -%}"
+    "{%- set system = '' -%}{%- set turns = messages -%}"
+    "{%- endif -%}"
+)
+
+
 def _huatuo(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
     if system:
         raise RecordError("the huatuo format has no place for a system prompt; use chatml, llama2, llama3 or baichuan2-chat")
@@ -125,6 +171,16 @@ def _huatuo(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
             yield Piece(prefix="\n<答>：", text=turn, learned=True)
         else:
             yield Piece(prefix="\n<问>：" if i else "<问>：", text=turn, ends_previous=i > 0)
+
+
+_HUATUO_JINJA = (
+    _WITHOUT_SYSTEM
+    + _STRICT_TURNS
+    + "{%- if loop.index0 % 2 -%}{{- '@SPACE@\\n<答>：' + message['content'] -}}"
+    + "{%- else -%}{{- ('' if loop.first else '@SPACE@\\n') + '<问>：' + message['content'] -}}{%- endif -%}"
+    + "{%- endfor -%}"
+    + "{%- if add_generation_prompt -%}{{- '@SPACE@\\n<答>：' -}}{%- endif -%}"
+)
 
 
 def _baichuan2_chat(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
@@ -137,6 +193,16 @@ def _baichuan2_chat(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
             yield Piece(before=("<reserved_106>",), text=turn, ends_previous=i > 0)
 
 
+_BAICHUAN2_CHAT_JINJA = (
+    _WITH_SYSTEM
+    + "{{- system -}}"
+    + _STRICT_TURNS
+    + "{{- ('<reserved_107>' if loop.index0 % 2 else '<reserved_106>') + message['content'] -}}"
+    + "{%- endfor -%}"
+    + "{%- if add_generation_prompt -%}{{- '<reserved_107>' -}}{%- endif -%}"
+)
+
+
 def _llama2(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
     for i, turn in enumerate(turns):
         if i % 2:
@@ -145,6 +211,18 @@ def _llama2(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
             yield Piece(before=(BOS,), prefix="[INST]", text=f" <<SYS>>\n{system.strip()}\n<</SYS>>\n\n{turn.strip()} [/INST]")
         else:
             yield Piece(before=(BOS,), prefix="[INST]", text=f" {turn.strip()} [/INST]")
+
+
+_LLAMA2_JINJA = (
+    _WITH_SYSTEM
+    + _STRICT_TURNS
+    + "{%- set text = message['content'] | trim -%}"
+    + "{%- if loop.index0 % 2 -%}{{- '@SPACE@' + text + ' ' + eos_token -}}"
+    + "{%- elif loop.first and system -%}"
+    + "{{- bos_token + '[INST] <<SYS>>\\n' + (system | trim) + '\\n<</SYS>>\\n\\n' + text + ' [/INST]' -}}"
+    + "{%- else -%}{{- bos_token + '[INST] ' + text + ' [/INST]' -}}{%- endif -%}"
+    + "{%- endfor -%}"
+)
 
 
 def _with_roles(turns: tuple[str, ...], system: str) -> Iterator[tuple[str, str]]:
@@ -162,10 +240,31 @@ def _llama3(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
         begin = ()
 
 
+_LLAMA3_JINJA = (
+    _WITH_SYSTEM
+    + "{{- '<|begin_of_text|>' -}}"
+    + "{%- if system -%}{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' + (system | trim) + '<|eot_id|>' -}}{%- endif -%}"
+    + _STRICT_TURNS
+    + "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + (message['content'] | trim) + '<|eot_id|>' -}}"
+    + "{%- endfor -%}"
+    + "{%- if add_generation_prompt -%}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}{%- endif -%}"
+)
+
+
 def _chatml(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
     for role, text in _with_roles(turns, system):
         yield Piece(before=("<|im_start|>",), prefix=f"{role}\n", text=text, after=("<|im_end|>",), learned=role == "assistant")
         yield Piece(prefix="\n")
+
+
+_CHATML_JINJA = (
+    _WITH_SYSTEM
+    + "{%- if system -%}{{- '<|im_start|>system\\n' + system + '<|im_end|>\\n' -}}{%- endif -%}"
+    + _STRICT_TURNS
+    + "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}"
+    + "{%- endfor -%}"
+    + "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
 
 
 FORMATS = {
@@ -175,15 +274,17 @@ FORMATS = {
             "huatuo",
             1,
             _huatuo,
+            _HUATUO_JINJA,
             prefixes=("<问>：", "\n<答>：", "\n<问>："),
             follow_text=("\n<答>：", "\n<问>："),
             closing_eos=True,
         ),
-        DialogueFormat("llama2", 1, _llama2, literals=("[INST]", " [/INST]"), tokens=(BOS,)),
+        DialogueFormat("llama2", 1, _llama2, _LLAMA2_JINJA, literals=("[INST]", " [/INST]"), tokens=(BOS,)),
         DialogueFormat(
             "llama3",
             1,
             _llama3,
+            _LLAMA3_JINJA,
             prefixes=("\n\n",),
             literals=("user", "assistant", "system"),
             tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
@@ -192,11 +293,19 @@ FORMATS = {
             "chatml",
             1,
             _chatml,
+            _CHATML_JINJA,
             prefixes=("user\n", "assistant\n", "system\n"),
             literals=("\n",),
             tokens=("<|im_start|>", "<|im_end|>"),
         ),
-        DialogueFormat("baichuan2-chat", 1, _baichuan2_chat, tokens=("<reserved_106>", "<reserved_107>"), closing_eos=True),
+        DialogueFormat(
+            "baichuan2-chat",
+            1,
+            _baichuan2_chat,
+            _BAICHUAN2_CHAT_JINJA,
+            tokens=("<reserved_106>", "<reserved_107>"),
+            closing_eos=True,
+        ),
     )
 }
 """By name. Formats: HuatuoGPT-II's `train_huatuo`, Baichuan2's chat, Meta's Llama 2 and 3, ChatML (Qwen)."""

@@ -46,10 +46,8 @@ class Model:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer: the tokenizer's end token, and what the format puts behind an answer."""
-        pieces = self.template.render(("", ""), "")
-        after = [self.template.token_id(name, self.tokenizer) for piece in pieces if piece.learned for name in piece.after[:1]]
-        return tuple(dict.fromkeys([self.tokenizer.eos_id, *after]))
+        """Tokens that end an answer."""
+        return self.template.end_ids(self.tokenizer)
 
     def quantizer(self, kind: str | None, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Quantizer | None:
         """Of `--quantize KIND`; None for None. Raises ConfigError for a kind that is unknown or fits neither model nor mesh."""

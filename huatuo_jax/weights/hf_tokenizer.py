@@ -1,12 +1,13 @@
-"""A run's tokenizer and dialogue format in, the tokenizer files of a Hugging Face folder out, which no remote code is needed for.
+"""The tokenizer files of an exported folder: the same ids in transformers as in training, without remote code.
 
-From a SentencePiece model: `tokenizer.model` as it is, and `tokenizer.json` that gives the same ids (`sentencepiece_json`). From
-a `tokenizer.json`: a copy of it and of what stands beside it. Either way `tokenizer_config.json` with the chat template, and
-`special_tokens_map.json`.
+From a SentencePiece model: `tokenizer.model` as it is, and a `tokenizer.json` that gives the same ids (`sentencepiece_json.py`).
+From a `tokenizer.json`: a copy of it and of what stands beside it. Either way `tokenizer_config.json` with the chat template of
+the dialogue format (`huatuo_jax.data.formats`), and `special_tokens_map.json`.
 
-`tokenizer_class` is PreTrainedTokenizerFast, which both transformers read as it stands; LlamaTokenizer would be rebuilt from its
-vocabulary by transformers 5. `split_special_tokens` is on wherever the format writes no control token: then `</s>` in a user's
-text stays plain characters, as in SentencePiece. The llama2 format writes `<s>` and `</s>`, so there a text can spell them.
+`tokenizer_class` is PreTrainedTokenizerFast, which both transformers read as it stands; transformers 5 would rebuild a
+LlamaTokenizer from its vocabulary. `split_special_tokens` is on wherever the format writes no control token: then `</s>` in a
+user's text stays plain characters, as in SentencePiece. The llama2 format writes `<s>` and `</s>`, so there a text can spell
+them.
 """
 
 import json
@@ -15,21 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from huatuo_jax.config import require
-from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.formats import get_format
+from huatuo_jax.data.formats import BOS, DialogueFormat, get_format
 from huatuo_jax.data.tokenizers import SentencePieceTokenizer, Tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, read_json, write_bytes, write_json
-from huatuo_jax.weights.hf_chat_template import END_OF_TURN, chat_template
 from huatuo_jax.weights.hf_names import Layout
-from huatuo_jax.weights.sentencepiece_json import convert, has_dummy_prefix, unknown_piece, verify
+from huatuo_jax.weights.sentencepiece_json import check_exact, has_dummy_prefix, tokenizer_json, unknown_piece
 
-TEMPLATE_FIELD = "huatuo_template"
+FORMAT_FIELD = "huatuo_template"
 """Field of tokenizer_config.json that holds the name of the dialogue format; transformers keeps it and takes no notice."""
-
-WRITES_CONTROL_TOKENS = ("llama2",)
-"""Formats whose text holds `<s>` or `</s>`; the marks of the others are user-defined symbols of a SentencePiece model."""
-
 
 QWEN2_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Qwen's tokenizer cuts text into words, as its tokenizer.json writes it and transformers' Qwen2Tokenizer repeats it."""
@@ -62,10 +57,10 @@ def recorded_format(folder: PathLike) -> str:
         config = read_json(path)
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); fetch it again") from error
-    name = config.get(TEMPLATE_FIELD) if isinstance(config, dict) else None
+    name = config.get(FORMAT_FIELD) if isinstance(config, dict) else None
     if name is None:
         return ""
-    require(isinstance(name, str), f"{path} has {TEMPLATE_FIELD} {name!r}, not the name of a dialogue format; mend or remove it")
+    require(isinstance(name, str), f"{path} has {FORMAT_FIELD} {name!r}, not the name of a dialogue format; correct or remove it")
     return get_format(name).name
 
 
@@ -87,13 +82,13 @@ def check_reader(tokenizer: Tokenizer, layout: Layout) -> None:
 
 
 def export_tokenizer(
-    tokenizer: Tokenizer, template: str | None, folder: Path, max_length: int, inexact: bool = False
+    tokenizer: Tokenizer, format_name: str | None, folder: Path, max_length: int, inexact: bool = False
 ) -> SpecialIds:
     """Writes the tokenizer files into `folder`; the vocabulary's size is never changed.
 
     Args:
       tokenizer: that the run was trained with.
-      template: its dialogue format; None = a base model without one, so there is no chat template.
+      format_name: its dialogue format; None = a base model without one, so there is no chat template.
       max_length: longest sequence of the model (`model_max_length`).
       inexact: also where `tokenizer.json` gives some texts other ids.
 
@@ -101,23 +96,31 @@ def export_tokenizer(
       DataError: `tokenizer.json` cannot be exactly the SentencePiece model.
       ConfigError: the tokenizer cannot carry the format.
     """
-    if template is not None:
-        get_format(template).check(tokenizer)
+    dialogue_format = None if format_name is None else get_format(format_name)
+    if dialogue_format is not None:
+        dialogue_format.check(tokenizer)
     if isinstance(tokenizer, SentencePieceTokenizer):
-        config = _from_sentencepiece(tokenizer, template, folder, inexact)
+        config = _from_sentencepiece(tokenizer, dialogue_format, folder, inexact)
     else:
-        config = _from_json(tokenizer, template, folder)
+        config = _from_json(tokenizer, dialogue_format, folder)
     config |= {"model_max_length": max_length, "clean_up_tokenization_spaces": False}
     write_json(folder / "tokenizer_config.json", config)
     named = {name: _content(config[name]) for name in ("bos_token", "eos_token", "unk_token", "pad_token") if config.get(name)}
     write_json(folder / "special_tokens_map.json", named)
-    return _special_ids(tokenizer, template, named)
+    pad = tokenizer.token_to_id(named["pad_token"])
+    if pad is None:
+        raise DataError(f"{tokenizer.path} has no token {named['pad_token']!r}, which the files beside it name as the pad token")
+    ends = (tokenizer.eos_id,) if dialogue_format is None else dialogue_format.end_ids(tokenizer)
+    return SpecialIds(tokenizer.bos_id, ends, pad)
 
 
-def _from_sentencepiece(tokenizer: SentencePieceTokenizer, template: str | None, folder: Path, inexact: bool) -> dict[str, Any]:
-    content = convert(tokenizer.path)
+def _from_sentencepiece(
+    tokenizer: SentencePieceTokenizer, dialogue_format: DialogueFormat | None, folder: Path, inexact: bool
+) -> dict[str, Any]:
+    """Writes both tokenizer files; returns the content of tokenizer_config.json."""
+    content = tokenizer_json(tokenizer.path)
     if not inexact:
-        verify(tokenizer.path, content)
+        check_exact(tokenizer.path, content)
     write_bytes(folder / "tokenizer.model", Path(tokenizer.path).read_bytes())
     write_bytes(folder / "tokenizer.json", json.dumps(content, ensure_ascii=False).encode("utf-8"))
     named: dict[str, Any] = {"eos_token": tokenizer.id_to_piece(tokenizer.eos_id)}
@@ -132,18 +135,19 @@ def _from_sentencepiece(tokenizer: SentencePieceTokenizer, template: str | None,
         "model_input_names": ["input_ids", "attention_mask"],
         "add_bos_token": False,
         "add_eos_token": False,
-        "split_special_tokens": template not in WRITES_CONTROL_TOKENS,
-        **_chat_template(template, has_dummy_prefix(content)),
+        "split_special_tokens": dialogue_format is None or BOS not in dialogue_format.tokens,
+        **_chat_template(dialogue_format, has_dummy_prefix(content)),
     }
 
 
-def _from_json(tokenizer: Tokenizer, template: str | None, folder: Path) -> dict[str, Any]:
+def _from_json(tokenizer: Tokenizer, dialogue_format: DialogueFormat | None, folder: Path) -> dict[str, Any]:
+    """Copies tokenizer.json; returns the content of tokenizer_config.json, which begins with the one beside the original."""
     source = Path(tokenizer.path)
     write_bytes(folder / "tokenizer.json", source.read_bytes())
     beside = source.parent / "tokenizer_config.json"
     config = read_json(beside) if beside.exists() else {}
-    require(isinstance(config, dict), f"{beside} holds no object; mend or remove it")
-    for stale in ("auto_map", TEMPLATE_FIELD):
+    require(isinstance(config, dict), f"{beside} holds no object; correct or remove it")
+    for stale in ("auto_map", FORMAT_FIELD):
         config.pop(stale, None)
     # By many another name transformers 5 builds a tokenizer of that kind's own rules, whatever tokenizer.json says.
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -152,17 +156,26 @@ def _from_json(tokenizer: Tokenizer, template: str | None, folder: Path) -> dict
     if not config.get("bos_token") and tokenizer.bos_id is not None:
         config["bos_token"] = tokenizer.id_to_piece(tokenizer.bos_id)
     config["pad_token"] = config.get("pad_token") or _content(config["eos_token"])
-    dummy = _has_space_at_seam(tokenizer) if template == "huatuo" else has_dummy_prefix(read_json(source))
-    return {**config, **_chat_template(template, dummy)}
+    if dialogue_format is not None and dialogue_format.name == "huatuo":
+        space_at_seams = _has_space_at_seams(tokenizer, dialogue_format)
+    else:
+        space_at_seams = has_dummy_prefix(read_json(source))
+    return {**config, **_chat_template(dialogue_format, space_at_seams)}
 
 
-def _has_space_at_seam(tokenizer: Tokenizer) -> bool:
+def _has_space_at_seams(tokenizer: Tokenizer, huatuo: DialogueFormat) -> bool:
     """Whether the huatuo format, rendered as one string, gives our tokens with a space before the line breaks or without.
+
+    Asked of the tokenizer itself, because the rules of a tokenizer.json do not tell: some put a "▁" in front of a text, and none
+    behind a line break.
 
     Raises:
       ConfigError: it does in neither way.
     """
-    questions, huatuo = ("头痛怎么办？", "What is a cold?", "一 1。"), get_format("huatuo")
+    # Imported here, as only this kind of tokenizer has to be asked.
+    from huatuo_jax.data.dialogue import prompt_tokens
+
+    questions = ("头痛怎么办？", "What is a cold?", "一 1。")
     for space in ("", " "):
         rendered = [list(tokenizer.encode("", trusted_prefix=f"<问>：{question}{space}\n<答>：")) for question in questions]
         if rendered == [list(prompt_tokens([question], tokenizer, huatuo, "")) for question in questions]:
@@ -173,19 +186,13 @@ def _has_space_at_seam(tokenizer: Tokenizer) -> bool:
     )
 
 
-def _chat_template(template: str | None, dummy_prefix: bool = False) -> dict[str, str]:
-    return {} if template is None else {"chat_template": chat_template(template, dummy_prefix), TEMPLATE_FIELD: template}
+def _chat_template(dialogue_format: DialogueFormat | None, space_at_seams: bool) -> dict[str, str]:
+    """The fields of tokenizer_config.json that say how a prompt is written."""
+    if dialogue_format is None:
+        return {}
+    return {"chat_template": dialogue_format.chat_template(space_at_seams), FORMAT_FIELD: dialogue_format.name}
 
 
 def _content(token: Any) -> str:
+    """The text of a special token, which tokenizer_config.json may write as an object with its properties."""
     return token["content"] if isinstance(token, dict) else token
-
-
-def _special_ids(tokenizer: Tokenizer, template: str | None, named: dict[str, str]) -> SpecialIds:
-    pad = tokenizer.token_to_id(named["pad_token"])
-    if pad is None:
-        raise DataError(f"{tokenizer.path} has no token {named['pad_token']!r}, which the files beside it name as the pad token")
-    ends = [tokenizer.eos_id]
-    if template is not None and template in END_OF_TURN:
-        ends.append(get_format(template).token_id(END_OF_TURN[template], tokenizer))
-    return SpecialIds(tokenizer.bos_id, tuple(dict.fromkeys(ends)), pad)

@@ -11,9 +11,9 @@ The two libraries agree id for id because the file says only what SentencePiece 
 Decoding agrees too, but for byte pieces that are no valid UTF-8 together: `tokenizers` writes "�" for each byte of the run,
 SentencePiece only for those that belong to no character.
 
-What has no equal at all is refused (`convert`), and what was made is compared with the original (`differences`). Known to differ:
-unigram models (ties between equally good ways to cut a text, and `</s>` in a text where a character of it is no piece), and
-models with both a dummy prefix and user-defined symbols (the prefix is put behind each symbol).
+What has no equal at all is refused (`tokenizer_json`), and what was made is compared with the original (`differing_texts`).
+Known to differ: unigram models (ties between equally good ways to cut a text, and `</s>` in a text where a character of it is no
+piece), and models with both a dummy prefix and user-defined symbols (the prefix is put behind each symbol).
 """
 
 import base64
@@ -54,7 +54,7 @@ class Difference(NamedTuple):
     ours: list[int]
 
 
-def convert(path: PathLike) -> dict[str, Any]:
+def tokenizer_json(path: PathLike) -> dict[str, Any]:
     """The content of a tokenizer.json that encodes and decodes as the SentencePiece model `path` (BPE or unigram) does.
 
     Raises:
@@ -100,13 +100,13 @@ def convert(path: PathLike) -> dict[str, Any]:
 
 
 def unknown_piece(content: dict[str, Any]) -> str:
-    """The piece that stands for characters outside the vocabulary, of a tokenizer.json that `convert` made."""
+    """The piece that stands for characters outside the vocabulary, of a tokenizer.json that `tokenizer_json` made."""
     model = content["model"]
     return model["unk_token"] if model["type"] == "BPE" else model["vocab"][model["unk_id"]][0]
 
 
 def has_dummy_prefix(content: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json, of `convert` or of a base model, puts a "▁" in front of every text."""
+    """Whether a tokenizer.json, of `tokenizer_json` or of a base model, puts a "▁" in front of every text."""
     steps = [step for name in ("normalizer", "pre_tokenizer") for step in _steps(content.get(name))]
     return any(
         step["type"] == "Prepend" or (step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
@@ -119,7 +119,7 @@ def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
     return (part.get("normalizers") or part.get("pretokenizers") or [part]) if part else []
 
 
-def differences(path: PathLike, content: dict[str, Any], seed: int = 0) -> list[Difference]:
+def differing_texts(path: PathLike, content: dict[str, Any], seed: int = 0) -> list[Difference]:
     """Texts that the two encode differently, of every piece, runs of marks, random strings of pieces and a few hard texts."""
     import sentencepiece
     import tokenizers
@@ -137,9 +137,9 @@ def differences(path: PathLike, content: dict[str, Any], seed: int = 0) -> list[
     return [Difference(text, encoding.ids, ids) for text, encoding, ids in pairs if encoding.ids != ids]
 
 
-def verify(path: PathLike, content: dict[str, Any]) -> None:
-    """Raises DataError, which shows a text, if `differences` finds one."""
-    found = differences(path, content)
+def check_exact(path: PathLike, content: dict[str, Any]) -> None:
+    """Raises DataError, which shows a text, if `differing_texts` finds one."""
+    found = differing_texts(path, content)
     if found:
         text, theirs, ours = found[0].text[:60], found[0].theirs[:12], found[0].ours[:12]
         raise DataError(

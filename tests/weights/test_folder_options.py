@@ -11,7 +11,7 @@ from huatuo_jax.cli import main
 from huatuo_jax.data.formats import FORMATS
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.inference.loading import open_model
-from huatuo_jax.weights.hf_tokenizer import TEMPLATE_FIELD
+from huatuo_jax.weights.hf_tokenizer import FORMAT_FIELD
 from huatuo_jax.weights.hf_write import ExportRequest, export
 from tests.support.export_checkpoint import byte_level_tokenizer, random_model, tiny_tokenizer, write_run
 
@@ -116,8 +116,8 @@ def test_a_model_without_dialogue_format_records_none(desk, tmp_path):
 @pytest.mark.parametrize(
     ("content", "error", "reason"),
     [
-        (json.dumps({TEMPLATE_FIELD: "alpaca"}), ConfigError, "no dialogue format 'alpaca'; there are huatuo"),
-        (json.dumps({TEMPLATE_FIELD: 5}), ConfigError, f"{TEMPLATE_FIELD} 5, not the name of a dialogue format"),
+        (json.dumps({FORMAT_FIELD: "alpaca"}), ConfigError, "no dialogue format 'alpaca'; there are huatuo"),
+        (json.dumps({FORMAT_FIELD: 5}), ConfigError, f"{FORMAT_FIELD} 5, not the name of a dialogue format"),
         ("{", DataError, "tokenizer_config.json is not JSON"),
     ],
 )
@@ -136,4 +136,4 @@ def test_transformers_keeps_the_record_and_says_nothing(desk, tmp_path, caplog, 
     transformers.utils.logging.disable_propagation()
     assert (caplog.messages, list(recwarn)) == ([], [])
     tokenizer.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text())[TEMPLATE_FIELD] == "huatuo"
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())[FORMAT_FIELD] == "huatuo"

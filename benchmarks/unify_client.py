@@ -57,23 +57,22 @@ async def make_calls(
 ) -> None:
     """Makes so many calls, so many at a time; samples the resident memory (MiB) twenty times."""
     from data_tools.unify.prompting import Prompts
-    from huatuo_jax.chat_client.budget import Budget, Caps
+    from huatuo_jax.chat_client.budget import Caps
     from huatuo_jax.chat_client.calls import Call
     from huatuo_jax.chat_client.client import ChatClient, ClientSettings
     from huatuo_jax.chat_client.ledger import Ledger
-    from huatuo_jax.chat_client.pacing import Pacer
     from huatuo_jax.io.api_key import ApiKey
 
     prompts, numbers = Prompts(), iter(range(calls))
     settings = ClientSettings(url, "stub", concurrency=in_flight, timeout=60)
     with Ledger(folder / "ledger.sqlite") as ledger:
-        async with ChatClient(settings, ApiKey("none"), Pacer(), Budget(Caps())) as client:
+        async with ChatClient(settings, Caps(), ApiKey("none"), ledger) as client:
 
             async def work() -> None:
                 for number in numbers:
                     call = Call(f"books/{number}", "question", 0, 0, prompts.question("en", PASSAGE))
                     if ledger.find(call, "stub") is None:
-                        await ledger.put(call, "stub", await client.answer(call, call.identity("stub")))
+                        await client.ask(call)
                     if on_sample is not None and number % max(1, calls // 20) == 0:
                         on_sample.append((number, resident()))
 

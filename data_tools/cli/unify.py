@@ -1,9 +1,19 @@
-"""`huatuo-data unify`: passages in, instruction pairs (JSONL, ready for `import`) out."""
+"""`huatuo-data unify`: turns passages into instruction pairs, by template or by a language model.
+
+Here are the arguments and what is printed; the work is in `data_tools/unify`: in `pairs.py` by template, in `pipeline.py` by a
+model. The client is imported only when a model is asked, for its packages belong to an extra.
+"""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huatuo_jax.cli.arguments import local_path
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data_tools.unify.filters import RecallStatistics
+    from data_tools.unify.pipeline import Job
 
 HELP = """Turn passages into question-and-answer pairs, ready for `huatuo-data import`.
 
@@ -91,124 +101,149 @@ def _add_rewriting(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.cli.import_records import check_max_rejected
-    from data_tools.cli.unify_report import print_report
     from data_tools.records.importing import check_inputs
     from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.io.files import full_disk_named, write_json
+    from huatuo_jax.report.style import image_format
 
     check_max_rejected(args.max_rejected)
     check_inputs(args.files)
+    if args.plot:
+        image_format(args.plot)
     console = make_console(args.quiet)
     provider = args.provider or "template"
     with full_disk_named(args.out.parent):
-        if provider == "template":
-            report, coverage = _by_template(args, console)
-        else:
-            found = _by_model(args, console, question_only=provider == "question-only")
-            if found is None:
-                return 0
-            report, coverage = found
-        report = {"provider": provider, **report}
+        result = _by_template(args, console) if provider == "template" else _by_model(args, console)
+        if result is None:
+            return 0
+        report, recalls = {"provider": provider, **result[0]}, result[1]
         write_json(args.out.with_suffix(".report.json"), report)
     print_report(console, report)
     if args.plot:
-        from data_tools.unify.coverage import plot
+        from data_tools.unify.filters import plot
 
-        plot(coverage.values(), args.plot)
+        plot(recalls.values(), args.plot)
     write_report(args.json, report)
     return 0
 
 
-def _by_template(args: argparse.Namespace, console: Any) -> tuple[dict[str, Any], Any]:
-    from data_tools.unify.pairs import unify_files
-    from data_tools.unify.passages import to_pair
+def _by_template(args: argparse.Namespace, console: "Console") -> "tuple[dict[str, Any], RecallStatistics]":
+    from data_tools.unify.pairs import unify_by_template
     from huatuo_jax.cli.console import make_progress
     from huatuo_jax.config import require
 
-    require(
-        not (args.estimate or args.model),
-        "--estimate and --model need --provider openai or question-only",
-    )
+    require(not (args.estimate or args.model), "--estimate and --model need --provider openai or question-only")
     with make_progress(console, "bytes") as progress:
         task = progress.add_task("unify", total=sum(path.stat().st_size for path in args.files))
-        return unify_files(
-            args.files, args.out, to_pair, args.source, args.max_rejected, on_read=lambda count: progress.advance(task, count)
-        )
+        on_read = lambda count: progress.advance(task, count)
+        return unify_by_template(args.files, args.out, args.source, args.max_rejected, on_read)
 
 
-def _by_model(args: argparse.Namespace, console: Any, question_only: bool) -> tuple[dict[str, Any], Any] | None:
-    """The report and the coverage; None after `--estimate`."""
-    from data_tools.cli.unify_report import print_forecast
+def _by_model(args: argparse.Namespace, console: "Console") -> "tuple[dict[str, Any], RecallStatistics] | None":
+    """The report and what survives of the passages; None after `--estimate`."""
     from huatuo_jax.cli.console import write_report
     from huatuo_jax.config import require
     from huatuo_jax.errors import ConfigError
 
     require(bool(args.model), "--model is missing; name the model as the endpoint does")
     try:
-        from data_tools.unify.session import estimate, run_session
+        from data_tools.unify.pipeline import estimate, run
         from huatuo_jax.io.api_key import ApiKey, key_from_environment
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'huatuo-jax[unify]'") from None
-    job, session = _job(args, question_only), _session(args)
+    job = _job(args)
     if args.estimate:
-        forecast = estimate(job, session)
+        forecast = estimate(job)
         print_forecast(console, forecast)
         write_report(args.json, forecast)
         return None
     key = ApiKey("") if args.finished_only else key_from_environment(args.base_url, DEFAULT_URL)
-    return run_session(job, session, key, console, lambda forecast: print_forecast(console, forecast))
+    return run(job, key, console, lambda forecast: print_forecast(console, forecast))
 
 
-def _job(args: argparse.Namespace, question_only: bool) -> Any:
+def _job(args: argparse.Namespace) -> "Job":
     from data_tools.unify.filters import DEFAULT, FAITHFUL, Limits, choose_filters
     from data_tools.unify.pipeline import Job
     from data_tools.unify.prompting import FAITHFUL_CUTS, Cuts, Prompts, by_language
     from data_tools.unify.rewriting import Rewriting
-
-    prompts = Prompts(
-        args.prompt_version,
-        args.prompts,
-        by_language("--domain", args.domain),
-        by_language("--persona", args.persona),
-        FAITHFUL_CUTS if args.faithful else Cuts(),
-    )
-    limits = Limits(args.max_question, args.min_coverage)
-    how = Rewriting(
-        prompts=prompts,
-        filters=choose_filters(FAITHFUL if args.faithful else DEFAULT, args.filter, args.no_filter, limits),
-        tries=args.tries,
-        spoken="zh" if args.faithful else args.language,
-        question_only=question_only,
-        longest=args.max_passage,
-    )
-    return Job(args.files, args.out, how, args.model, args.source, args.max_rejected)
-
-
-def _session(args: argparse.Namespace) -> Any:
-    from data_tools.unify.session import Session
     from huatuo_jax.chat_client.budget import Caps, Prices
     from huatuo_jax.chat_client.client import ClientSettings
-    from huatuo_jax.config import require
 
-    rate = args.requests_per_minute
-    require(rate is None or rate > 0, f"--requests-per-minute is {rate}; it must be above 0")
-    require(args.backoff_scale >= 0, f"--backoff-scale is {args.backoff_scale}; it must not be negative")
-    settings = ClientSettings(
+    rewriting = Rewriting(
+        prompts=Prompts(
+            args.prompt_version,
+            args.prompts,
+            by_language("--domain", args.domain),
+            by_language("--persona", args.persona),
+            FAITHFUL_CUTS if args.faithful else Cuts(),
+        ),
+        filters=choose_filters(
+            FAITHFUL if args.faithful else DEFAULT, args.filter, args.no_filter, Limits(args.max_question, args.min_coverage)
+        ),
+        tries=args.tries,
+        language="zh" if args.faithful else args.language,
+        question_only=args.provider == "question-only",
+        longest=args.max_passage,
+    )
+    client = ClientSettings(
         base_url=args.base_url,
         model=args.model,
         concurrency=args.concurrency,
         timeout=args.timeout,
         retries=args.retries,
-        max_output_tokens=args.max_new_tokens,
+        max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
         accept_models=tuple(args.accept_model),
-    )
-    return Session(
-        settings=settings,
-        caps=Caps(args.max_tokens, args.max_cost, Prices(args.price_in, args.price_out)),
-        ledger=args.ledger or args.out.with_suffix(".ledger.sqlite"),
-        requests_per_minute=rate,
-        retry_rejected=args.retry_rejected,
-        finished_only=args.finished_only,
+        requests_per_minute=args.requests_per_minute,
         backoff_scale=args.backoff_scale,
     )
+    return Job(
+        paths=args.files,
+        out=args.out,
+        rewriting=rewriting,
+        client=client,
+        caps=Caps(args.max_tokens, args.max_cost, Prices(args.price_in, args.price_out)),
+        ledger=args.ledger or args.out.with_suffix(".ledger.sqlite"),
+        source=args.source,
+        max_rejected=args.max_rejected,
+        retry_rejected=args.retry_rejected,
+        finished_only=args.finished_only,
+    )
+
+
+def print_forecast(console: "Console", forecast: dict[str, Any]) -> None:
+    """Prints what a run will take, and on which assumptions."""
+    tokens = f"{forecast['prompt_tokens']:,} prompt and {forecast['output_tokens']:,} output tokens"
+    cost = f", cost {forecast['cost']:,.2f}" if forecast["cost"] is not None else ""
+    console.print(
+        f"forecast: {forecast['passages']:,} passages, {forecast['calls']:,} calls, {tokens}{cost}; "
+        f"from {forecast['based_on']}, without second tries"
+    )
+    if forecast["least_hours"] is not None:
+        console.print(f"at the given requests per minute it takes at least {forecast['least_hours']:,} hours")
+    if not forecast["within_caps"]:
+        console.print("warning: this is more than the caps allow; the run will stop there, and continue under larger ones")
+
+
+def print_report(console: "Console", report: dict[str, Any]) -> None:
+    """Prints records and what survives of the passages per source, then rejects and failed requests by reason."""
+    from rich.table import Table
+
+    from huatuo_jax.cli.console import print_table
+
+    counted = lambda counts: ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    table = Table("source", "records", "n-gram recall: mean", "median", "worst tenth", "length", title=report["out"])
+    for source, records in report["sources"].items():
+        row = report["coverage"][source]
+        shares = ("–" if row[key] is None else f"{row[key]:.1%}" for key in ("mean", "median", "p10"))
+        table.add_row(source, f"{records:,}", *shares, f"{row['length_ratio']:.2f}×")
+    print_table(console, table)
+    console.print(f"records {report['records']:,}, rejected {report['rejected']:,}")
+    for key, what in (("rejected_passages", "rejected passages"), ("rejected_tries", "rejected texts")):
+        if report.get(key):
+            console.print(f"{what}: {counted(report[key])}")
+    if client := report.get("client"):
+        failed = counted(client["failed_requests"])
+        console.print(
+            f"requests {client['requests']:,}, answers {client['answers']:,}" + (f", failed: {failed}" if failed else "")
+        )

@@ -2,20 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 from data_tools.records.layouts import to_record
 from data_tools.records.unified import UnifiedWriter
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.io.files import written_aside
-from huatuo_jax.io.jsonl import Fault, Pair, TornFileError, iterate_json
+from huatuo_jax.io.jsonl import Fault, LineWriter, Pair, TornFileError, iterate_json, write_lines
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 Progress = Callable[[int], None]
-Handle = Callable[[Any, Path, int], None]
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -23,22 +22,27 @@ class RejectedLog:
     """Writes one JSON object a rejected line: file, line and reason; counts them.
 
     Attributes:
+      writer: where they are listed; None counts them only.
       count: lines rejected so far; files: whole files that could not be read to their end.
     """
 
-    file: IO[str]
+    writer: LineWriter | None = None
     count: int = 0
     files: list[str] = field(default_factory=list)
 
     def add(self, path: Path, line: int, reason: str) -> None:
         """Records one rejected line."""
         self.count += 1
-        self.file.write(json.dumps({"file": str(path), "line": line, "reason": reason}, ensure_ascii=False) + "\n")
+        self._list(path, line, reason)
 
     def add_file(self, path: Path, reason: str) -> None:
         """Records a file that is rejected as a whole: how many records it lost is unknown."""
         self.files.append(str(path))
-        self.file.write(json.dumps({"file": str(path), "line": None, "reason": reason}, ensure_ascii=False) + "\n")
+        self._list(path, None, reason)
+
+    def _list(self, path: Path, line: int | None, reason: str) -> None:
+        if self.writer:
+            self.writer.write({"file": str(path), "line": line, "reason": reason})
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -60,19 +64,23 @@ def plain_stem(path: Path) -> str:
     return name
 
 
-def read_all(paths: Sequence[Path], handle: Handle, rejected: RejectedLog, on_read: Progress | None = None) -> None:
-    """Calls `handle(value, path, number)` for every JSON value of the files; what fails in reading or in it is rejected."""
+def read_all(
+    paths: Sequence[Path], read: Callable[[Any, Path, int], Item], rejected: RejectedLog, on_read: Progress | None = None
+) -> Iterator[Item]:
+    """Yields `read(value, path, number)` for every JSON value of the files; what fails in reading or in `read` is rejected."""
     for path in paths:
         try:
             for number, value in iterate_json(path, on_read):
                 try:
                     if isinstance(value, Fault):
                         raise RecordError(value.reason)
-                    handle(value, path, number)
+                    item = read(value, path, number)
                 except RecordError as error:
                     rejected.add(path, number, str(error))
                 except UnicodeEncodeError as error:
                     rejected.add(path, number, f"text is not valid Unicode (lone surrogate at character {error.start})")
+                else:
+                    yield item
         except TornFileError as error:
             rejected.add_file(path, str(error))
 
@@ -132,13 +140,14 @@ def import_files(
     check_inputs(paths)
     listed = rejected_file or out / "rejected.jsonl"
     with UnifiedWriter(out) as writer:
-        with written_aside(listed) as aside, open(aside, "w", encoding="utf-8") as file:
-            rejected = RejectedLog(file)
+        with write_lines(listed) as lines:
+            rejected = RejectedLog(lines)
 
-            def handle(value: Any, path: Path, number: int) -> None:
+            def write(value: Any, path: Path, number: int) -> None:
                 writer.write(to_record(value, layout, source, plain_stem(path), lambda: stable_id(value, path, number)))
 
-            read_all(paths, handle, rejected, on_read)
+            for _ in read_all(paths, write, rejected, on_read):
+                pass
         check_share(rejected, writer.records, max_rejected, listed)
         manifest = writer.finish()
     report = {key: manifest[key] for key in ("records", "sources", "duplicate_ids", "duplicate_texts")}

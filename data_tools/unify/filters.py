@@ -1,24 +1,52 @@
-"""A model's question or answer in, the name of the rule that rejects it out: every rule has a name and can be switched."""
+"""Which texts of a model are rejected, and how much of a passage survives in its answer.
 
+Each rule has a name, which reports count it by, and can be switched on and off; `rewriting.py` asks `Filters.reason` about every
+question and answer. The last rule to read is recall, for it is also measured on every pair that is written (`RecallStatistics`):
+
+    passage "alpha beta gamma delta", answer "beta delta omega": two of four units survive, recall 0.5.
+
+The phrases are in `phrases.json`. What must hold: a rule looks at the text, the passage and the limits only, so that a run
+replayed from its ledger decides as the run did. Next to read: `rewriting.py`.
+"""
+
+import json
 import re
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from data_tools.records.language import language_of_passage
-from data_tools.unify.coverage import PHRASES, recall
 from data_tools.unify.passages import Passage, title_of
 from huatuo_jax.errors import ConfigError
 
 JACCARD_CUT = 600
 """Characters of the passage that the original's Jaccard filter looks at."""
 
+_PHRASES: dict[str, list[str]] = json.loads((Path(__file__).parent / "phrases.json").read_text(encoding="utf-8"))
+_STOP_WORDS = frozenset(_PHRASES["stop_words"])
+_CHINESE_RUN = re.compile(r"[㐀-鿿]{2,}")
+_WORD_OR_NUMBER = re.compile(r"[a-z]{3,}|\d+(?:\.\d+)?")
+_NO_LETTER = re.compile(r"[\W_]+")
+
+
+def _any_of(name: str) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{phrase})" for phrase in _PHRASES[name]), re.IGNORECASE)
+
+
+_REFUSALS, _LEAKS, _QUESTION_LEAKS = _any_of("refusals"), _any_of("leaks"), _any_of("question_leaks")
+_REFERENCES, _ASKING = _any_of("references"), _any_of("asking")
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text that a model wrote for a passage, `finish` being the endpoint's reason to end it."""
+    """A text that a model wrote for a passage; `language` is the one asked for, `finish` the endpoint's reason to end it."""
 
     passage: Passage
-    spoken: str
+    language: str
     text: str
     finish: str = "stop"
 
@@ -36,96 +64,60 @@ Rule = Callable[[Candidate, Limits], bool]
 """Whether the candidate is rejected."""
 
 
-def _any(name: str) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{phrase})" for phrase in PHRASES[name]), re.IGNORECASE)
-
-
-_REFUSALS, _LEAKS, _QUESTION_LEAKS = _any("refusals"), _any("leaks"), _any("question_leaks")
-_REFERENCES, _ASKING = _any("references"), _any("asking")
-_NO_LETTER = re.compile(r"[\W_]+")
-
-
-def _refused(candidate: Candidate, limits: Limits) -> bool:
-    return candidate.finish == "refused"
-
-
-def _empty(candidate: Candidate, limits: Limits) -> bool:
-    return not candidate.text
-
-
-def _truncated(candidate: Candidate, limits: Limits) -> bool:
-    return candidate.finish == "length"
-
-
-def _blocked(candidate: Candidate, limits: Limits) -> bool:
-    return candidate.finish == "content_filter"
-
-
-def _refusal(candidate: Candidate, limits: Limits) -> bool:
-    return _REFUSALS.search(candidate.text) is not None
-
-
-def _other_language(candidate: Candidate, limits: Limits) -> bool:
-    return language_of_passage(candidate.text) != candidate.spoken
-
-
-def _question_length(candidate: Candidate, limits: Limits) -> bool:
-    return len(candidate.text) > limits.question_characters
-
-
-def _question_title(candidate: Candidate, limits: Limits) -> bool:
+def _is_title(candidate: Candidate, limits: Limits) -> bool:
     title = _bare(title_of(candidate.passage))
     return bool(title) and _bare(candidate.text) in (title, "")
 
 
 def _bare(text: str) -> str:
     """A question or title without the words that only ask, punctuation, spaces and case."""
+    # "请介绍一下阿司匹林的作用。" → "阿司匹林的作用"
     return _NO_LETTER.sub("", _ASKING.sub("", text.casefold().strip()))
 
 
-def _question_leak(candidate: Candidate, limits: Limits) -> bool:
-    return any(pattern.search(candidate.text) for pattern in (_QUESTION_LEAKS, _LEAKS))
+def _low_recall(candidate: Candidate, limits: Limits) -> bool:
+    share = recall(candidate.passage.text, candidate.text)
+    return share is not None and share < limits.coverage
 
 
-def _reference(candidate: Candidate, limits: Limits) -> bool:
-    return _REFERENCES.search(candidate.text) is not None
-
-
-def _leak(candidate: Candidate, limits: Limits) -> bool:
-    return _LEAKS.search(candidate.text) is not None
-
-
-def _coverage(candidate: Candidate, limits: Limits) -> bool:
-    found = recall(candidate.passage.text, candidate.text)
-    return found is not None and found < limits.coverage
-
-
-def _jaccard(candidate: Candidate, limits: Limits) -> bool:
-    if candidate.spoken != "zh":
+def _low_jaccard(candidate: Candidate, limits: Limits) -> bool:
+    if candidate.language != "zh":
         return False
     answer, passage = set(candidate.text.lower()), set(candidate.passage.text[:JACCARD_CUT].lower())
     return len(answer & passage) <= limits.jaccard * len(answer | passage)
 
 
-_BOTH: dict[str, Rule] = {"refused": _refused, "blocked": _blocked, "truncated": _truncated, "empty": _empty}
-QUESTION_RULES: dict[str, Rule] = _BOTH | {
-    "question_length": _question_length,
-    "refusal": _refusal,
-    "language": _other_language,
-    "question_leak": _question_leak,
-    "question_title": _question_title,
+_NO_TEXT: dict[str, Rule] = {
+    "refused": lambda candidate, limits: candidate.finish == "refused",
+    "blocked": lambda candidate, limits: candidate.finish == "content_filter",
+    "truncated": lambda candidate, limits: candidate.finish == "length",
+    "empty": lambda candidate, limits: not candidate.text,
 }
-ANSWER_RULES: dict[str, Rule] = _BOTH | {
-    "reference": _reference,
-    "refusal": _refusal,
-    "language": _other_language,
-    "leak": _leak,
-    "coverage": _coverage,
-    "jaccard": _jaccard,
+_ANY_TEXT: dict[str, Rule] = {
+    "refusal": lambda candidate, limits: bool(_REFUSALS.search(candidate.text)),
+    "language": lambda candidate, limits: language_of_passage(candidate.text) != candidate.language,
 }
-ALWAYS = frozenset(_BOTH) - {"truncated"}
+QUESTION_RULES: dict[str, Rule] = {
+    **_NO_TEXT,
+    "question_length": lambda candidate, limits: len(candidate.text) > limits.question_characters,
+    **_ANY_TEXT,
+    # A question must stand by itself: it names no text, neither as a question would nor as an answer.
+    "question_leak": lambda candidate, limits: bool(_QUESTION_LEAKS.search(candidate.text) or _LEAKS.search(candidate.text)),
+    "question_title": _is_title,
+}
+ANSWER_RULES: dict[str, Rule] = {
+    **_NO_TEXT,
+    "reference": lambda candidate, limits: bool(_REFERENCES.search(candidate.text)),
+    **_ANY_TEXT,
+    "leak": lambda candidate, limits: bool(_LEAKS.search(candidate.text)),
+    "coverage": _low_recall,
+    "jaccard": _low_jaccard,
+}
+"""The rules of each step, by name; the first one that rejects a text gives the reason."""
+
+ALWAYS = frozenset({"refused", "blocked", "empty"})
 """Not switchable: there is no text to keep."""
-DEFAULT = (frozenset(QUESTION_RULES) | frozenset(ANSWER_RULES)) - {"jaccard"}
+DEFAULT = frozenset(QUESTION_RULES | ANSWER_RULES) - {"jaccard"}
 FAITHFUL = ALWAYS | {"question_length", "reference"}
 """What the original rejects (FIDELITY §2)."""
 
@@ -150,9 +142,9 @@ def choose_filters(start: frozenset[str], switched_on: Iterable[str], switched_o
       ConfigError: for an unknown name, one that cannot be switched off, or a limit out of range.
     """
     on, off = frozenset(switched_on), frozenset(switched_off)
-    known = sorted(frozenset(QUESTION_RULES) | frozenset(ANSWER_RULES))
-    if unknown := sorted((on | off) - frozenset(known)):
-        raise ConfigError(f"no filter is called {', '.join(unknown)}; there are {', '.join(known)}")
+    known = QUESTION_RULES | ANSWER_RULES
+    if unknown := sorted((on | off) - known.keys()):
+        raise ConfigError(f"no filter is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     if fixed := sorted(off & ALWAYS):
         raise ConfigError(f"the filter {', '.join(fixed)} cannot be switched off: it stands for a call without a text")
     if both := sorted(on & off):
@@ -163,3 +155,80 @@ def choose_filters(start: frozenset[str], switched_on: Iterable[str], switched_o
     if limits.question_characters < 1:
         raise ConfigError(f"--max-question is {limits.question_characters}; it is a number of characters of at least 1")
     return Filters((start | on) - off, limits)
+
+
+def units(text: str) -> set[str]:
+    """What recall counts: distinct pairs of neighbouring Chinese characters, words in Latin letters, and numbers.
+
+    Words have three letters or more, stop words are left out: "心率为60次/分" → 心率, 率为, 60.
+    """
+    text = text.lower()
+    found = set(_WORD_OR_NUMBER.findall(text)) - _STOP_WORDS
+    for run in _CHINESE_RUN.findall(text):
+        found.update(map(str.__add__, run, run[1:]))
+    return found
+
+
+def recall(passage: str, answer: str) -> float | None:
+    """Share of the passage's units that its answer has; None if it has none or the two are in different languages."""
+    wanted = units(passage)
+    if not wanted or language_of_passage(passage) != language_of_passage(answer):
+        return None
+    return len(wanted & units(answer)) / len(wanted)
+
+
+class RecallStatistics:
+    """Collects recall and length of answers per source; four bytes a pair each."""
+
+    def __init__(self) -> None:
+        self._recalls: dict[str, array[float]] = {}
+        self._lengths: dict[str, tuple[int, int]] = {}
+
+    def add(self, source: str, passage: str, answer: str) -> None:
+        """Takes one pair into account."""
+        value = recall(passage, answer)
+        self._recalls.setdefault(source, array("f")).append(np.nan if value is None else value)
+        passages, answers = self._lengths.get(source, (0, 0))
+        self._lengths[source] = passages + len(passage), answers + len(answer)
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The measured recalls per source, in the order of the sources' names."""
+        recalls = {source: np.array(self._recalls[source]) for source in sorted(self._recalls)}
+        return {source: values[~np.isnan(values)] for source, values in recalls.items()}
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Per source: pairs measured, mean, median and 10th percentile of recall, and characters of answers per passage's."""
+        rows = {}
+        for source, values in self.values().items():
+            passages, answers = self._lengths[source]
+            row: dict[str, Any] = {"measured": int(values.size), "length_ratio": round(answers / max(1, passages), 4)}
+            for name, percentile in (("median", 50), ("p10", 10)):
+                row[name] = round(float(np.percentile(values, percentile)), 4) if values.size else None
+            row["mean"] = round(float(values.mean()), 4) if values.size else None
+            rows[source] = row
+        return rows
+
+
+def plot(recalls: dict[str, np.ndarray], path: Path) -> None:
+    """Draws the distribution of recall per source to a picture file: one row a source, worst at the top.
+
+    A row is a box from the 25th to the 75th percentile with the median in it, and a line from the 5th to the 95th.
+    """
+    from huatuo_jax.report.style import PALETTE, new_figure, save_figure
+
+    rows = sorted(((s, v) for s, v in recalls.items() if v.size), key=lambda row: float(np.median(row[1])), reverse=True)
+    figure = new_figure(height=1.6 + 0.55 * max(1, len(rows)), grid="x")
+    [axes] = figure.axes
+    for place, (_, values) in enumerate(rows):
+        low, first, median, third, high = np.percentile(values, [5, 25, 50, 75, 95])
+        axes.plot([low, high], [place, place], color=PALETTE[0], linewidth=1.2)
+        axes.barh(place, third - first, left=first, height=0.5, color=PALETTE[0], alpha=0.35)
+        axes.plot([median, median], [place - 0.25, place + 0.25], color=PALETTE[0], linewidth=2.5)
+        axes.text(median, place + 0.3, f"{median:.0%}", ha="center", va="bottom", fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{source}  (n = {values.size:,})" for source, values in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set(xlim=(0, 1), ylim=(-0.6, max(1, len(rows)) - 0.2))
+    axes.set_xlabel("share of a passage's n-grams that its answer has (box: half of them, line: nine tenths)")
+    axes.set_title("What survives of each passage in its answer", loc="left")
+    save_figure(path, figure)

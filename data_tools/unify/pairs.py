@@ -1,6 +1,11 @@
-"""Corpus files in, one JSONL file of pairs `{id, source, turns}` out, with the rejected rows beside it."""
+"""The output of `unify`: one JSONL file of pairs, the list of what was rejected beside it, and figures about both.
 
-import json
+Both ways to unify end here: `unify_by_template` below, and `pipeline.py` for pairs by a language model. What must hold: the two
+files appear whole, after all rows are read, in input order; where too much is rejected, the list appears alone.
+A pair is a row of JSONL that `huatuo-data import` reads: {"id": …, "source": …, "turns": [question, answer]}.
+Next to read: `data_tools/records/importing.py`, which reads the pairs.
+"""
+
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.records.importing import Progress, RejectedLog, check_inputs, check_share
-from data_tools.unify.coverage import CoverageStatistics
-from data_tools.unify.passages import Passage, read_passages
+from data_tools.unify.filters import RecallStatistics
+from data_tools.unify.passages import Passage, read_passages, to_pair
 from huatuo_jax.errors import ConfigError, RecordError
-from huatuo_jax.io.files import written_aside
-
-Unifier = Callable[[Passage], tuple[str, str]]
+from huatuo_jax.io.jsonl import LineWriter, write_lines
 
 
 def rejected_path(out: Path) -> Path:
@@ -32,57 +35,48 @@ class PairWriter:
     """Writes pairs and rejected rows, and counts them.
 
     Attributes:
-      sources: pairs written per source; coverage: what of their passages survives; rejected: the rows that are no passages.
+      sources: pairs written per source; recalls: what of their passages survives; rejected: the rows that are no passages.
     """
 
-    def __init__(self, pairs: Any, rejected: Any) -> None:
+    def __init__(self, pairs: LineWriter, rejected: LineWriter) -> None:
         self._pairs, self._rejected = pairs, rejected
         self.sources: Counter[str] = Counter()
-        self.coverage = CoverageStatistics()
+        self.recalls = RecallStatistics()
         self.rejected = RejectedLog(rejected)
 
     def pair(self, passage: Passage, question: str, answer: str) -> None:
         """Writes one pair."""
-        row = {"id": passage.id, "source": passage.source, "turns": [question, answer]}
-        self._pairs.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._pairs.write({"id": passage.id, "source": passage.source, "turns": [question, answer]})
         self.sources[passage.source] += 1
-        self.coverage.add(passage.source, passage.text, answer)
+        self.recalls.add(passage.source, passage.text, answer)
 
-    def reject(self, row: dict[str, Any]) -> None:
-        """Writes one rejected passage, with whatever belongs to it."""
-        self._rejected.write(json.dumps(row, ensure_ascii=False) + "\n")
+    def reject(self, passage: Passage, reason: str | None, tries: list[dict[str, Any]]) -> None:
+        """Lists a passage of which the model's texts make no pair, with all these texts."""
+        place = {"file": str(passage.path), "line": passage.line, "reason": reason}
+        texts = {"id": passage.id, "source": passage.source, "title": passage.title, "text": passage.text}
+        self._rejected.write({**place, **texts, "tries": tries})
 
 
 @contextmanager
 def pair_writer(out: Path, check: Callable[[PairWriter], None]) -> Iterator[PairWriter]:
-    """Opens `out` and the list of rejected rows aside.
+    """Opens `out` and the list of rejected rows; both appear when the context ends without an error.
 
-    The list appears when the context ends without an error; then `check` may still raise, so that `out` does not appear.
+    Args:
+      check: called once the list is there; if it raises an error, `out` does not appear.
     """
-    listed = rejected_path(out)
-    with written_aside(out) as aside:
-        with (
-            written_aside(listed) as listed_aside,
-            open(listed_aside, "w", encoding="utf-8") as rejected,
-            open(aside, "w", encoding="utf-8") as pairs,
-        ):
+    with write_lines(out) as pairs:
+        with write_lines(rejected_path(out)) as rejected:
             writer = PairWriter(pairs, rejected)
             yield writer
         check(writer)
 
 
-def unify_files(
-    paths: Sequence[Path],
-    out: Path,
-    to_pair: Unifier,
-    source: str | None = None,
-    max_rejected: float = 0.01,
-    on_read: Progress | None = None,
-) -> tuple[dict[str, Any], CoverageStatistics]:
+def unify_by_template(
+    paths: Sequence[Path], out: Path, source: str | None = None, max_rejected: float = 0.01, on_read: Progress | None = None
+) -> tuple[dict[str, Any], RecallStatistics]:
     """Writes a pair per passage to `out`, and what was rejected to `out` with the suffix .rejected.jsonl.
 
     Args:
-      to_pair: the unifier; raises RecordError for a passage of which it makes no pair.
       source: overrides the source that rows name; without both, a row's source is its file's name.
 
     Returns:
@@ -95,15 +89,10 @@ def unify_files(
     check_paths(paths, out)
     check = lambda writer: check_share(writer.rejected, writer.sources.total(), max_rejected, rejected_path(out))
     with pair_writer(out, check) as writer:
-        for row in read_passages(paths, source, on_read):
-            if row.passage is None:
-                row.reject(writer.rejected)
-                continue
+        for passage in read_passages(paths, source, writer.rejected, on_read):
             try:
-                question, answer = to_pair(row.passage)
+                writer.pair(passage, *to_pair(passage))
             except RecordError as error:
-                row.reject(writer.rejected, str(error))
-                continue
-            writer.pair(row.passage, question, answer)
+                writer.rejected.add(passage.path, passage.line, str(error))
     report = {"records": writer.sources.total(), "sources": dict(writer.sources), "rejected": writer.rejected.count}
-    return {**report, "coverage": writer.coverage.report(), "out": str(out)}, writer.coverage
+    return {**report, "coverage": writer.recalls.report(), "out": str(out)}, writer.recalls

@@ -1,27 +1,29 @@
-"""Passages in, (question, answer) pairs out, without a language model: the question comes from the title, the answer is the text.
+"""Passages: read from the files of corpora, and made into question-and-answer pairs by rule (`unify --template`).
 
-A stand-in for the rewriting by a language model (HuatuoGPT-II, §"data unification") that costs nothing: the whole pipeline can
-be tried with it, but its questions are as plain as the titles. What a passage offers is used in this order:
+A passage is a text of a corpus that becomes one pair. `read_passages` yields them for both ways to unify; `to_pair` is the way
+without a language model, a stand-in for the rewriting of HuatuoGPT-II (§"data unification") that costs nothing: the whole program
+can be tried with it, but its questions are as plain as the titles. It takes what a passage offers, in this order:
   1. a patient's question and a doctor's answer (lines `患者：…`, `医生：…`): just these, with the line above if the patient asks
      nothing;
   2. one of the first two lines is a question (ends in ? or ？), or the passage comes from a web corpus (its source says so),
      where the first line is what a user wrote: that line, answered by the lines after it;
   3. a title (its field `title`, a line after `TITLE:`, or a short first line that is not a sentence): a question about it;
   4. else its first words, quoted in the question.
+What must hold: a row is yielded or listed as rejected, never lost; the same passage always gives the same pair.
+Next to read: `pairs.py` (where pairs go), or `rewriting.py` (pairs by a language model).
 """
 
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.records.importing import Progress, RejectedLog, plain_stem, stable_id
+from data_tools.records.importing import Progress, RejectedLog, plain_stem, read_all, stable_id
 from data_tools.records.language import language_of_passage
 from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import RecordError
-from huatuo_jax.io.jsonl import Fault, TornFileError, iterate_json
 
 QUOTED = {"zh": 30, "en": 80}
 """Characters of the passage that stand in for a title."""
@@ -70,12 +72,58 @@ _SENTENCE_END = (".", "。", "!", "！", ";", "；", ",", "，", "、", ":", "�
 
 @dataclass(frozen=True)
 class Passage:
-    """What the unifier needs of a row of a corpus."""
+    """A text of a corpus; two rows with the same id, source, text and title are the same passage.
+
+    Attributes:
+      path, line: where it stands.
+    """
 
     id: str
     source: str
     text: str
     title: str = ""
+    path: Path = field(default=Path(), compare=False)
+    line: int = field(default=0, compare=False)
+
+
+def read_passages(
+    paths: Sequence[Path], source: str | None, rejected: RejectedLog, on_read: Progress | None = None
+) -> Iterator[Passage]:
+    """Yields the passages of the files in order; rows that are none, and files that are torn, go to `rejected`.
+
+    Args:
+      source: overrides the source that rows name; without both, a row's source is its file's name.
+    """
+
+    def read(row: Any, path: Path, line: int) -> Passage:
+        named = row.get("source") if isinstance(row, dict) else None
+        source_name = canonical_source(source or (named if isinstance(named, str) else "") or plain_stem(path))
+        passage = to_passage(row, source_name, stable_id(row, path, line), path, line)
+        # JSON can hold half a character (a lone surrogate): raises UnicodeEncodeError here, where the row can be named.
+        f"{passage.source}\n{passage.id}\n{passage.title}\n{passage.text}".encode()
+        return passage
+
+    return read_all(paths, read, rejected, on_read)
+
+
+def to_passage(row: Any, source: str, default_id: str, path: Path, line: int) -> Passage:
+    """Reads a row of a corpus: an object with `text` (and perhaps `id`, `title`), or a bare string.
+
+    Raises:
+      RecordError: with the reason why the row is not a passage.
+    """
+    if isinstance(row, str):
+        row = {"text": row}
+    if not isinstance(row, dict):
+        raise RecordError(f"row is of type {type(row).__name__}, not an object or a string")
+    if row.get("text") is None:
+        has_turns = any(row.get(key) is not None for key in ("turns", "conversations", "messages", "instruction"))
+        raise RecordError("row is a dialogue already; give it to `huatuo-data import`" if has_turns else "row has no `text`")
+    text, title, id = row["text"], row.get("title") or "", row.get("id")
+    for name, value in (("text", text), ("title", title)):
+        if not isinstance(value, str):
+            raise RecordError(f"`{name}` is of type {type(value).__name__}, not a string")
+    return Passage(default_id if id is None else str(id), source, text, title, path, line)
 
 
 def to_pair(passage: Passage) -> tuple[str, str]:
@@ -87,9 +135,10 @@ def to_pair(passage: Passage) -> tuple[str, str]:
     text = passage.text.strip()
     if not text:
         raise RecordError("passage is blank")
-    spoken = language_of_passage(text)
+    language = language_of_passage(text)
     if title := passage.title.strip():
-        return _ask(title, spoken, passage.id), text
+        return _ask_about(title, language, passage.id), text
+    # "怎么办？\n患者：头痛三天。\n医生：请就诊。" → ("头痛三天。\n怎么办？", "请就诊。")
     consultation = _CONSULTATION.match(text)
     if consultation and consultation["answer"].strip():
         title, question = consultation["title"].strip(), consultation["question"].strip()
@@ -97,114 +146,50 @@ def to_pair(passage: Passage) -> tuple[str, str]:
             question = f"{question}\n{title}".strip()
         if question:
             return question, consultation["answer"].strip()
+    # "Acne\nWhat causes Acne ?\nBlocked pores." → ("What causes Acne?", "Blocked pores.")
     lines = [line.strip() for line in text.split("\n")]
     for i, line in enumerate(lines[:2]):
         rest = "\n".join(lines[i + 1 :]).strip()
-        asked = line.endswith(_QUESTION_END) or (i == 0 and WEB_CORPUS in passage.source)
-        if asked and line and len(line) <= QUESTION_LENGTH and rest:
+        is_question = line.endswith(_QUESTION_END) or (i == 0 and WEB_CORPUS in passage.source)
+        if is_question and line and len(line) <= QUESTION_LENGTH and rest:
             return re.sub(r"\s+([?？])$", r"\1", line), rest
-    if found := _find_title(lines, spoken):
-        return _ask(found[0], spoken, passage.id), found[1]
-    opening = " ".join(text.split())[: QUOTED[spoken]]
-    if spoken == "en" and len(text) > QUOTED["en"]:
-        opening = opening.rsplit(" ", 1)[0]
-    return _choose(OPENING[spoken], passage.id).format(opening), text
+    if title_and_rest := _split_title(lines, language):
+        return _ask_about(title_and_rest[0], language, passage.id), title_and_rest[1]
+    opening = " ".join(text.split())[: QUOTED[language]]
+    if language == "en" and len(text) > QUOTED["en"]:
+        opening = opening.rsplit(" ", 1)[0]  # not within a word
+    return _choose(OPENING[language], passage.id).format(opening), text
 
 
 def title_of(passage: Passage) -> str:
-    """A passage's title: its own, else a first line that looks like one, else nothing."""
+    """A passage's title: its field, else a first line that looks like one, else nothing."""
     text = passage.text.strip()
     if passage.title.strip() or not text:
         return passage.title.strip()
-    found = _find_title([line.strip() for line in text.split("\n")], language_of_passage(text))
-    return found[0] if found else ""
+    title_and_rest = _split_title([line.strip() for line in text.split("\n")], language_of_passage(text))
+    return title_and_rest[0] if title_and_rest else ""
 
 
-def _find_title(lines: list[str], spoken: str) -> tuple[str, str] | None:
-    """The passage's title and what follows it, if it begins with one."""
-    head = _TITLE_HEADING.match(lines[0])
-    if head:
-        lines = [lines[0][head.end() :], *lines[1:]]
+def _split_title(lines: list[str], language: str) -> tuple[str, str] | None:
+    """The title and what follows it, if the lines begin with one."""
+    heading = _TITLE_HEADING.match(lines[0])
+    if heading:
+        # The title follows `TITLE:` on the same line or, as in PubMed's abstracts, on the next.
+        lines = [lines[0][heading.end() :], *lines[1:]]
         lines = lines if lines[0] else lines[1:]
     title, rest = (lines[0], "\n".join(lines[1:]).strip()) if lines else ("", "")
-    is_title = bool(head) or not (title.endswith(_SENTENCE_END) or _CHINESE_CLAUSE.search(title) or len(title) < 2)
-    if not (title and rest and is_title) or len(title) > TITLE_LENGTH[spoken] or title.lower() in GENERIC_TITLES:
+    is_title = bool(heading) or not (title.endswith(_SENTENCE_END) or _CHINESE_CLAUSE.search(title) or len(title) < 2)
+    if not (title and rest and is_title) or len(title) > TITLE_LENGTH[language] or title.lower() in GENERIC_TITLES:
         return None
     return title, rest
 
 
-def _ask(title: str, spoken: str, id: str) -> str:
+def _ask_about(title: str, language: str, id: str) -> str:
     if title.endswith(_QUESTION_END):
         return title
-    return _choose(ABOUT[spoken], id).format(title.rstrip("。.:："))
+    return _choose(ABOUT[language], id).format(title.rstrip("。.:："))
 
 
 def _choose(wordings: tuple[str, ...], id: str) -> str:
     """One of several wordings: evenly spread over ids, and always the same for the same id."""
     return wordings[int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little") % len(wordings)]
-
-
-def to_passage(value: Any, source: str, id: str) -> Passage:
-    """Reads a row of a corpus: an object with `text` (and perhaps `id`, `title`), or a bare string.
-
-    Raises:
-      RecordError: with the reason why the row is not a passage.
-    """
-    if isinstance(value, str):
-        return Passage(id, source, value)
-    if not isinstance(value, dict):
-        raise RecordError(f"row is of type {type(value).__name__}, not an object or a string")
-    if value.get("text") is None:
-        has_turns = any(value.get(key) is not None for key in ("turns", "conversations", "messages", "instruction"))
-        raise RecordError("row is a dialogue already; give it to `huatuo-data import`" if has_turns else "row has no `text`")
-    title = value.get("title") or ""
-    for name, field in (("text", value["text"]), ("title", title)):
-        if not isinstance(field, str):
-            raise RecordError(f"`{name}` is of type {type(field).__name__}, not a string")
-    own = value.get("id")
-    return Passage(str(own) if own is not None else id, source, value["text"], title)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a corpus file: a passage, or the reason why it is none; `line` is None for a file that ends too early."""
-
-    path: Path
-    line: int | None
-    passage: Passage | None
-    reason: str = ""
-
-    def reject(self, rejected: RejectedLog, reason: str | None = None) -> None:
-        """Writes it to the list of rejected rows."""
-        if self.line is None:
-            rejected.add_file(self.path, self.reason)
-        else:
-            rejected.add(self.path, self.line, reason or self.reason)
-
-
-def read_passages(paths: Sequence[Path], source: str | None, on_read: Progress | None = None) -> Iterator[Row]:
-    """Yields the rows of the files in order.
-
-    Args:
-      source: overrides the source that rows name; without both, a row's source is its file's name.
-    """
-    for path in paths:
-        try:
-            for number, value in iterate_json(path, on_read):
-                try:
-                    yield Row(path, number, _passage(value, path, number, source))
-                except RecordError as error:
-                    yield Row(path, number, None, str(error))
-                except UnicodeEncodeError as error:
-                    yield Row(path, number, None, f"text is not valid Unicode (lone surrogate at character {error.start})")
-        except TornFileError as error:
-            yield Row(path, None, None, str(error))
-
-
-def _passage(value: Any, path: Path, number: int, source: str | None) -> Passage:
-    if isinstance(value, Fault):
-        raise RecordError(value.reason)
-    own = value.get("source") if isinstance(value, dict) and isinstance(value.get("source"), str) else None
-    passage = to_passage(value, canonical_source(source or own or plain_stem(path)), stable_id(value, path, number))
-    f"{passage.source}\n{passage.id}\n{passage.title}\n{passage.text}".encode()
-    return passage

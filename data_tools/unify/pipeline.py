@@ -1,139 +1,216 @@
-"""Passages and a ledger in, all answers in the ledger and then the file of pairs out; interrupted and continued at will.
+"""A run of `unify` with a language model, from the passages to the file of pairs; interrupted and continued at will.
 
-  1. survey    reads everything once: unusable rows, the number of passages, the forecast;
-  2. call_all  workers take passages in order, replay them from the ledger and ask the endpoint for what is missing;
-  3. write_all reads everything again, replays it from the ledger alone and writes pairs and rejects in input order.
+  1. survey     reads everything once: unusable rows, the number of passages, the forecast;
+  2. call_all   workers take passages in order, replay them from the ledger and ask the endpoint for what is missing;
+  3. write_all  reads everything again, replays it from the ledger alone and writes pairs and rejects in input order.
 
-Memory does not grow with the corpus: a worker holds one passage.
+What must hold: the same command after a kill repeats no call whose reply is durable, and writes the same bytes as a run that
+nothing interrupted; memory does not grow with the corpus, for a worker holds one passage.
+Next to read: `rewriting.py` (what is asked), `huatuo_jax/chat_client/client.py` (how), `pairs.py` (the output).
 """
 
 import asyncio
-import os
+import contextlib
+import glob
+import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
 from data_tools.records.importing import Progress, RejectedLog, check_share
+from data_tools.unify.filters import RecallStatistics
 from data_tools.unify.forecast import Forecast
 from data_tools.unify.pairs import PairWriter, check_paths, pair_writer, rejected_path
 from data_tools.unify.passages import Passage, read_passages
 from data_tools.unify.rewriting import UNFINISHED, Outcome, Rewriting, rewrite
-from huatuo_jax.chat_client.calls import Failed
-from huatuo_jax.chat_client.client import ChatClient, ClientCounts
+from huatuo_jax.chat_client.budget import Caps, Prices
+from huatuo_jax.chat_client.calls import Call, Failed, Reply
+from huatuo_jax.chat_client.client import ChatClient, ClientCounts, ClientSettings, Pacer
 from huatuo_jax.chat_client.ledger import Ledger
-from huatuo_jax.errors import ConfigError, DataError, HuatuoError
-from huatuo_jax.io.files import written_aside
+from huatuo_jax.errors import ConfigError, DataError, HuatuoError, StoppedError
+from huatuo_jax.io.api_key import ApiKey
+from huatuo_jax.io.jsonl import write_lines
 
 ROUND, FINISHED = "round", "finished"
 """Marks in the ledger: rounds of tries begun, and whether the last one's pairs are written."""
-FAILED_IN_A_ROW = 20
-"""Calls that fail after all their retries, without one success between, before the run stops."""
+REFRESH, PLAIN_INTERVAL = 0.5, 30.0
+"""Seconds between two lines about a run's state: on a terminal, and in a file or pipe."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to rewrite, and how."""
+    """What to rewrite, how, by which endpoint, and for how much.
+
+    Attributes:
+      ledger: the file of replies.
+      retry_rejected: grant rejected passages another round of tries.
+      finished_only: make no call; write what the ledger finishes, the rest is rejected as unfinished.
+    """
 
     paths: Sequence[Path]
     out: Path
-    how: Rewriting
-    model: str
+    rewriting: Rewriting
+    client: ClientSettings
+    caps: Caps
+    ledger: Path
     source: str | None = None
     max_rejected: float = 0.01
+    retry_rejected: bool = False
+    finished_only: bool = False
 
 
 @dataclass
 class RunCounts:
-    """How far a run is, for the live line and the report."""
+    """How far a run is, for the live line and the report.
+
+    Attributes:
+      replayed: passages for which nothing had to be asked.
+      rejects: passages by the reason that ended them; tries: rejected texts by step and reason.
+    """
 
     total: int = 0
     done: int = 0
     replayed: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
     tries: Counter[str] = field(default_factory=Counter)
-    failures_in_a_row: int = 0
     started: float = field(default_factory=time.monotonic)
 
+    def add(self, outcome: Outcome) -> None:
+        """Counts what became of a passage."""
+        self.tries.update(f"{one.step}:{one.reason}" for one in outcome.tries if one.reason)
+        if outcome.pair is None:
+            self.rejects[outcome.reason or ""] += 1
 
-def survey(job: Job, forecast: Forecast, on_read: Progress | None = None) -> None:
-    """Adds every passage to the forecast, before any money is spent.
+
+def estimate(job: Job) -> dict[str, Any]:
+    """The forecast alone; makes no call and no ledger."""
+    forecast, totals = survey(job), Counter[str]()
+    if job.ledger.exists():
+        with Ledger(job.ledger) as ledger:
+            totals = ledger.totals()
+    return forecast.report(totals, job.caps, job.client.requests_per_minute)
+
+
+def run(
+    job: Job, key: ApiKey, console: Console, on_forecast: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, Any], RecallStatistics]:
+    """Rewrites all passages and writes the pairs.
+
+    Args:
+      on_forecast: called with what the run will take, before the first call.
+
+    Returns:
+      the report, and how much of the passages survives.
+
+    Raises:
+      StoppedError: a signal or the budget stopped it; the same command continues.
+      HuatuoError: see `call_all`, `survey` and `write_all`.
+    """
+    forecast = survey(job)
+    with Ledger(job.ledger) as ledger:
+        _remove_remains(job.out)
+        on_forecast(forecast.report(ledger.totals(), job.caps, job.client.requests_per_minute))
+        job = replace(job, rewriting=replace(job.rewriting, rounds=begin_round(ledger, job.retry_rejected)))
+        client_counts = None if job.finished_only else asyncio.run(_calls(job, key, console, ledger, forecast.passages))
+        writer, written = write_all(job, ledger)
+        if not job.finished_only:
+            ledger.set_mark(FINISHED, 1)
+        return report(job, writer, written, ledger, client_counts), writer.recalls
+
+
+def survey(job: Job, on_read: Progress | None = None) -> Forecast:
+    """Reads every passage and forecasts the run, before any money is spent.
 
     Raises:
       ConfigError: a file is missing or given twice, or is the output.
       DataError: nothing to read, torn files, or too many rows are no passages; they are listed beside the output then.
     """
     check_paths(job.paths, job.out)
-    rejected = _add_all(job, forecast, Path(os.devnull), on_read)
-    listed = rejected_path(job.out)
+    forecast, rejected, listed = Forecast(job.rewriting, job.client.max_new_tokens), RejectedLog(), rejected_path(job.out)
+    for passage in read_passages(job.paths, job.source, rejected, on_read):
+        forecast.add(passage)
     try:
-        check_share(rejected, forecast.passages.total(), job.max_rejected, listed)
+        check_share(rejected, forecast.passages, job.max_rejected, listed)
     except DataError:
-        with written_aside(listed) as aside:
-            _add_all(job, None, aside)
+        # The list of an earlier run stays until there is something to complain of.
+        with write_lines(listed) as lines:
+            for _ in read_passages(job.paths, job.source, RejectedLog(lines)):
+                pass
         raise
+    return forecast
 
 
-def _add_all(job: Job, forecast: Forecast | None, listed: Path, on_read: Progress | None = None) -> RejectedLog:
-    """Reads every row: passages go to the forecast, the others to the list."""
-    with open(listed, "w", encoding="utf-8") as file:
-        rejected = RejectedLog(file)
-        for row in read_passages(job.paths, job.source, on_read):
-            if row.passage is None:
-                row.reject(rejected)
-            elif forecast is not None:
-                forecast.add(row.passage)
-    return rejected
+def _remove_remains(out: Path) -> None:
+    """Removes what a killed run was about to write; the ledger's lock says that no other run is writing it."""
+    for path in (out, rejected_path(out)):
+        for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            aside.unlink(missing_ok=True)
 
 
-def begin_round(ledger: Ledger, how: Rewriting, retry_rejected: bool) -> Rewriting:
-    """The rewriting with as many rounds as the ledger has seen; one more if rejects are to be tried again.
+def begin_round(ledger: Ledger, retry_rejected: bool) -> int:
+    """The rounds of tries that passages have in this run; `--retry-rejected` adds one.
 
-    A round that was begun and not finished is continued, so that an interrupted `--retry-rejected` is not granted twice.
+    A round that did not finish is continued, so that an interrupted `--retry-rejected` is not granted twice.
 
     Raises:
       ConfigError: there is no finished run whose rejects could be tried again.
     """
-    begun = ledger.mark(ROUND)
-    if retry_rejected and not begun:
+    rounds = ledger.mark(ROUND)
+    if retry_rejected and not rounds:
         raise ConfigError(f"--retry-rejected: {ledger.path} holds no run yet; start without it")
-    if not begun or (retry_rejected and ledger.mark(FINISHED)):
-        begun += 1
+    if not rounds or (retry_rejected and ledger.mark(FINISHED)):
+        rounds += 1
         ledger.set_mark(FINISHED, 0)
-        ledger.set_mark(ROUND, begun)
-    return replace(how, rounds=begun)
+        ledger.set_mark(ROUND, rounds)
+    return rounds
+
+
+async def _calls(job: Job, key: ApiKey, console: Console, ledger: Ledger, total: int) -> ClientCounts:
+    """`call_all` with a line that shows its state, and signals that stop it."""
+    counts = RunCounts(total)
+    async with ChatClient(job.client, job.caps, key, ledger) as client:
+        with _signals_stop(client.pacer):
+            shown = asyncio.create_task(_show(console, lambda: state_line(counts, client)))
+            try:
+                await call_all(job, ledger, client, counts)
+            finally:
+                shown.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await shown
+                console.print(state_line(counts, client))
+    return client.counts
 
 
 async def call_all(job: Job, ledger: Ledger, client: ChatClient, counts: RunCounts) -> None:
-    """Makes every call whose answer is not durable yet.
+    """Makes every call whose reply is not durable yet.
 
     Raises:
-      HuatuoError: the run stopped early; all requests in flight were awaited and their answers kept.
+      HuatuoError: the run stopped early; all requests in flight were awaited and their replies kept.
     """
-    rows = read_passages(job.paths, job.source)
-    in_flight: set[tuple[str, str, str, str]] = set()
+    passages = read_passages(job.paths, job.source, RejectedLog())
+    in_flight: set[Passage] = set()
 
     async def work() -> None:
-        for row in rows:
-            passage = row.passage
+        for passage in passages:
             if client.pacer.stopping:
                 return
-            if passage is None:
-                continue
-            identity = (passage.source, passage.id, passage.title, passage.text)
-            if identity in in_flight:  # the very same row again: one set of answers serves both
-                counts.done += 1
-                continue
-            in_flight.add(identity)
-            try:
-                await _rewrite_one(job, passage, ledger, client, counts)
-            finally:
-                in_flight.discard(identity)
+            if passage not in in_flight:  # the very same passage again: one set of replies serves both
+                in_flight.add(passage)
+                try:
+                    await _rewrite_one(job, passage, ledger, client, counts)
+                finally:
+                    in_flight.discard(passage)
             counts.done += 1
 
-    async def guarded() -> None:
+    async def worker() -> None:
+        # An error ends the run and not the other workers, so that no reply is lost that is paid for already.
         try:
             await work()
         except HuatuoError as error:
@@ -142,8 +219,7 @@ async def call_all(job: Job, ledger: Ledger, client: ChatClient, counts: RunCoun
             client.pacer.stop(HuatuoError(f"internal error ({type(error).__name__}); every answer so far is kept"))
             raise
 
-    workers = [asyncio.create_task(guarded()) for _ in range(client.settings.concurrency)]
-    results = await asyncio.gather(*workers, return_exceptions=True)
+    results = await asyncio.gather(*(worker() for _ in range(job.client.concurrency)), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -151,93 +227,63 @@ async def call_all(job: Job, ledger: Ledger, client: ChatClient, counts: RunCoun
 
 
 async def _rewrite_one(job: Job, passage: Passage, ledger: Ledger, client: ChatClient, counts: RunCounts) -> None:
-    """Drives one passage to its outcome, its answers durable; a call that fails for good leaves it unfinished."""
-    steps = rewrite(passage, job.how)
-    asked = False
-    try:
-        call = next(steps)
-        while True:
-            answer = ledger.find(call, job.model)
-            if answer is None:
-                asked = True
-                answer = await client.answer(call, call.identity(job.model))
-                await ledger.put(call, job.model, answer)
-                counts.failures_in_a_row = 0
-            call = steps.send(answer)
-    except StopIteration as end:
-        _count(end.value, counts)
-    except Failed as failed:
-        counts.rejects[UNFINISHED] += 1
-        counts.failures_in_a_row += 1
-        if counts.failures_in_a_row >= FAILED_IN_A_ROW:
-            raise HuatuoError(
-                f"{counts.failures_in_a_row} calls in a row failed after all their tries, the last because {failed.message}; "
-                "every answer so far is kept: mend it and give the same command again"
-            ) from None
-    if not asked:
+    """Drives one passage to its outcome, its replies durable; a call that fails for good leaves it unfinished."""
+    steps = rewrite(passage, job.rewriting)
+    step = _replay(steps, ledger, job.client.model)
+    if not isinstance(step, Call):
         counts.replayed += 1
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the live line and signals have their turn: a replayed passage waits for nothing itself
+    try:
+        while isinstance(step, Call):
+            step = _replay(steps, ledger, job.client.model, await client.ask(step))
+        counts.add(step)
+    except Failed:
+        counts.rejects[UNFINISHED] += 1
 
 
-def _count(outcome: Outcome, counts: RunCounts) -> None:
-    for one in outcome.tries:
-        if one.reason:
-            counts.tries[f"{one.step}:{one.reason}"] += 1
-    if outcome.pair is None:
-        counts.rejects[outcome.reason or ""] += 1
+def _replay(steps: Generator[Call, Reply, Outcome], ledger: Ledger, model: str, reply: Reply | None = None) -> Call | Outcome:
+    """Goes on from `reply` (None: from the start) with what the ledger holds: to the outcome, or a call that it lacks."""
+    try:
+        call = next(steps) if reply is None else steps.send(reply)
+        while (reply := ledger.find(call, model)) is not None:
+            call = steps.send(reply)
+        return call
+    except StopIteration as end:
+        return end.value
 
 
-def write_all(job: Job, ledger: Ledger, on_read: Progress | None = None) -> tuple[PairWriter, RunCounts]:
+def write_all(job: Job, ledger: Ledger) -> tuple[PairWriter, RunCounts]:
     """Writes pairs and rejects from the ledger alone, in input order, each passage exactly once.
 
     Raises:
       DataError: not one passage has a pair; the list of rejects is written then.
     """
     counts = RunCounts()
-    with pair_writer(job.out, lambda writer: _check_any(writer, counts, rejected_path(job.out))) as writer:
-        for row in read_passages(job.paths, job.source, on_read):
-            if row.passage is None:
-                row.reject(writer.rejected)
-                continue
-            outcome = _replay(row.passage, job, ledger)
-            _count(outcome, counts)
+
+    def check(writer: PairWriter) -> None:
+        if not writer.sources:
+            reasons = ", ".join(f"{name} {count:,}" for name, count in counts.rejects.most_common(5))
+            listed = rejected_path(job.out)
+            raise DataError(f"not one of {counts.done:,} passages has a pair ({reasons}); their texts are in {listed}")
+
+    with pair_writer(job.out, check) as writer:
+        for passage in read_passages(job.paths, job.source, writer.rejected):
+            outcome = _replay(rewrite(passage, job.rewriting), ledger, job.client.model)
+            if isinstance(outcome, Call):
+                outcome = Outcome(None, UNFINISHED)
+            counts.add(outcome)
             counts.done += 1
-            if outcome.pair is not None:
-                writer.pair(row.passage, *outcome.pair)
+            if outcome.pair:
+                writer.pair(passage, *outcome.pair)
             else:
-                writer.reject(_reject_row(row.path, row.line, row.passage, outcome))
+                writer.reject(passage, outcome.reason, [asdict(one) for one in outcome.tries])
     return writer, counts
 
 
-def _check_any(writer: PairWriter, counts: RunCounts, listed: Path) -> None:
-    if not writer.sources:
-        reasons = ", ".join(f"{name} {count:,}" for name, count in counts.rejects.most_common(5))
-        raise DataError(f"not one of {counts.done:,} passages has a pair ({reasons}); their texts are in {listed}")
-
-
-def _replay(passage: Passage, job: Job, ledger: Ledger) -> Outcome:
-    """The outcome of a passage by what the ledger holds."""
-    steps = rewrite(passage, job.how)
-    try:
-        call = next(steps)
-        while (answer := ledger.find(call, job.model)) is not None:
-            call = steps.send(answer)
-        return Outcome(None, UNFINISHED)
-    except StopIteration as end:
-        return end.value
-
-
-def _reject_row(path: Path, line: int | None, passage: Passage, outcome: Outcome) -> dict[str, Any]:
-    tries = [{"step": one.step, "text": one.text, "reason": one.reason} for one in outcome.tries]
-    texts = {"id": passage.id, "source": passage.source, "title": passage.title, "text": passage.text, "tries": tries}
-    return {"file": str(path), "line": line, "reason": outcome.reason} | texts
-
-
-def report(
-    job: Job, writer: PairWriter, written: RunCounts, ledger: Ledger, client: ClientCounts | None, cost: float | None
-) -> dict[str, Any]:
+def report(job: Job, writer: PairWriter, written: RunCounts, ledger: Ledger, client: ClientCounts | None) -> dict[str, Any]:
     """The figures of a finished run as JSON values; spent tokens are those of all runs of the ledger."""
-    totals = ledger.totals()
+    spent, prices, filters = ledger.spent(), job.caps.prices, job.rewriting.filters
+    cost = prices.cost(spent) if prices != Prices() else None
     return {
         "records": writer.sources.total(),
         "sources": dict(writer.sources),
@@ -245,14 +291,72 @@ def report(
         "rows_without_passage": writer.rejected.count,
         "rejected_passages": dict(written.rejects.most_common()),
         "rejected_tries": dict(written.tries.most_common()),
-        "coverage": writer.coverage.report(),
-        "model": job.model,
-        "prompts": job.how.prompts.to_json(),
-        "filters": sorted(job.how.filters.enabled),
-        "limits": asdict(job.how.filters.limits),
-        "language": job.how.spoken,
-        "tries": job.how.tries,
-        "spent": {"prompt_tokens": totals.get("prompt_tokens", 0), "output_tokens": totals.get("output_tokens", 0), "cost": cost},
+        "coverage": writer.recalls.report(),
+        "model": job.client.model,
+        "prompts": job.rewriting.prompts.to_json(),
+        "filters": sorted(filters.enabled),
+        "limits": asdict(filters.limits),
+        "language": job.rewriting.language,
+        "tries": job.rewriting.tries,
+        "spent": {"prompt_tokens": spent.prompt, "output_tokens": spent.output, "cost": cost},
         "client": client.report() if client else None,
         "out": str(job.out),
     }
+
+
+@contextlib.contextmanager
+def _signals_stop(pacer: Pacer) -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets the requests in flight finish; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def restore() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    def stop() -> None:
+        pacer.stop(StoppedError("stopped by a signal; every answer is kept: the same command continues"))
+        restore()
+
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def state_line(counts: RunCounts, client: ChatClient, now: float | None = None) -> str:
+    """The state of a run in one line: done, rate, cost, time left, rejects by reason."""
+    seconds = max(1e-9, (time.monotonic() if now is None else now) - counts.started)
+    asked, left = counts.done - counts.replayed, counts.total - counts.done
+    share = counts.done / max(1, counts.total)
+    parts = [
+        f"{counts.done:,}/{counts.total:,} passages ({share:.1%})",
+        f"{client.counts.replies / seconds:,.1f} calls/s",
+        f"{client.budget.spent.total:,} tokens",
+    ]
+    if client.budget.cost:
+        parts.append(f"cost {client.budget.cost:,.2f}")
+    if asked and left > 0:
+        # Passages that were replayed took no time, those that are left will.
+        hours, rest = divmod(round(left * seconds / asked), 3600)
+        parts.append(f"ETA {hours}:{rest // 60:02}:{rest % 60:02}")
+    if client.pacer.paused_for > 1:
+        parts.append(f"paused by the endpoint for {client.pacer.paused_for:.0f} s")
+    for name, numbers in (("rejects", counts.rejects), ("failed requests", client.counts.failures)):
+        if numbers:
+            parts.append(f"{name}: " + ", ".join(f"{reason} {number:,}" for reason, number in numbers.most_common(4)))
+    return " · ".join(parts)
+
+
+async def _show(console: Console, text: Callable[[], str]) -> None:
+    """Shows the line until cancelled: renewed in place on a terminal, appended now and then elsewhere."""
+    if not console.is_terminal:
+        while True:
+            await asyncio.sleep(PLAIN_INTERVAL)
+            console.print(text())
+    with Live(Text(text()), console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            live.update(Text(text()), refresh=True)
+            await asyncio.sleep(REFRESH)

@@ -1,6 +1,9 @@
-"""Versioned template files in, chat messages out: one file per step (question, answer), language and version.
+"""Prompts: versioned text files filled with a passage, one file per step (question, answer), language and version.
 
-A template has two sections, `[system]` and `[user]`, and placeholders `${domain}`, `${persona}`, `${passage}`, `${question}`.
+A file has the sections `[system]` and `[user]`, each one message, with the placeholders `${domain}`, `${persona}`, `${passage}`
+and `${question}`. Ours are in `prompts/`; `--prompts DIR` takes a folder of others, named alike: `question.zh.v1.txt`, …
+What must hold: nothing about a domain is in the code, and a passage is put into a prompt as it is, whatever `$` it holds. The
+messages are part of a call's key in the ledger, so another prompt asks anew. Next to read: `rewriting.py`.
 """
 
 import json
@@ -18,7 +21,7 @@ from huatuo_jax.io.files import sha256_json
 
 FOLDER = Path(__file__).parent / "prompts"
 STEPS = {"question": {"domain", "persona", "passage"}, "answer": {"domain", "persona", "passage", "question"}}
-"""The steps in order, each with the placeholders that its template may hold."""
+"""The steps in order, each with the placeholders that its prompt may hold."""
 _SECTION = re.compile(r"^\[(system|user)\]\n", re.MULTILINE)
 
 
@@ -32,9 +35,10 @@ class Cuts:
 
     def apply(self, step: str, text: str) -> str:
         """The passage as a step's prompt shows it."""
-        if self.escape_newlines and step == "question":
-            text = text.replace("\n", "\\n")
-        return text[: self.question if step == "question" else self.answer]
+        if step == "question":
+            text = text.replace("\n", "\\n") if self.escape_newlines else text
+            return text[: self.question]
+        return text[: self.answer]
 
 
 FAITHFUL_CUTS = Cuts(question=400, answer=600, escape_newlines=True)
@@ -42,10 +46,10 @@ FAITHFUL_CUTS = Cuts(question=400, answer=600, escape_newlines=True)
 
 
 class Prompts:
-    """The templates of all languages, filled with the domain's name and the persona.
+    """The prompts of all languages, with the domain's name and the persona.
 
     Attributes:
-      version: the templates' version, for reports.
+      version: the files' version; values: domain and persona by language.
     """
 
     def __init__(
@@ -56,48 +60,46 @@ class Prompts:
         persona: dict[str, str] | None = None,
         cuts: Cuts | None = None,
     ) -> None:
-        """Reads the templates.
+        """Reads the files.
 
         Args:
-          folder: a folder of own templates, named as ours: `question.zh.v1.txt`, …
+          folder: a folder with other files than ours.
           domain: the domain's name by language; what is left out is taken from `prompts/defaults.json`.
-          persona: who speaks, by language; without, an expert of the domain.
+          persona: who asks and answers, by language; without, an expert of the domain.
 
         Raises:
-          ConfigError: a template is missing or has a section or placeholder too many or too few.
+          ConfigError: a file is missing or has a section or placeholder too many or too few.
         """
         self.version, self.cuts = version, cuts or Cuts()
         defaults = json.loads((FOLDER / "defaults.json").read_text(encoding="utf-8"))
         self.values = {}
-        for spoken in LANGUAGES:
-            name = (domain or {}).get(spoken, defaults[spoken]["domain"])
-            speaker = (persona or {}).get(spoken, Template(defaults[spoken]["persona"]).substitute(domain=name))
-            self.values[spoken] = {"domain": name, "persona": speaker}
-        self._templates = {
-            (step, spoken): _read(folder or FOLDER, step, spoken, version) for step in STEPS for spoken in LANGUAGES
+        for language in LANGUAGES:
+            name = (domain or {}).get(language, defaults[language]["domain"])
+            expert = Template(defaults[language]["persona"]).substitute(domain=name)
+            self.values[language] = {"domain": name, "persona": (persona or {}).get(language, expert)}
+        self._prompts = {
+            (step, language): _read(folder or FOLDER, step, language, version) for step in STEPS for language in LANGUAGES
         }
 
     def to_json(self) -> dict[str, Any]:
-        """What the prompts were made from, for the report: version, names, and a hash of each template's text."""
-        templates = {
-            f"{step}.{spoken}": sha256_json([[role, template.template] for role, template in sections])
-            for (step, spoken), sections in self._templates.items()
+        """What the prompts were made from, for the report: version, names, and a hash of each file's text."""
+        hashes = {
+            f"{step}.{language}": sha256_json([[role, text.template] for role, text in sections])
+            for (step, language), sections in self._prompts.items()
         }
-        return {"version": self.version, "templates": templates, **self.values, "cuts": asdict(self.cuts)}
+        return {"version": self.version, "templates": hashes, **self.values, "cuts": asdict(self.cuts)}
 
-    def question(self, spoken: str, passage: str) -> Messages:
+    def question(self, language: str, passage: str) -> Messages:
         """The messages of the first call: a question for which the passage would be the answer."""
-        return self._fill("question", spoken, passage=self.cuts.apply("question", passage))
+        return self._fill("question", language, passage=self.cuts.apply("question", passage))
 
-    def answer(self, spoken: str, passage: str, question: str) -> Messages:
+    def answer(self, language: str, passage: str, question: str) -> Messages:
         """The messages of the second call: the question's answer, the passage being its hidden reference."""
-        return self._fill("answer", spoken, passage=self.cuts.apply("answer", passage), question=question)
+        return self._fill("answer", language, passage=self.cuts.apply("answer", passage), question=question)
 
-    def _fill(self, step: str, spoken: str, **texts: str) -> Messages:
-        values = self.values[spoken] | texts
-        return [
-            {"role": role, "content": template.substitute(values).strip()} for role, template in self._templates[step, spoken]
-        ]
+    def _fill(self, step: str, language: str, **texts: str) -> Messages:
+        values = self.values[language] | texts
+        return [{"role": role, "content": text.substitute(values).strip()} for role, text in self._prompts[step, language]]
 
 
 def by_language(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -106,33 +108,35 @@ def by_language(option: str, texts: Sequence[str]) -> dict[str, str]:
     Raises:
       ConfigError: if a language is given twice or a name is blank.
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for text in texts:
         head, equals, tail = text.partition("=")
-        spoken, name = ((head,), tail) if equals and head in LANGUAGES else (LANGUAGES, text)
+        languages, name = ((head,), tail) if equals and head in LANGUAGES else (LANGUAGES, text)
         if not name.strip():
             raise ConfigError(f"{option} {text!r} is blank; give NAME, or zh=NAME and en=NAME")
-        for language in spoken:
-            if language in found:
+        for language in languages:
+            if language in names:
                 raise ConfigError(f"{option} is given twice for the language {language}; give zh=… and en=… once each")
-            found[language] = name.strip()
-    return found
+            names[language] = name.strip()
+    return names
 
 
-def _read(folder: Path, step: str, spoken: str, version: str) -> list[tuple[str, Template]]:
-    path = folder / f"{step}.{spoken}.{version}.txt"
+def _read(folder: Path, step: str, language: str, version: str) -> list[tuple[str, Template]]:
+    """The sections of one file: (role, text with placeholders)."""
+    path = folder / f"{step}.{language}.{version}.txt"
     try:
         _, *parts = _SECTION.split(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"{path} is not there; --prompts takes a folder with question and answer templates of {LANGUAGES}"
         ) from None
+    # ["system", text, "user", text]
     sections = [(role, Template(text)) for role, text in zip(parts[::2], parts[1::2], strict=True)]
     if "user" not in dict(sections):
         raise ConfigError(f"{path} has no section [user]; a template has the sections [system] and [user]")
-    if not all(template.is_valid() for _, template in sections):
+    if not all(text.is_valid() for _, text in sections):
         raise ConfigError(f"{path} has a lone $; write $$ for a dollar sign")
-    used = {name for _, template in sections for name in template.get_identifiers()}
+    used = {name for _, text in sections for name in text.get_identifiers()}
     if unknown := used - STEPS[step]:
         raise ConfigError(f"{path} has unknown placeholders {sorted(unknown)}; known: {sorted(STEPS[step])}")
     if missing := (STEPS[step] - {"domain", "persona"}) - used:

@@ -1,7 +1,15 @@
-"""One passage in, a pair or its rejection out: which calls it needs is a function of the answers so far, so runs can be replayed.
+"""What becomes of a passage, as a pure function of the replies so far.
 
-`rewrite` is a generator that yields the next call and is sent its answer; whoever drives it takes the answer from the ledger or
-from the endpoint. Nothing else decides what becomes of a passage.
+`rewrite` is a generator: it yields the next call that the passage needs and is sent the reply to it, until it returns the
+outcome. `pipeline.py` drives it and takes each reply from the ledger or from the endpoint; nothing else decides anything. So a
+run can be killed anywhere and replayed, and another filter takes effect on replies that are there already.
+
+    yields Call(question, attempt 0)   is sent a reply that names the text     (rejected: question_leak)
+    yields Call(question, attempt 1)   is sent "Why …?"
+    yields Call(answer, attempt 0)     is sent "Because …"
+    returns Outcome(("Why …?", "Because …"))
+
+What must hold: no clock, no randomness, no state outside the generator. Next to read: `filters.py`, then `pipeline.py`.
 """
 
 import re
@@ -12,7 +20,7 @@ from data_tools.records.language import LANGUAGES, language_of_passage
 from data_tools.unify.filters import Candidate, Filters
 from data_tools.unify.passages import Passage
 from data_tools.unify.prompting import Prompts
-from huatuo_jax.chat_client.calls import Answer, Call, Messages
+from huatuo_jax.chat_client.calls import Call, Messages, Reply
 from huatuo_jax.config import require
 
 TOO_LONG, BLANK, UNFINISHED = "passage_too_long", "passage_blank", "unfinished"
@@ -41,11 +49,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """How passages are rewritten: prompts, filters, tries per step and round, output language ("passage" = the passage's own).
+    """How passages are rewritten.
 
     Attributes:
-      question_only: the passage itself is the answer.
+      tries: texts per step and round, before the step is given up.
       rounds: how often the tries are granted; `--retry-rejected` adds one.
+      language: of the pairs; "passage" = the passage's own.
+      question_only: the passage itself is the answer.
       longest: longer passages (in characters) are rejected without a call.
     """
 
@@ -53,16 +63,19 @@ class Rewriting:
     filters: Filters
     tries: int = 2
     rounds: int = 1
-    spoken: str = "passage"
+    language: str = "passage"
     question_only: bool = False
     longest: int = 8000
 
     def __post_init__(self) -> None:
+        languages = ("passage", *LANGUAGES)
         require(self.tries >= 1, f"--tries is {self.tries}; a step needs at least 1")
         require(self.longest >= 1, f"--max-passage is {self.longest}; it is a number of characters of at least 1")
-        require(
-            self.spoken in (*LANGUAGES, "passage"), f"--language is {self.spoken}; it is one of passage, {', '.join(LANGUAGES)}"
-        )
+        require(self.language in languages, f"--language is {self.language}; it is one of {', '.join(languages)}")
+
+    def language_for(self, text: str) -> str:
+        """The language of the pair that a passage becomes."""
+        return language_of_passage(text) if self.language == "passage" else self.language
 
 
 def shown_text(passage: Passage) -> str:
@@ -71,47 +84,45 @@ def shown_text(passage: Passage) -> str:
     return f"{title}\n{text}" if title and not text.startswith(title) else text
 
 
-def rewrite(passage: Passage, how: Rewriting) -> Generator[Call, Answer, Outcome]:
+def rewrite(passage: Passage, settings: Rewriting) -> Generator[Call, Reply, Outcome]:
     """Yields the calls that a passage needs, one after the other, and returns its outcome."""
     text = shown_text(passage)
     if not text:
         return Outcome(None, BLANK)
-    if len(text) > how.longest:
+    if len(text) > settings.longest:
         return Outcome(None, TOO_LONG)
-    spoken = language_of_passage(text) if how.spoken == "passage" else how.spoken
+    language = settings.language_for(text)
     tries: list[Try] = []
-    for round_number in range(how.rounds):
-        asked = how.prompts.question(spoken, text)
-        question = yield from _written(passage, "question", round_number, asked, spoken, how, tries)
+
+    def accepted_text(step: str, round_number: int, messages: Messages) -> Generator[Call, Reply, str | None]:
+        """Asks until no rule rejects the text or the tries are used up; then None."""
+        for attempt in range(settings.tries):
+            reply = yield Call(f"{passage.source}/{passage.id}", step, round_number, attempt, messages)
+            text = bare_text(reply.text, step)
+            reason = settings.filters.reason(step, Candidate(passage, language, text, reply.finish))
+            tries.append(Try(step, text, reason))
+            if reason is None:
+                return text
+        return None
+
+    for round_number in range(settings.rounds):
+        question = yield from accepted_text("question", round_number, settings.prompts.question(language, text))
         if question is None:
             continue
-        if how.question_only:
+        if settings.question_only:
             return Outcome((question, passage.text.strip()), None, tuple(tries))
-        asked = how.prompts.answer(spoken, text, question)
-        answer = yield from _written(passage, "answer", round_number, asked, spoken, how, tries)
+        answer = yield from accepted_text("answer", round_number, settings.prompts.answer(language, text, question))
         if answer is not None:
             return Outcome((question, answer), None, tuple(tries))
     return Outcome(None, tries[-1].reason, tuple(tries))
 
 
-def _written(
-    passage: Passage, step: str, round_number: int, messages: Messages, spoken: str, how: Rewriting, tries: list[Try]
-) -> Generator[Call, Answer, str | None]:
-    """Asks for a text until no rule rejects it or the tries are used up; then None."""
-    for attempt in range(how.tries):
-        answer = yield Call(f"{passage.source}/{passage.id}", step, round_number, attempt, messages)
-        text = bare_text(answer.text, step)
-        reason = how.filters.reason(step, Candidate(passage, spoken, text, answer.finish))
-        tries.append(Try(step, text, reason))
-        if reason is None:
-            return text
-    return None
-
-
 def bare_text(text: str, step: str) -> str:
     """A model's text without a reasoning block, a label such as `问题：`, and quotation marks around a whole question."""
+    # '<think>Hm.</think>\n\nQuestion: "Why is that?"' → "Why is that?"
     text = _LABEL.sub("", _THINKING.sub("", text).strip()).strip()
     for opening, closing in _QUOTES if step == "question" else ():
+        # '"Why" and "how"' begins and ends with a mark too, but they are not one pair of marks.
         if len(text) > 2 and text.startswith(opening) and text.endswith(closing) and closing not in text[1:-1]:
             text = text[1:-1].strip()
     return text

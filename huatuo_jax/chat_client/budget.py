@@ -1,15 +1,26 @@
-"""Tokens and money: what is spent, what is promised to requests in flight, and whether one more request fits under the caps."""
+"""Tokens and money: what is spent, what requests in flight may still take, and whether one more request fits under the caps.
+
+The client asks `Budget` before each request and tells it afterwards what the request took. What must hold: the caps are never
+passed, whatever the endpoint answers. So a request is counted with the most that it can take until its true usage is known; near
+a cap fewer requests are in flight together.
+
+    Cap 1,000 tokens, 700 spent, a request takes at most 250. The first goes out (700 + 250), the second waits (700 + 2 × 250).
+    The first took 40: now the second fits (740 + 250). If it takes 100, a third does not fit (840 + 250): the run stops.
+
+Next to read: `client.py`.
+"""
 
 import asyncio
 from dataclasses import dataclass
 
-from huatuo_jax.chat_client.calls import Messages
+from huatuo_jax.chat_client.calls import Messages, Usage
 from huatuo_jax.config import require
 from huatuo_jax.errors import StoppedError
 
 PER_CHINESE, PER_OTHER = 1.0, 0.25
 """Tokens per Chinese and per other character: on the high side of today's tokenizers (0.6 to 1.2, 0.2 to 0.25)."""
 PER_MESSAGE = 8
+"""Tokens that the endpoint's own chat format adds to a message."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +30,9 @@ class Prices:
     prompt: float = 0.0
     output: float = 0.0
 
-    def cost(self, prompt_tokens: float, output_tokens: float) -> float:
+    def cost(self, usage: Usage) -> float:
         """What so many tokens cost."""
-        return (prompt_tokens * self.prompt + output_tokens * self.output) / 1e6
+        return (usage.prompt * self.prompt + usage.output * self.output) / 1e6
 
 
 @dataclass(frozen=True)
@@ -42,85 +53,70 @@ class Caps:
         )
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Tokens of one request or of many."""
-
-    prompt: int = 0
-    output: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.prompt + other.prompt, self.output + other.output)
-
-    def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(self.prompt - other.prompt, self.output - other.output)
-
-
-@dataclass(frozen=True)
-class TokenRates:
-    """Tokens per character."""
-
-    chinese: float = PER_CHINESE
-    other: float = PER_OTHER
-
-    def tokens(self, text: str) -> float:
-        """The estimated tokens of a text."""
-        # Chinese characters take three bytes in UTF-8, nearly all others of our corpora one.
-        chinese = (len(text.encode("utf-8", "replace")) - len(text)) // 2
-        return self.chinese * chinese + self.other * (len(text) - chinese)
-
-    def usage(self, messages: Messages, limit: int, answer: str | None = None) -> Usage:
-        """The estimated usage of a call; without its answer, one as long as half its prompt."""
-        prompt = sum(PER_MESSAGE + self.tokens(message["content"]) for message in messages)
-        output = prompt / 2 if answer is None else self.tokens(answer)
-        return Usage(round(prompt), min(limit, round(output)))
-
-    def most(self, messages: Messages) -> int:
-        """More tokens than the messages can have: byte-level vocabularies need at most one a byte."""
-        return sum(2 * PER_MESSAGE + len(message["content"].encode("utf-8", "replace")) for message in messages)
-
-
 class Budget:
-    """Lets a request go out only if the caps hold even in its worst case, together with all that are in flight."""
+    """Lets a request go out only if the caps hold even if it, and all that are in flight, take the most they can.
+
+    Attributes:
+      spent: tokens of all runs of the ledger.
+    """
 
     def __init__(self, caps: Caps, spent: Usage | None = None) -> None:
-        self.caps, self.spent, self._promised = caps, spent or Usage(), Usage()
+        self.caps, self.spent, self._reserved = caps, spent or Usage(), Usage()
         self._changed = asyncio.Event()
 
     @property
     def cost(self) -> float:
         """Money spent."""
-        return self.caps.prices.cost(self.spent.prompt, self.spent.output)
+        return self.caps.prices.cost(self.spent)
 
-    async def reserve(self, worst: Usage) -> None:
-        """Waits until the request fits.
+    async def reserve(self, most: Usage) -> None:
+        """Waits until a request that takes at most so much fits.
 
         Raises:
           StoppedError: it does not fit although nothing else is in flight.
         """
-        while (over := self._over(worst)) is not None:
-            if self._promised == Usage():
+        while excess := self._excess(most):
+            if self._reserved == Usage():
                 raise StoppedError(
-                    f"the budget is reached: {over}; every answer is kept: give the same command with a larger cap to continue"
+                    f"the budget is reached: {excess}; every answer is kept: give the same command with a larger cap to continue"
                 )
             self._changed.clear()
             await self._changed.wait()
-        self._promised += worst
+        self._reserved += most
 
-    def settle(self, worst: Usage, used: Usage) -> None:
-        """Replaces a promise by what the request really took."""
-        self._promised -= worst
+    def settle(self, most: Usage, used: Usage) -> None:
+        """Replaces what was reserved for a request by what it really took."""
+        self._reserved -= most
         self.spent += used
         self._changed.set()
 
-    def _over(self, worst: Usage) -> str | None:
-        total = self.spent + self._promised + worst
-        caps = self.caps
-        if caps.tokens is not None and total.prompt + total.output > caps.tokens:
-            spent = self.spent.prompt + self.spent.output
-            most = worst.prompt + worst.output
-            return f"{spent:,} tokens are spent and the next call may take {most:,}; --max-tokens {caps.tokens:,}"
-        if caps.cost is not None and caps.prices.cost(total.prompt, total.output) > caps.cost:
-            next_cost = caps.prices.cost(worst.prompt, worst.output)
-            return f"{self.cost:.4f} is spent and the next call may cost {next_cost:.4f}; --max-cost {caps.cost}"
-        return None
+    def _excess(self, most: Usage) -> str:
+        """Which cap one more request might pass, in words; "" if none."""
+        caps, total = self.caps, self.spent + self._reserved + most
+        if caps.tokens is not None and total.total > caps.tokens:
+            return (
+                f"{self.spent.total:,} tokens are spent and the next call may take {most.total:,}; --max-tokens {caps.tokens:,}"
+            )
+        if caps.cost is not None and caps.prices.cost(total) > caps.cost:
+            return f"{self.cost:.4f} is spent and the next call may cost {caps.prices.cost(most):.4f}; --max-cost {caps.cost}"
+        return ""
+
+
+def estimated_tokens(text: str) -> float:
+    """Tokens of a text, by its characters."""
+    # Chinese characters take three bytes in UTF-8, nearly all others of our corpora one.
+    chinese = (len(text.encode("utf-8", "replace")) - len(text)) // 2
+    return PER_CHINESE * chinese + PER_OTHER * (len(text) - chinese)
+
+
+def estimated_usage(messages: Messages, limit: int, text: str | None = None) -> Usage:
+    """Tokens of a request that nobody counted; without its text, one half as long as the prompt is assumed."""
+    prompt = sum(PER_MESSAGE + estimated_tokens(message["content"]) for message in messages)
+    output = prompt / 2 if text is None else estimated_tokens(text)
+    return Usage(round(prompt), min(limit, round(output)))
+
+
+def most_usage(messages: Messages, limit: int) -> Usage:
+    """More tokens than a request can take: vocabularies of bytes need at most one token a byte."""
+    prompt = sum(2 * PER_MESSAGE + len(message["content"].encode("utf-8", "replace")) for message in messages)
+    return Usage(prompt, limit)

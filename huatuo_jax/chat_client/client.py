@@ -1,15 +1,18 @@
-"""Messages in, one usable answer out: requests to any OpenAI-compatible endpoint, with our own retries, each of them counted.
+"""Sends requests to any OpenAI-compatible endpoint: when they may go out, how often they are tried again, what stops the run.
 
-The openai client on aiohttp carries the requests; its own retries are off. An answer is usable if it is JSON of the expected
-shape, from the model that was asked for, with a text in it. What is not is tried again with backoff and jitter, except where
-trying again cannot help: then the whole run stops, and what was answered is kept.
+The openai client on aiohttp carries the requests; its own retries are off, so that each request is counted, paced and charged to
+the budget here. A reply is usable if it is JSON of the expected shape, from the model that was asked for, with a text in it. What
+is not is tried again with backoff and jitter, except where trying again cannot help: then the whole run stops.
+What must hold: `ask` returns a reply only once it is on the disk, so a run that is killed pays for no reply twice.
+Next to read: `ledger.py`; who makes the calls: `data_tools/unify/pipeline.py`.
 """
 
 import asyncio
 import json
+import random
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -17,12 +20,19 @@ import aiohttp
 import httpx2
 import openai
 
-from huatuo_jax.chat_client.budget import Budget, TokenRates, Usage
-from huatuo_jax.chat_client.calls import Answer, Call, Failed, Refused, Retry, Stop, check_body, check_status
-from huatuo_jax.chat_client.pacing import LONGEST_PAUSE, Pacer
+from huatuo_jax.chat_client.budget import Budget, Caps, estimated_usage, most_usage
+from huatuo_jax.chat_client.calls import Call, Failed, Refused, Reply, Retry, Stop, Usage, parse_reply, raise_for_status
+from huatuo_jax.chat_client.ledger import Ledger
 from huatuo_jax.config import require
 from huatuo_jax.errors import HuatuoError
 from huatuo_jax.io.api_key import ApiKey
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0
+"""Seconds before the first retry, and the most between two."""
+LONGEST_PAUSE = 3600.0
+"""Seconds; an endpoint that asks for a longer pause ends the run."""
+FAILED_IN_A_ROW = 20
+"""Calls that fail after all their tries, without one success between, before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class ClientSettings:
       retries: how often one call is tried again.
       accept_models: other names under which the endpoint may answer for `model`.
       temperature: None leaves the endpoint's default.
+      requests_per_minute: the account's limit; None = none.
+      backoff_scale: multiplies the waits between retries (tests make them short).
     """
 
     base_url: str
@@ -41,17 +53,14 @@ class ClientSettings:
     concurrency: int = 64
     timeout: float = 120.0
     retries: int = 8
-    max_output_tokens: int = 2048
+    max_new_tokens: int = 2048
     temperature: float | None = None
     accept_models: tuple[str, ...] = ()
-
-    @property
-    def limit_field(self) -> str:
-        """What the limit of output tokens is called: OpenAI's own newer models refuse the name that every other server takes."""
-        return "max_completion_tokens" if httpx2.URL(self.base_url).host == "api.openai.com" else "max_tokens"
+    requests_per_minute: float | None = None
+    backoff_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        url = httpx2.URL(self.base_url)
+        url, rate = httpx2.URL(self.base_url), self.requests_per_minute
         require(
             url.scheme in ("http", "https") and bool(url.host) and not url.userinfo,
             "--base-url must look like https://host/v1, without user name or password in it",
@@ -60,54 +69,116 @@ class ClientSettings:
         require(self.concurrency >= 1, f"--concurrency is {self.concurrency}; at least 1 request must be in flight")
         require(self.timeout > 0, f"--timeout is {self.timeout}; it is a number of seconds above 0")
         require(self.retries >= 0, f"--retries is {self.retries}; it must not be negative")
-        require(self.max_output_tokens >= 1, f"--max-new-tokens is {self.max_output_tokens}; it must be at least 1")
+        require(self.max_new_tokens >= 1, f"--max-new-tokens is {self.max_new_tokens}; it must be at least 1")
+        require(rate is None or rate > 0, f"--requests-per-minute is {rate}; it must be above 0")
+        require(self.backoff_scale >= 0, f"--backoff-scale is {self.backoff_scale}; it must not be negative")
+
+    def body(self) -> dict[str, Any]:
+        """What every request holds besides its messages."""
+        # OpenAI's own newer models refuse the name of the limit that every other server takes.
+        limit = "max_completion_tokens" if httpx2.URL(self.base_url).host == "api.openai.com" else "max_tokens"
+        sampling = {} if self.temperature is None else {"temperature": self.temperature}
+        return {"model": self.model, limit: self.max_new_tokens, **sampling}
+
+
+class Pacer:
+    """Says when the next request may go out, and wakes all who wait when the run is to stop.
+
+    Attributes:
+      stopping: the error to end with once no request is in flight; None while the run goes on.
+    """
+
+    def __init__(self, requests_per_minute: float | None = None, backoff_scale: float = 1.0) -> None:
+        self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._scale = backoff_scale
+        self._next = self._paused_until = 0.0
+        self._stop = asyncio.Event()
+        self.stopping: HuatuoError | None = None
+
+    def stop(self, error: HuatuoError) -> None:
+        """Lets no request go out any more; of several errors the first one counts."""
+        if self.stopping is None:
+            self.stopping = error
+            self._stop.set()
+
+    def check(self) -> None:
+        """Raises the error that the run ends with, if it is to end."""
+        if self.stopping is not None:
+            raise self.stopping
+
+    def pause(self, seconds: float) -> None:
+        """Holds every request back for so long (Retry-After)."""
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds of pause that are left."""
+        return max(0.0, self._paused_until - time.monotonic())
+
+    async def turn(self) -> None:
+        """Waits until this request may go out.
+
+        Raises:
+          HuatuoError: the run stops.
+        """
+        self.check()
+        while pause := self.paused_for:
+            await self.sleep(pause)
+        if self._interval:
+            # Each request takes the next free moment: at 600 a minute they go out 0.1 s apart, however many wait.
+            now = time.monotonic()
+            at = max(self._next, now)
+            self._next = at + self._interval
+            if at > now:
+                await self.sleep(at - now)
+                if self.paused_for:  # a pause that began meanwhile holds for this request too
+                    await self.turn()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleeps; raises at once when the run stops."""
+        self.check()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+        self.check()
+
+    def backoff(self, retry: int) -> float:
+        """Seconds before retry 0, 1, …: doubled each time up to a minute, the later half of it drawn at random."""
+        # Without jitter, requests that an overloaded endpoint turned away together would come back together.
+        return self._scale * min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(retry, 30)) * random.uniform(0.5, 1.0)
 
 
 @dataclass
 class ClientCounts:
-    """What happened at the endpoint: requests sent, answers, and failed requests by reason ("429", "timeout", …)."""
+    """What happened at the endpoint: requests sent, replies, and failed requests by reason ("429", "timeout", …)."""
 
     requests: int = 0
-    answers: int = 0
+    replies: int = 0
     failures: Counter[str] = field(default_factory=Counter)
 
     def report(self) -> dict[str, Any]:
         """The counts as plain JSON values."""
-        return {"requests": self.requests, "answers": self.answers, "failed_requests": dict(self.failures.most_common())}
-
-
-OnFailure = Callable[[Call, str, Usage], None]
+        return {"requests": self.requests, "answers": self.replies, "failed_requests": dict(self.failures.most_common())}
 
 
 class ChatClient:
-    """Answers calls; use as an async context manager."""
+    """Asks for texts, many at a time, within the caps; use as an async context manager."""
 
-    def __init__(
-        self,
-        settings: ClientSettings,
-        key: ApiKey,
-        pacer: Pacer,
-        budget: Budget,
-        rates: TokenRates | None = None,
-        on_failure: OnFailure = lambda call, reason, usage: None,
-        answered_before: bool = False,
-    ) -> None:
-        """Prepares a client.
-
-        Args:
-          rates: tokens per character, to charge requests whose usage no answer tells.
-          on_failure: told of every failed request that may have been billed, with its estimated usage.
-          answered_before: whether this endpoint is known to work (an earlier run has answers of this model).
-        """
-        self.settings, self.pacer, self.budget, self.counts = settings, pacer, budget, ClientCounts()
-        self._key, self._rates, self._on_failure = key, rates or TokenRates(), on_failure
-        self._works = answered_before
-        self._body: dict[str, Any] = {"model": settings.model, settings.limit_field: settings.max_output_tokens}
-        if settings.temperature is not None:
-            self._body["temperature"] = settings.temperature
+    def __init__(self, settings: ClientSettings, caps: Caps, key: ApiKey, ledger: Ledger) -> None:
+        """Prepares a client; the ledger says what its earlier runs spent, and takes the replies."""
+        self.settings, self.counts = settings, ClientCounts()
+        self._body, self._key, self._ledger = settings.body(), key, ledger
+        self.pacer = Pacer(settings.requests_per_minute, settings.backoff_scale)
+        self.budget = Budget(caps, ledger.spent())
+        # An endpoint that has answered before is no wrong address: what looks like one then is a passing fault.
+        self._works = ledger.has_replies()
+        self._failed_in_a_row = 0
 
     async def __aenter__(self) -> "ChatClient":
-        limits = httpx2.Limits(max_connections=self.settings.concurrency, max_keepalive_connections=self.settings.concurrency)
+        connections = self.settings.concurrency
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = openai.AsyncOpenAI(
             base_url=self.settings.base_url,
             api_key=self._key.reveal(),
@@ -120,34 +191,48 @@ class ChatClient:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._client.close()
 
-    async def answer(self, call: Call, identity: str) -> Answer:
-        """The endpoint's answer to a call.
-
-        Args:
-          identity: sent as Idempotency-Key, the same for every try of the same call.
+    async def ask(self, call: Call) -> Reply:
+        """The endpoint's reply to a call; it is in the ledger when this returns.
 
         Raises:
-          Failed: every try failed; the passage may be tried in another run.
-          HuatuoError: the run has to stop (the key is refused, the budget is reached, …).
+          Failed: every try failed; another run may try the call again.
+          HuatuoError: the run has to stop (the key is refused, the budget is reached, too many calls fail, …).
         """
-        last = Retry("not tried", "")
+        try:
+            reply = await self._tried(call)
+        except Failed as failed:
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row < FAILED_IN_A_ROW:
+                raise
+            raise HuatuoError(
+                f"{self._failed_in_a_row} calls in a row failed after all their tries, the last because {failed.message}; "
+                "every answer so far is kept: correct the cause and give the same command again"
+            ) from None
+        await self._ledger.put(call, self.settings.model, reply)
+        self._failed_in_a_row = 0
+        return reply
+
+    async def _tried(self, call: Call) -> Reply:
+        """Sends the request until a try succeeds or no try is left."""
+        fault = Retry("not tried", "")
         for retry in range(self.settings.retries + 1):
             if retry:
-                await self.pacer.sleep(self._delay(last, retry - 1))
+                await self.pacer.sleep(self._delay(fault, retry - 1))
             await self.pacer.turn()
             try:
-                return await self._once(call, identity)
-            except Retry as fault:
-                last = fault
-            except Refused as fault:
+                return await self._charged(call)
+            except Retry as error:
+                fault = error
+            except Refused as error:
+                # Before the first reply a refusal may mean wrong settings, and must not be kept as the reply to this call.
                 if not self._works:
-                    raise Failed("refused", fault.message) from None
-                return Answer("", "refused")
-            except Stop as stop:
-                error = HuatuoError(f"{stop.message}; every answer so far is kept: the same command continues")
-                self.pacer.stop(error)
-                raise error from None
-        raise Failed(last.reason, last.message)
+                    raise Failed("refused", error.message) from None
+                return Reply("", "refused")
+            except Stop as error:
+                stop = HuatuoError(f"{error.message}; every answer so far is kept: the same command continues")
+                self.pacer.stop(stop)
+                raise stop from None
+        raise Failed(fault.reason, fault.message)
 
     def _delay(self, fault: Retry, retry: int) -> float:
         """Seconds before the next try; a pause that the endpoint asks for holds for every request."""
@@ -159,57 +244,57 @@ class ChatClient:
             self.pacer.pause(fault.wait)
         return max(fault.wait or 0.0, self.pacer.backoff(retry))
 
-    async def _once(self, call: Call, identity: str) -> Answer:
+    async def _charged(self, call: Call) -> Reply:
         """Sends one request, counts it and charges it to the budget."""
-        worst = Usage(self._rates.most(call.messages), self.settings.max_output_tokens)
-        await self.budget.reserve(worst)
-        used = Usage()
+        limit = self.settings.max_new_tokens
+        most, used = most_usage(call.messages, limit), Usage()
+        await self.budget.reserve(most)
         try:
             self.pacer.check()
             self.counts.requests += 1
-            answer = await self._send(call, identity)
-            used = Usage(answer.prompt_tokens, answer.output_tokens)
-            self.counts.answers += 1
+            reply = await self._send(call)
+            used = reply.usage
+            self.counts.replies += 1
             self._works = True
-            return answer
+            return reply
         except (Retry, Refused) as fault:
             self.counts.failures[fault.reason] += 1
             if fault.billed:
-                used = self._rates.usage(call.messages, self.settings.max_output_tokens)
-                self._on_failure(call, fault.reason, used)
+                used = estimated_usage(call.messages, limit)
+                self._ledger.add_failure(call, fault.reason, used)
             raise
         finally:
-            self.budget.settle(worst, used)
+            self.budget.settle(most, used)
 
-    async def _send(self, call: Call, identity: str) -> Answer:
+    async def _send(self, call: Call) -> Reply:
+        settings, hide = self.settings, self._key.hide
         try:
-            async with asyncio.timeout(self.settings.timeout):
+            async with asyncio.timeout(settings.timeout):
                 response = await self._client.post(
                     "/chat/completions",
                     cast_to=httpx2.Response,
                     body=self._body | {"messages": call.messages},
-                    options={"headers": {"Idempotency-Key": identity}},
+                    # An endpoint that knows this header does not answer (and charge) the same call twice.
+                    options={"headers": {"Idempotency-Key": call.identity(settings.model)}},
                 )
         except TimeoutError:
-            raise Retry("timeout", f"no answer within {self.settings.timeout:g} s", billed=True) from None
+            raise Retry("timeout", f"no answer within {settings.timeout:g} s", billed=True) from None
         except openai.APIStatusError as error:
-            check_status(error.response.status_code, error.response.headers, self._key.hide(error.response.text), self._works)
-            raise AssertionError("check_status raises for every error status") from None
+            raise_for_status(error.response.status_code, error.response.headers, hide(error.response.text))
         except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
             causes = _causes(error)
-            message = self._key.hide(f"no connection to {self.settings.base_url} ({type(causes[-1]).__name__}: {causes[-1]})")
+            message = hide(f"no connection to {settings.base_url} ({type(causes[-1]).__name__}: {causes[-1]})")
             sent = not any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes)
             raise Retry("connection", message, billed=sent) from None
         try:
             body = json.loads(response.content)
         except ValueError:
             body = None
-        text = self._key.hide(response.text if body is None else json.dumps(body, ensure_ascii=False))
-        answer = check_body(body, text, (self.settings.model, *self.settings.accept_models), self._works)
-        if not answer.prompt_tokens:
-            guess = self._rates.usage(call.messages, self.settings.max_output_tokens, answer.text)
-            answer = Answer(answer.text, answer.finish, guess.prompt, guess.output)
-        return Answer(self._key.hide_in_answer(answer.text), answer.finish, answer.prompt_tokens, answer.output_tokens)
+        text = hide(response.text if body is None else json.dumps(body, ensure_ascii=False))
+        reply = parse_reply(body, text, (settings.model, *settings.accept_models), self._works)
+        # Some servers count nothing.
+        usage = reply.usage if reply.usage.prompt else estimated_usage(call.messages, settings.max_new_tokens, reply.text)
+        return replace(reply, text=self._key.hide_in_answer(reply.text), usage=usage)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -1,7 +1,14 @@
-"""Answers in, and kept for good: an SQLite file whose every commit is on the disk before its call counts as made.
+"""Keeps replies for good: an SQLite file whose every commit is on the disk before its call counts as made.
 
-Answers that arrive together share one commit (group commit), written by a thread of its own. Readers see committed rows only, so
-what `find` returns is durable. The key of an answer is passage, step, round, attempt, hash of the prompt, and model.
+A run that stops anywhere is continued by asking the ledger first: what `find` returns is durable. Replies that arrive together
+share one commit, written by a thread of its own: one wait for the disk a call would limit a run to some hundred calls a second.
+
+    event loop      put(a) put(b) put(c)   waits   put(d)   waits
+    writer thread         BEGIN a b c COMMIT             BEGIN d COMMIT
+
+Besides the replies the file holds sums over all runs (`totals`), from which the budget starts, and marks that runs leave for
+later ones. Its tables and keys are a contract with files that users have: a change needs a new SCHEMA.
+Next to read: `calls.py` (what a key is), `client.py` (who puts replies here).
 """
 
 import asyncio
@@ -9,12 +16,14 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huatuo_jax.chat_client.calls import Answer, Call
+from huatuo_jax.chat_client.calls import Call, Reply, Usage
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import locked
 
@@ -29,30 +38,30 @@ CREATE TABLE IF NOT EXISTS failures (
 CREATE TABLE IF NOT EXISTS totals (
   name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+"""A call's `item` stands in the column `passage`. Marks are totals whose names begin with a dot."""
 _ADD = "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
-Statement = tuple[str, tuple[Any, ...]]
 
 
 @dataclass
-class _Item:
-    """Statements that belong together, and what to call (in the writer's thread) once they are durable or have failed."""
+class _Entry:
+    """A statement with its values, what it adds to the totals, and a future that is done once both are durable."""
 
-    statements: list[Statement]
-    finished: Callable[[BaseException | None], None] | None = None
+    statement: str
+    values: tuple[Any, ...]
+    totals: dict[str, int] = field(default_factory=dict)
+    durable: Future[None] = field(default_factory=Future)
 
 
-@dataclass
 class Ledger:
-    """The answers of all runs over one output; open in one process at a time.
+    """The replies of all runs over one output; open in one process at a time, as a context manager.
 
     Attributes:
       commits: how many transactions were written.
     """
 
-    path: Path
-    commits: int = 0
-    _queue: "queue.SimpleQueue[_Item | None]" = field(default_factory=queue.SimpleQueue)
-    _failed: BaseException | None = None
+    def __init__(self, path: Path) -> None:
+        self.path, self.commits = path, 0
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
 
     def __enter__(self) -> "Ledger":
         """Opens the file, or creates it.
@@ -65,22 +74,21 @@ class Ledger:
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self.path.with_name(self.path.name + ".lock"), busy))
             try:
-                self._reader = self._connect()
+                self._reader = stack.enter_context(contextlib.closing(self._connect()))
                 self._prepare()
             except sqlite3.DatabaseError as error:
                 remedy = "if the disk is full, make room, else give another --ledger"
                 raise ConfigError(f"{self.path} cannot be used as a ledger ({error}); {remedy}") from None
-            self._lock = stack.pop_all()
-        self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
-        self._writer.start()
+            writer = threading.Thread(target=self._write, name="ledger", daemon=True)
+            writer.start()
+            stack.callback(writer.join)
+            stack.callback(self._queue.put, None)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Commits what is waiting and closes the file."""
-        self._queue.put(None)
-        self._writer.join()
-        self._reader.close()
-        self._lock.close()
+        self._stack.close()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -99,57 +107,51 @@ class Ledger:
             raise ConfigError(f"{self.path} has ledger format {schema}, this program writes {SCHEMA}; give another --ledger")
         self._reader.executescript(f"BEGIN; PRAGMA application_id={APPLICATION}; PRAGMA user_version={SCHEMA}; {_TABLES} COMMIT;")
 
-    def find(self, call: Call, model: str) -> Answer | None:
-        """The durable answer of a call, if there is one."""
+    def find(self, call: Call, model: str) -> Reply | None:
+        """The durable reply to a call, if there is one."""
+        # The reader is a connection of its own, so it sees nothing that is not committed yet.
         row = self._reader.execute(
             "SELECT text, finish, prompt_tokens, output_tokens FROM calls"
             " WHERE passage=? AND step=? AND round=? AND attempt=? AND prompt=? AND model=?",
-            _key(call, model),
+            call.key(model),
         ).fetchone()
-        return None if row is None else Answer(*row)
+        return None if row is None else Reply(row[0], row[1], Usage(row[2], row[3]))
 
-    async def put(self, call: Call, model: str, answer: Answer) -> None:
-        """Returns once the answer is durable.
+    async def put(self, call: Call, model: str, reply: Reply) -> None:
+        """Returns once the reply is durable.
 
         Raises:
           DataError: it cannot be written (a full disk, say).
         """
-        loop = asyncio.get_running_loop()
-        durable: asyncio.Future[None] = loop.create_future()
-
-        def settle(error: BaseException | None) -> None:
-            if durable.done():
-                return
-            durable.set_exception(error) if error else durable.set_result(None)
-
-        def finished(error: BaseException | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                loop.call_soon_threadsafe(settle, error)
-
-        values = (answer.text, answer.finish, answer.prompt_tokens, answer.output_tokens)
-        statements: list[Statement] = [
-            ("INSERT OR REPLACE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?)", (*_key(call, model), *values))
-        ]
+        used = reply.usage
+        values = (*call.key(model), reply.text, reply.finish, used.prompt, used.output)
         totals = {
-            "prompt_tokens": answer.prompt_tokens,
-            "output_tokens": answer.output_tokens,
+            "prompt_tokens": used.prompt,
+            "output_tokens": used.output,
             f"{call.step}_calls": 1,
-            f"{call.step}_prompt_tokens": answer.prompt_tokens,
-            f"{call.step}_output_tokens": answer.output_tokens,
+            f"{call.step}_prompt_tokens": used.prompt,
+            f"{call.step}_output_tokens": used.output,
         }
-        statements += [(_ADD, item) for item in totals.items()]
-        self._queue.put(_Item(statements, finished))
-        await durable
+        await asyncio.wrap_future(self._add("INSERT OR REPLACE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?)", values, totals))
 
-    def add_failure(self, call: Call, reason: str, prompt_tokens: int, output_tokens: int) -> None:
-        """Notes a request that was sent and gave no usable answer; its (estimated) tokens count as spent."""
-        row = (call.passage, call.step, reason, prompt_tokens, output_tokens)
-        totals = [(_ADD, ("prompt_tokens", prompt_tokens)), (_ADD, ("output_tokens", output_tokens))]
-        self._queue.put(_Item([("INSERT INTO failures VALUES (?,?,?,?,?)", row), *totals]))
+    def add_failure(self, call: Call, reason: str, used: Usage) -> None:
+        """Notes a request that was sent and gave no usable reply; its (estimated) tokens count as spent."""
+        values = (call.item, call.step, reason, used.prompt, used.output)
+        totals = {"prompt_tokens": used.prompt, "output_tokens": used.output}
+        self._add("INSERT INTO failures VALUES (?,?,?,?,?)", values, totals)
 
-    def totals(self) -> dict[str, int]:
+    def totals(self) -> Counter[str]:
         """Sums over all runs: prompt_tokens, output_tokens, and per step {step}_calls, {step}_prompt_tokens, …"""
-        return dict(self._reader.execute("SELECT name, value FROM totals WHERE name NOT LIKE '.%'"))
+        return Counter(dict(self._reader.execute("SELECT name, value FROM totals WHERE name NOT LIKE '.%'")))
+
+    def spent(self) -> Usage:
+        """Tokens of all runs."""
+        totals = self.totals()
+        return Usage(totals["prompt_tokens"], totals["output_tokens"])
+
+    def has_replies(self) -> bool:
+        """Whether an endpoint has replied in any run."""
+        return any(name.endswith("_calls") for name in self.totals())
 
     def mark(self, name: str) -> int:
         """A number that runs leave for later ones; 0 at first."""
@@ -158,47 +160,46 @@ class Ledger:
 
     def set_mark(self, name: str, value: int) -> None:
         """Sets a mark and returns once it is durable."""
-        done, errors = threading.Event(), []
+        self._add("INSERT OR REPLACE INTO totals VALUES (?, ?)", (f".{name}", value)).result()
 
-        def finished(error: BaseException | None) -> None:
-            errors.append(error)
-            done.set()
-
-        self._queue.put(_Item([("INSERT OR REPLACE INTO totals VALUES (?, ?)", (f".{name}", value))], finished))
-        done.wait()
-        if errors[0]:
-            raise errors[0]
+    def _add(self, statement: str, values: tuple[Any, ...], totals: dict[str, int] | None = None) -> Future[None]:
+        entry = _Entry(statement, values, totals or {})
+        self._queue.put(entry)
+        return entry.durable
 
     def _write(self) -> None:
-        connection = self._connect()
-        try:
-            while batch := self._batch():
-                error = self._failed or self._commit(connection, batch)
-                self._failed = error
-                for item in batch:
-                    if item.finished:
-                        item.finished(error)
-        finally:
-            connection.close()
+        """The writer's thread: commits what waits, until the ledger is closed; after an error it commits nothing more."""
+        failed: DataError | None = None
+        with contextlib.closing(self._connect()) as connection:
+            for batch in self._batches():
+                failed = failed or self._commit(connection, batch)
+                for entry in batch:
+                    if not entry.durable.set_running_or_notify_cancel():
+                        continue  # the run is ending and nobody waits for this entry any more; it is durable all the same
+                    if failed:
+                        entry.durable.set_exception(failed)
+                    else:
+                        entry.durable.set_result(None)
 
-    def _batch(self) -> list[_Item]:
-        """Everything that waits, at least one; empty at the end."""
-        first = self._queue.get()
-        batch = [first] if first else []
-        with contextlib.suppress(queue.Empty):
-            while batch:
-                item = self._queue.get_nowait()
-                if item is None:
-                    self._queue.put(None)
-                    break
-                batch.append(item)
-        return batch
+    def _batches(self) -> Iterator[list[_Entry]]:
+        """Everything that waits, at least one entry each time."""
+        while first := self._queue.get():
+            batch = [first]
+            with contextlib.suppress(queue.Empty):
+                while entry := self._queue.get_nowait():
+                    batch.append(entry)
+                self._queue.put(None)  # it was the end; the next turn of the outer loop has to see it again
+            yield batch
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Item]) -> BaseException | None:
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Entry]) -> DataError | None:
+        """Writes a batch in one transaction; each total is changed once, by the sum over the batch."""
+        totals: Counter[str] = Counter()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for statement, values in _statements(batch):
-                connection.execute(statement, values)
+            for entry in batch:
+                connection.execute(entry.statement, entry.values)
+                totals.update(entry.totals)
+            connection.executemany(_ADD, totals.items())
             connection.execute("COMMIT")
             self.commits += 1
             return None
@@ -206,20 +207,3 @@ class Ledger:
             return DataError(
                 f"{self.path} cannot be written ({error}); what it holds is whole: make room and give the same command again"
             )
-
-
-def _statements(batch: list[_Item]) -> Iterator[Statement]:
-    """The statements of a batch, its additions to each total summed: a thousand answers touch a handful of sums once."""
-    sums: dict[str, int] = {}
-    for item in batch:
-        for statement, values in item.statements:
-            if statement is _ADD:
-                sums[values[0]] = sums.get(values[0], 0) + values[1]
-            else:
-                yield statement, values
-    for total in sums.items():
-        yield _ADD, total
-
-
-def _key(call: Call, model: str) -> tuple[str, str, int, int, bytes, str]:
-    return call.passage, call.step, call.round, call.attempt, call.prompt_hash, model

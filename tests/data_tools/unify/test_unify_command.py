@@ -286,7 +286,7 @@ def test_a_key_that_is_a_common_word_changes_no_answer(unify, server, rows, monk
 def test_no_traceback_shows_the_key(unify, monkeypatch):
     import huatuo_jax.chat_client.client as client
 
-    monkeypatch.setattr(client, "check_body", lambda *_: 1 / 0)
+    monkeypatch.setattr(client, "parse_reply", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as crash:
         unify()
     assert KEY not in "".join(traceback.TracebackException.from_exception(crash.value, capture_locals=True).format())

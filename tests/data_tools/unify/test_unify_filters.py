@@ -2,8 +2,17 @@
 
 import pytest
 
-from data_tools.unify.coverage import CoverageStatistics, recall, units
-from data_tools.unify.filters import DEFAULT, FAITHFUL, Candidate, Filters, Limits, choose_filters
+from data_tools.unify.filters import (
+    DEFAULT,
+    FAITHFUL,
+    Candidate,
+    Filters,
+    Limits,
+    RecallStatistics,
+    choose_filters,
+    recall,
+    units,
+)
 from data_tools.unify.passages import Passage
 from data_tools.unify.rewriting import bare_text
 from huatuo_jax.errors import ConfigError
@@ -13,8 +22,8 @@ CHINESE = Passage("2", "books", "阿司匹林抑制血小板聚集，用于心�
 
 
 def reason(step: str, text: str, passage: Passage = ENGLISH, finish: str = "stop", filters: Filters | None = None) -> str | None:
-    spoken = "zh" if passage is CHINESE else "en"
-    return (filters or Filters()).reason(step, Candidate(passage, spoken, text, finish))
+    language = "zh" if passage is CHINESE else "en"
+    return (filters or Filters()).reason(step, Candidate(passage, language, text, finish))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +156,7 @@ def test_recall_is_the_share_of_the_passages_units():
 
 
 def test_a_long_text_with_a_short_answer_shows_in_the_report():
-    statistics = CoverageStatistics()
+    statistics = RecallStatistics()
     text = " ".join(f"fact{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(300))
     statistics.add("books", text, text)
     statistics.add("books", text, " ".join(text.split()[:30]))

@@ -177,7 +177,7 @@ def test_a_kill_while_the_output_is_written_changes_nothing(tmp_path):
 @pytest.mark.slow
 def test_a_signal_lets_the_requests_in_flight_finish_and_repeats_none(tmp_path):
     sentences = "Drug {0} lowers marker {1} within {2} weeks. Its dose is {3} mg twice a day. The effect lasts for {4} months."
-    run = Killing(tmp_path, [sentences.format(f"alpha{i}", f"beta{i}", i, 10 * i, i + 1) for i in range(60)], 8, 1, 0.5, faults=0)
+    run = Killing(tmp_path, [sentences.format(f"alpha{i}", f"beta{i}", i, 10 * i, i + 1) for i in range(60)], 8, 1, 10, faults=0)
     try:
         process = run.start()
         while len(run.arrivals()) < 20:

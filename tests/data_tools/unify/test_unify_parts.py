@@ -13,16 +13,14 @@ import pytest
 
 from data_tools.unify.filters import Filters
 from data_tools.unify.forecast import Forecast
-from data_tools.unify.live import line
 from data_tools.unify.passages import Passage
-from data_tools.unify.pipeline import RunCounts
+from data_tools.unify.pipeline import RunCounts, state_line
 from data_tools.unify.prompting import FAITHFUL_CUTS, Cuts, Prompts, by_language
 from data_tools.unify.rewriting import Rewriting, rewrite
-from huatuo_jax.chat_client.budget import Budget, Caps, Prices, TokenRates, Usage
-from huatuo_jax.chat_client.calls import Answer, Call, Retry
-from huatuo_jax.chat_client.client import ChatClient, ClientSettings
+from huatuo_jax.chat_client.budget import Budget, Caps, Prices, estimated_tokens, most_usage
+from huatuo_jax.chat_client.calls import Call, Reply, Retry, Usage, retry_after
+from huatuo_jax.chat_client.client import ChatClient, ClientSettings, Pacer
 from huatuo_jax.chat_client.ledger import Ledger
-from huatuo_jax.chat_client.pacing import Pacer, retry_after
 from huatuo_jax.errors import ConfigError, DataError, StoppedError
 from huatuo_jax.io.api_key import ApiKey, key_from_environment
 
@@ -124,9 +122,9 @@ def test_money_is_counted_per_million_tokens():
 
 def test_answers_are_found_by_passage_step_try_prompt_and_model(tmp_path):
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        asyncio.run(ledger.put(CALL, "m", Answer("why", "stop", 3, 4)))
+        asyncio.run(ledger.put(CALL, "m", Reply("why", "stop", Usage(3, 4))))
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        assert ledger.find(CALL, "m") == Answer("why", "stop", 3, 4)
+        assert ledger.find(CALL, "m") == Reply("why", "stop", Usage(3, 4))
         others = [
             Call("books/2", "question", 0, 0, CALL.messages),
             Call("books/1", "answer", 0, 0, CALL.messages),
@@ -142,7 +140,7 @@ def test_answers_are_found_by_passage_step_try_prompt_and_model(tmp_path):
 def test_answers_that_arrive_together_share_commits(tmp_path):
     async def scene(ledger: Ledger) -> None:
         calls = [Call(f"books/{i}", "question", 0, 0, CALL.messages) for i in range(500)]
-        await asyncio.gather(*(ledger.put(call, "m", Answer("why", "stop", 1, 1)) for call in calls))
+        await asyncio.gather(*(ledger.put(call, "m", Reply("why", "stop", Usage(1, 1))) for call in calls))
         assert all(ledger.find(call, "m") for call in calls)
 
     with Ledger(tmp_path / "l.sqlite") as ledger:
@@ -169,7 +167,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_durable(tmp_path, monkeypatc
 
     async def fill(ledger: Ledger) -> int:
         for number in range(1000):
-            await ledger.put(Call(f"books/{number}", "answer", 0, 0, CALL.messages), "m", Answer("x" * 2000))
+            await ledger.put(Call(f"books/{number}", "answer", 0, 0, CALL.messages), "m", Reply("x" * 2000))
         return number
 
     monkeypatch.setattr(Ledger, "_connect", small)
@@ -197,7 +195,7 @@ def test_openai_itself_needs_a_key_and_other_servers_do_not(monkeypatch):
     assert "secret" not in repr(ApiKey("secret"))
 
 
-def test_an_endpoint_that_quotes_the_key_in_an_unknown_shape_is_told_without_it():
+def test_an_endpoint_that_quotes_the_key_in_an_unknown_shape_is_quoted_without_it(tmp_path):
     key = "sk-test-1f6f0c8e"
 
     class Response:
@@ -207,9 +205,10 @@ def test_an_endpoint_that_quotes_the_key_in_an_unknown_shape_is_told_without_it(
         return Response()
 
     async def ask():
-        client = ChatClient(ClientSettings("http://host/v1", "m"), ApiKey(key), Pacer(), Budget(Caps()))
-        client._client = SimpleNamespace(post=post)
-        await client._send(CALL, "id")
+        with Ledger(tmp_path / "l.sqlite") as ledger:
+            client = ChatClient(ClientSettings("http://host/v1", "m"), Caps(), ApiKey(key), ledger)
+            client._client = SimpleNamespace(post=post)
+            await client._send(CALL)
 
     with pytest.raises(Retry, match=r"no chat completion.*bad key \[API key\]"):
         asyncio.run(ask())
@@ -220,7 +219,7 @@ def test_the_forecast_counts_both_calls_and_their_templates():
     forecast = Forecast(how, 2048)
     for number in range(10):
         forecast.add(Passage(str(number), "books", "abcd " * 200))
-    report = forecast.report({}, Prices(1, 2), Caps(tokens=1000), 60)
+    report = forecast.report({}, Caps(tokens=1000, prices=Prices(1, 2)), 60)
     prompts = how.prompts
     exact = sum(len(m["content"]) for m in prompts.question("en", "") + prompts.answer("en", "", "")) / 4 + 2 * 250
     assert report["calls"] == 20
@@ -235,22 +234,23 @@ def test_the_forecast_uses_what_answers_in_the_ledger_took():
     for number in range(10):
         forecast.add(Passage(str(number), "books", "abcd " * 200))
     totals = {"question_calls": 200, "question_prompt_tokens": 200 * 300, "question_output_tokens": 200 * 20}
-    report = forecast.report(totals, Prices(), Caps(), None)
+    report = forecast.report(totals, Caps(), None)
     assert (report["prompt_tokens"], report["output_tokens"]) == (3000, 200)
     assert report["based_on"] == "answers in the ledger"
 
 
 def test_tokens_of_chinese_and_other_characters_differ():
-    assert TokenRates(1.0, 0.25).tokens("心动周期abcd") == pytest.approx(4 + 1)
-    assert TokenRates().most([{"role": "user", "content": "心"}]) >= 3
+    assert estimated_tokens("心动周期abcd") == pytest.approx(4 + 1)
+    assert most_usage([{"role": "user", "content": "心"}], 5).prompt >= 3
 
 
-def test_the_live_line_says_done_rate_cost_time_left_and_rejects():
-    budget = Budget(Caps(prices=Prices(1, 2)), Usage(2_000_000, 500_000))
-    client = ChatClient(ClientSettings("http://host/v1", "m"), ApiKey(""), Pacer(), budget)
-    client.counts.answers, client.counts.failures = 120, Counter({"429": 3})
+def test_the_live_line_says_done_rate_cost_time_left_and_rejects(tmp_path):
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        client = ChatClient(ClientSettings("http://host/v1", "m"), Caps(prices=Prices(1, 2)), ApiKey(""), ledger)
+    client.budget.spent = Usage(2_000_000, 500_000)
+    client.counts.replies, client.counts.failures = 120, Counter({"429": 3})
     counts = RunCounts(total=400, done=100, replayed=40, rejects=Counter(leak=2), started=1_000)
-    assert line(counts, client, now=1_060) == (
+    assert state_line(counts, client, now=1_060) == (
         "100/400 passages (25.0%) · 2.0 calls/s · 2,500,000 tokens · cost 3.00 · ETA 0:05:00 · rejects: leak 2 · "
         "failed requests: 429 3"
     )

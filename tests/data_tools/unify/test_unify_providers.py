@@ -54,7 +54,7 @@ def test_the_program_starts_without_client_jax_or_grain():
 
 
 def test_unify_itself_imports_neither_jax_nor_grain():
-    code = "import sys; import data_tools.unify.session; print(sorted(sys.modules))"
+    code = "import sys; import data_tools.unify.pipeline; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'openai'" in loaded
     assert not re.search(r"'(jax|grain)'", loaded)

@@ -10,8 +10,9 @@ from typing import IO, Any
 from data_tools.records.layouts import to_record
 from data_tools.records.unified import UnifiedWriter
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.io.files import written_aside
-from huatuo_jax.io.jsonl import Fault, Pair, TornFileError, iterate_json
+from huatuo_jax.io.files import TornFileError, written_aside
+from huatuo_jax.io.json_document import Pair
+from huatuo_jax.io.jsonl import Fault, iterate_json
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 Progress = Callable[[int], None]

@@ -21,7 +21,8 @@ from data_tools.records.importing import Progress, RejectedLog, plain_stem, stab
 from data_tools.records.language import language_of_passage
 from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import RecordError
-from huatuo_jax.io.jsonl import Fault, TornFileError, iterate_json
+from huatuo_jax.io.files import TornFileError
+from huatuo_jax.io.jsonl import Fault, iterate_json
 
 QUOTED = {"zh": 30, "en": 80}
 """Characters of the passage that stand in for a title."""

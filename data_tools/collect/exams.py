@@ -21,7 +21,8 @@ from data_tools.records.importing import check_inputs, plain_stem
 from data_tools.records.language import language_of
 from data_tools.records.layouts import to_record
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.io.jsonl import Fault, Pair, iterate_json, write_lines
+from huatuo_jax.io.json_document import Pair
+from huatuo_jax.io.jsonl import Fault, iterate_json, write_lines
 
 BATCH = 256
 SEAM_CHARS_PER_UNIT = 12

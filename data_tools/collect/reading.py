@@ -21,7 +21,9 @@ from typing import IO, Any
 from data_tools.collect.settings import ReadingConfig
 from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.jsonl import Fault, Item, Pair, TornFileError, iterate_values, open_bytes
+from huatuo_jax.io.files import TornFileError, open_bytes
+from huatuo_jax.io.json_document import Pair
+from huatuo_jax.io.jsonl import Fault, Item, iterate_values
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from data_tools.records.layouts import to_record
 from data_tools.records.unified import UnifiedWriter
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.io.jsonl import Fault, LineWriter, Pair, TornFileError, iterate_json, write_lines
+from huatuo_jax.io.files import TornFileError
+from huatuo_jax.io.json_document import Pair
+from huatuo_jax.io.jsonl import Fault, LineWriter, iterate_json, write_lines
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 Progress = Callable[[int], None]

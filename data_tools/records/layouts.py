@@ -15,7 +15,7 @@ from typing import Any
 
 from huatuo_jax.data.record import Record, check_record
 from huatuo_jax.errors import RecordError
-from huatuo_jax.io.jsonl import Pair
+from huatuo_jax.io.json_document import Pair
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user",

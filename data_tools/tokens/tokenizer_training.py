@@ -16,8 +16,8 @@ from typing import Any
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import SentencePieceTokenizer
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import written_aside
-from huatuo_jax.io.jsonl import Fault, iterate_json, open_bytes
+from huatuo_jax.io.files import open_bytes, written_aside
+from huatuo_jax.io.jsonl import Fault, iterate_json
 
 DIALOGUE_SYMBOLS = ("\n", "<问>：", "<答>：")
 COMPRESSED = (".gz", ".xz", ".zst")

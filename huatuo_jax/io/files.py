@@ -1,21 +1,25 @@
-"""Files that are never half-written: written aside, then renamed; and their hashes.
+"""Files as every room reads and writes them: opened whatever their compression, never half-written, locked, hashed.
 
-Paths may be local, NFS, gcsfuse or `gs://` (through epath). Object stores have no atomic rename, so a *directory* becomes
-visible by its manifest, which is written last.
+What is written appears whole: it is written aside, under a hidden name in the same folder, and then renamed. Paths may be local,
+NFS, gcsfuse or `gs://` (through epath). Object stores have no atomic rename, so a *directory* there becomes visible by its
+manifest, which is written last. Next: `jsonl` for JSON lines and documents, `tasks` for work that is resumed.
 """
 
 import contextlib
 import errno
 import fcntl
 import glob
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -23,7 +27,15 @@ from etils import epath
 from huatuo_jax.errors import DataError, HuatuoError
 
 PathLike = str | os.PathLike[str]
+CHUNK = 1 << 20
+"""Bytes that are read at a time."""
+_ZSTANDARD_PIECE = 8 << 10
+"""Compressed bytes that are expanded at a time: a block of 128 KiB may take 4 bytes, so a larger piece could fill the memory."""
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class TornFileError(DataError):
+    """A file cannot be read to its end: torn, damaged, or not JSON although it begins like it."""
 
 
 def is_local(path: PathLike) -> bool:
@@ -184,3 +196,84 @@ def sha256_json(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of `value`: the identity of a manifest or a config."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@contextlib.contextmanager
+def open_bytes(path: Path, on_read: Callable[[int], None] | None = None) -> Iterator[IO[bytes]]:
+    """Opens a plain, .gz, .xz or .zst file (told apart by its first bytes) for reading its decompressed bytes.
+
+    Args:
+      on_read: called with the number of (compressed) bytes read each time, for progress bars.
+
+    Raises:
+      TornFileError: from within the context, when the content ends too early or is damaged.
+    """
+    try:
+        with _Counted(path, on_read) as plain:
+            raw = io.BufferedReader(plain, CHUNK)
+            magic = raw.peek(6)[:6]
+            if magic.startswith(b"\x1f\x8b"):
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    yield unpacked  # type: ignore[misc]
+            elif magic.startswith(b"\xfd7zXZ"):
+                with lzma.LZMAFile(raw) as unpacked_xz:
+                    yield unpacked_xz
+            elif magic.startswith(b"\x28\xb5\x2f\xfd"):
+                yield io.BufferedReader(_Zstandard(raw), CHUNK)
+            else:
+                yield raw
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+        raise TornFileError(f"{path}: compressed content is torn or damaged ({error})") from error
+
+
+class _Counted(io.FileIO):
+    """A file that reports how many bytes are read from it."""
+
+    def __init__(self, path: Path, on_read: Callable[[int], None] | None) -> None:
+        super().__init__(path)
+        self._on_read = on_read or (lambda count: None)
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        self._on_read(count)
+        return count
+
+
+class _Zstandard(io.RawIOBase):
+    """Decompresses Zstandard frames; unlike `zstandard.stream_reader` it reports a frame that ends too early."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        import zstandard
+
+        self._file = file
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._frame: Any = None
+        self._waiting = memoryview(b"")
+        self._input = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        import zstandard
+
+        while not self._waiting:
+            content = self._input or self._file.read(_ZSTANDARD_PIECE)
+            self._input = b""
+            if not content:
+                if self._frame is not None:
+                    raise EOFError("the file ended within a Zstandard frame")
+                return 0
+            if self._frame is None:
+                self._frame = self._decompressor.decompressobj()
+            try:
+                self._waiting = memoryview(self._frame.decompress(content))
+            except zstandard.ZstdError as error:
+                raise EOFError(str(error)) from error
+            if self._frame.eof:
+                self._input = self._frame.unused_data
+                self._frame = None
+        count = min(len(buffer), len(self._waiting))
+        buffer[:count] = self._waiting[:count]
+        self._waiting = self._waiting[count:]
+        return count

@@ -5,7 +5,7 @@ import pytest
 from data_tools.records.layouts import canonical_source, to_record
 from huatuo_jax.data.record import Record
 from huatuo_jax.errors import RecordError
-from huatuo_jax.io.jsonl import Pair
+from huatuo_jax.io.json_document import Pair
 
 DIALOGUE = ("头痛怎么办？", "多休息。", "要吃药吗？", "先看医生。")
 

@@ -1,7 +1,11 @@
-"""All of the real corpora and SFT dialogues through the whole data side: no token appears from nowhere, none is lost."""
+"""Whole corpora and SFT dialogues through the data side: no token appears from nowhere, none is lost.
+
+The quickstart's with the golden tokenizer; and all real ones with Baichuan2's, where they are there.
+"""
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +20,33 @@ from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.mixtures import PAPER
+from tests.support.quickstart_data import EXAMPLES
 
-L = 4096
 MIXTURE = {name: dataclasses.replace(mix, epochs=1) for name, mix in PAPER.items()}
 """One pass, so that every record is drawn once and tokens can be balanced."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What goes in, and how long rows are."""
+
+    passages: list[Path]
+    dialogues: Path
+    tokenizer: Path
+    held_out: int
+    length: int
+    fill: float
+
+
+@pytest.fixture(scope="module", params=["quickstart", "real"])
+def case(request, tokenizer_file) -> Case:
+    if request.param == "quickstart":
+        passages = sorted((EXAMPLES / "corpus").glob("*.jsonl"))
+        return Case(passages, EXAMPLES / "sft.jsonl", tokenizer_file("golden"), held_out=1, length=256, fill=0.9)
+    data = request.getfixturevalue("shared_data")
+    passages = sorted((data / "corpus").glob("*.jsonl.xz"))
+    dialogues = data / "sft" / "sft_zh.jsonl.xz"
+    return Case(passages, dialogues, tokenizer_file("baichuan2"), held_out=64, length=4096, fill=0.98)
 
 
 def run(*words) -> None:
@@ -27,23 +54,23 @@ def run(*words) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(shared_data, tmp_path_factory):
+def folder(case, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
-    run("unify", "--template", *sorted((shared_data / "corpus").glob("*.jsonl.xz")), "--out", folder / "pairs.jsonl")
+    run("unify", "--template", *case.passages, "--out", folder / "pairs.jsonl")
     run("import", folder / "pairs.jsonl", "--out", folder / "domain")
-    run("import", shared_data / "sft" / "sft_zh.jsonl.xz", "--source", "sft", "--out", folder / "sft")
-    tokenizer = shared_data / "tokenizers" / "baichuan2.model"
-    run("build", folder / "domain", folder / "sft", "--tokenizer", tokenizer, "--out", folder / "tokens", "--holdout", 64)
+    run("import", case.dialogues, "--source", "sft", "--out", folder / "sft")
+    build = ["build", folder / "domain", folder / "sft", "--tokenizer", case.tokenizer]
+    run(*build, "--out", folder / "tokens", "--holdout", case.held_out)
     (folder / "mixture.json").write_text(json.dumps({name: dataclasses.asdict(mix) for name, mix in MIXTURE.items()}))
-    plan = ["plan", folder / "tokens", "--mixture-file", folder / "mixture.json", "--sequence-length", L]
+    plan = ["plan", folder / "tokens", "--mixture-file", folder / "mixture.json", "--sequence-length", case.length]
     run(*plan, "--out", folder / "plan", "--json", folder / "plan.json")
     return folder
 
 
 @pytest.fixture(scope="module")
-def tokens_in(folder, shared_data) -> dict[str, int]:
+def tokens_in(folder, case) -> dict[str, int]:
     """Tokens per source, counted on their own: every unified record encoded again."""
-    tokenizer, template = load_tokenizer(shared_data / "tokenizers" / "baichuan2.model"), get_format("huatuo")
+    tokenizer, template = load_tokenizer(case.tokenizer), get_format("huatuo")
     counts: dict[str, int] = dict.fromkeys(PAPER, 0)
     for part in ("domain", "sft"):
         records = list(UnifiedDataset(folder / part))
@@ -54,7 +81,7 @@ def tokens_in(folder, shared_data) -> dict[str, int]:
     return counts
 
 
-def test_tokens_in_are_tokens_in_rows_cut_and_held_out(folder, tokens_in):
+def test_tokens_in_are_tokens_in_rows_cut_and_held_out(folder, case, tokens_in):
     dataset, plan = TokenDataset.open(folder / "tokens"), Plan.load(folder / "plan")
     in_rows = dict.fromkeys(dataset.sources, 0)
     rows = PlannedRows(plan, dataset)
@@ -68,28 +95,28 @@ def test_tokens_in_are_tokens_in_rows_cut_and_held_out(folder, tokens_in):
         held_out = int(dataset.lengths(source, "holdout").sum())
         assert tokens_in[source] == in_rows[source] + facts["cut_tokens"] + held_out, source
         assert facts["tokens"] == in_rows[source]
-        assert dataset.count(source, "holdout") == 64
+        assert dataset.count(source, "holdout") == case.held_out
 
 
-def test_rows_are_full_and_hold_every_record_once(folder):
+def test_rows_are_full_and_hold_every_record_once(folder, case):
     dataset, plan = TokenDataset.open(folder / "tokens"), Plan.load(folder / "plan")
-    assert plan.manifest["statistics"]["fill"] >= 0.98
+    assert plan.manifest["statistics"]["fill"] >= case.fill
     assert np.array_equal(np.sort(plan.row_docs), np.arange(sum(dataset.count(s) for s in dataset.sources)))
     assert plan.manifest["mixture"] == {n: {"priority": m.priority, "epochs": 1} for n, m in MIXTURE.items()}
 
 
-def test_no_token_of_a_row_is_changed(folder):
+def test_no_token_of_a_row_is_changed(folder, case):
     dataset, plan = TokenDataset.open(folder / "tokens"), Plan.load(folder / "plan")
     rows = PlannedRows(plan, dataset)
     for i in np.random.default_rng(0).integers(len(plan), size=20):
         row, documents = rows[i], dataset.read(np.asarray(plan.docs(i)))
-        expected = np.concatenate([tokens[:L] for tokens, _ in documents])
+        expected = np.concatenate([tokens[: case.length] for tokens, _ in documents])
         assert np.array_equal(row["tokens"][: len(expected)], expected)
         assert not row["segment_ids"][len(expected) :].any()
 
 
 @pytest.mark.slow
-def test_a_tiny_model_takes_fifty_steps(folder, tmp_path):
+def test_a_tiny_model_takes_fifty_steps(folder, case, tmp_path):
     from huatuo_jax.cli.console import make_console
     from huatuo_jax.config import ComputeConfig, LoggingConfig, MeshConfig, OptimizerConfig, RunConfig
     from huatuo_jax.models.presets import preset
@@ -97,8 +124,8 @@ def test_a_tiny_model_takes_fifty_steps(folder, tmp_path):
 
     config = RunConfig(
         name="real",
-        model=preset("tiny-baichuan2-7b", vocab_size=125_696, max_length=L),
-        data=DataConfig(tokens=str(folder / "tokens"), plan=str(folder / "plan"), mixture=MIXTURE, sequence_length=L),
+        model=preset("tiny-baichuan2-7b", vocab_size=load_tokenizer(case.tokenizer).vocab_size, max_length=case.length),
+        data=DataConfig(tokens=str(folder / "tokens"), plan=str(folder / "plan"), mixture=MIXTURE, sequence_length=case.length),
         optimizer=OptimizerConfig(learning_rate=3e-3, schedule="constant"),
         mesh=MeshConfig(fsdp=1),
         compute=ComputeConfig(dtype="float32", loss_chunks=16),

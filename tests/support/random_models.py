@@ -1,5 +1,6 @@
 """Random models whose likeliest token changes from step to step: greedy answers without a cache, and tensors by HF name."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.params import abstract_params, init_params, split_decoder
+from huatuo_jax.models.params import Params, abstract_params, init_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves
@@ -19,32 +20,49 @@ MARGIN = 1e-4
 """Two logits nearer than this may swap by rounding alone."""
 
 
-def random_model(name: str, **changes: Any) -> tuple[ModelConfig, dict[str, Any]]:
+def random_params(config: ModelConfig, spread: float = 0.15, seed: int = 0) -> Params:
+    """Parameters far from their initialisation, so that no norm is 1 and no bias 0; drawn by numpy, which compiles nothing."""
+    draw = np.random.default_rng(seed)
+    around = lambda path: 1.0 if path[-1].key.endswith("norm") else 0.0
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(draw.normal(around(path), spread, leaf.shape).astype(np.float32)), abstract_params(config)
+    )
+
+
+def random_model(name: str, **changes: Any) -> tuple[ModelConfig, Params]:
     """A preset with two layers and wide weights."""
-    config = preset(name, **{"initializer_range": 0.2, "num_layers": 2, **changes})
-    return config, jax.jit(lambda key: init_params(config, key))(jax.random.key(3))
+    config = preset(name, **{"num_layers": 2, **changes})
+    return config, random_params(config, spread=0.2)
 
 
-def sharded_params(config: ModelConfig, seed: int, mesh: jax.sharding.Mesh) -> tuple[Any, dict[str, Any]]:
+def sharded_params(config: ModelConfig, seed: int, mesh: jax.sharding.Mesh) -> tuple[Any, Params]:
     """(graphdef, params) of a random model as `build_step` makes them: every device makes only its own part."""
     make = jax.jit(lambda key: init_params(config, key), out_shardings=param_shardings(abstract_params(config), mesh))
     return split_decoder(config), make(jax.random.key(seed))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config: ModelConfig, params: Params, tokens: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    model = nnx.merge(split_decoder(config), params)
+    return model.logits(model(tokens, jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape), segment_ids))
+
+
+def logits_of(config: ModelConfig, params: Params, tokens: np.ndarray) -> np.ndarray:
+    """fp32 [B, S, V], of int [B, S]: one plain forward pass, compiled once for all tests of a config and shape."""
+    return np.asarray(_logits(config, params, tokens, np.ones_like(tokens)))
+
+
 class Uncached:
     """One whole forward pass per token, of the row alone."""
 
-    def __init__(self, config: ModelConfig, params: Any, length: int = 128) -> None:
-        model = nnx.merge(split_decoder(config), params)
-        index = jnp.arange(length)[None]
-        self._length = length
-        self._logits = jax.jit(lambda tokens, n: model.logits(model(tokens[None], index, (index < n).astype(jnp.int32)))[0])
+    def __init__(self, config: ModelConfig, params: Params, length: int = 128) -> None:
+        self._config, self._params, self._length = config, params, length
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """fp32 [len(tokens), V]."""
-        padded = np.zeros(self._length, np.int32)
-        padded[: len(tokens)] = tokens
-        return np.asarray(self._logits(padded, len(tokens)))[: len(tokens)]
+        padded, segments = np.zeros((2, 1, self._length), np.int32)
+        padded[0, : len(tokens)], segments[0, : len(tokens)] = tokens, 1
+        return np.asarray(_logits(self._config, self._params, padded, segments))[0, : len(tokens)]
 
     def greedy(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
         """The likeliest next tokens."""

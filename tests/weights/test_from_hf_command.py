@@ -98,15 +98,16 @@ def test_a_folder_that_was_not_imported_cannot_be_asked(folder, capsys):
     assert "and generate open it" in " ".join(capsys.readouterr().err.split())
 
 
-def test_the_real_vocabulary_with_the_real_tokenizer(tmp_path, shared_data):
-    config = preset("tiny-baichuan2-7b", vocab_size=125_696)
+def test_a_vocabulary_with_its_own_tokenizer(tmp_path, baichuan_like):
+    """The real one too, where the real data is."""
+    config = preset("tiny-baichuan2-7b", vocab_size=baichuan_like.vocab_size)
     module = random_model(config)
     write_by_hand(tmp_path / "baichuan2", baichuan_json(config), tensors_of(module))
-    tokenizer = shared_data / "tokenizers" / "baichuan2.model"
+    tokenizer = baichuan_like.path
     assert convert(tmp_path / "baichuan2", tmp_path / "base", "--tokenizer", tokenizer) == 0
     stored = open_stored_model(tmp_path / "base")
     model, params, meta = stored.config, stored.params(), stored.meta
-    assert (model.positions, model.head, meta["tokenizer"]["vocab_size"]) == ("rope", "norm", 125_696)
+    assert (model.positions, model.head, meta["tokenizer"]["vocab_size"]) == ("rope", "norm", baichuan_like.vocab_size)
     assert_close(our_logits(model, params), their_logits(module, config))
 
 

@@ -1,4 +1,7 @@
-"""`huatuo-data collect`: raw corpora in, clean and de-duplicated passages of one domain out."""
+"""`huatuo-data collect`: turns raw corpora into clean, de-duplicated passages of one domain (`data_tools/collect/pipeline.py`).
+
+`collect calibrate` and `decontaminate` share its arguments of vocabularies and of exam questions.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -10,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from data_tools.collect.domain import DomainModel
-    from data_tools.collect.settings import CollectConfig
+    from data_tools.collect.settings import CollectConfig, Overlap, Window
 
 HELP = """Turn raw corpora into clean, de-duplicated passages of one domain.
 
@@ -26,9 +29,6 @@ huatuo-data unify --template passages/passages/*.jsonl.zst --out pairs.jsonl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    from data_tools.cli.collect_calibrate import add_vocabulary
-    from data_tools.cli.decontaminate import add_overlap
-
     parser.add_argument("inputs", nargs="+", type=local_path, metavar="PATHS", help="corpus files, or folders of them")
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the run")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
@@ -39,11 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-dropped", action="store_true", help="write what is dropped, with the reason, to DIR/dropped")
 
     domain = parser.add_argument_group("extract: which documents are of the domain")
-    add_vocabulary(domain)  # type: ignore[arg-type]
+    add_vocabulary(domain)
     domain.add_argument(
         "--domain-model", type=local_path, metavar="FILE", help="model of `collect calibrate`, instead of a vocabulary"
     )
-    domain.add_argument("--threshold", action="append", default=[], metavar="LANGUAGE=SCORE", help="such as zh=0.08; overrides")
+    domain.add_argument(
+        "--threshold", action="append", default=[], type=_threshold, metavar="LANGUAGE=SCORE", help="such as zh=0.08; overrides"
+    )
     domain.add_argument("--in-domain", action="append", default=[], metavar="SOURCE", help="keep all documents of this source")
     domain.add_argument("--any-domain", action="store_true", help="keep all documents of all sources")
 
@@ -55,10 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("--max-line-bytes", type=int, default=256 << 20, metavar="N", help="longer lines go to quarantine")
 
     passages = parser.add_argument_group("segment and clean")
-    passages.add_argument(
-        "--window-zh", default="60:600", metavar="MIN:MAX", help="characters of a Chinese passage (default 60:600)"
-    )
-    passages.add_argument("--window-en", default="200:1800", metavar="MIN:MAX", help="of an English one (default 200:1800)")
+    for flag, default, text in (("--window-zh", "60:600", "a Chinese"), ("--window-en", "200:1800", "an English")):
+        help = f"characters of {text} passage (default {default})"
+        passages.add_argument(flag, default=default, type=_window, metavar="MIN:MAX", help=help)
     passages.add_argument("--disable-rule", action="append", default=[], metavar="RULE", help="switch a cleaning rule off")
     passages.add_argument("--no-mask", action="store_true", help="leave personal data as it is")
 
@@ -77,23 +78,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     exams.add_argument(
         "--exams", nargs="+", default=[], type=local_path, metavar="FILES", help="questions that must not be in it"
     )
-    add_overlap(exams)  # type: ignore[arg-type]
+    add_overlap(exams)
+
+
+def add_vocabulary(parser: "argparse._ActionsContainer") -> None:
+    """Declares the vocabulary of a domain."""
+    parser.add_argument("--domain", metavar="NAME", help="this project's vocabulary of a domain, such as medicine")
+    terms = "terms, one a line, perhaps with weight or document frequency after a tab; may be given several times"
+    parser.add_argument("--vocabulary", action="append", default=[], type=local_path, metavar="FILE", help=terms)
+
+
+def add_overlap(parser: "argparse._ActionsContainer") -> None:
+    """Declares when a text counts as holding an exam question."""
+    parser.add_argument("--overlap", type=float, default=0.6, metavar="SHARE", help="share of a question's n-grams (default 0.6)")
+    parser.add_argument("--ngram-zh", type=int, default=8, metavar="N", help="characters of a Chinese n-gram (default 8)")
+    parser.add_argument("--ngram-en", type=int, default=6, metavar="N", help="words of an English n-gram (default 6)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.collect.pipeline import collect
-    from data_tools.collect.report import page, to_report
+    from data_tools.collect.report import save_report
     from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.config import require
-    from huatuo_jax.io.files import full_disk_named, write_json, write_text
 
     require(args.workers >= 1, f"--workers is {args.workers}; it must be at least 1")
     console = make_console(args.quiet)
     config, model = to_config(args), to_model(args)
     if model is not None:
-        from data_tools.cli.collect_calibrate import print_left_out
-
         print_left_out(console, model.vocabulary.left_out)
     with make_progress(console) as progress:
 
@@ -102,10 +114,7 @@ def run(args: argparse.Namespace) -> int:
             return lambda number: progress.advance(bar, sizes[number])
 
         result = collect(args.inputs, args.out, config, model, args.workers, args.engine, args.redo, on_stage)
-    report = to_report(result)
-    with full_disk_named(args.out):
-        write_json(args.out / "report.json", report)
-        write_text(args.out / "report.html", page(report))
+    report = save_report(result, args.out)
     if not any(result.done_now.values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
@@ -120,7 +129,6 @@ def run(args: argparse.Namespace) -> int:
 
 def to_config(args: argparse.Namespace) -> "CollectConfig":
     """The settings that the arguments name."""
-    from data_tools.cli.decontaminate import to_overlap
     from data_tools.collect.clean import CleanRules
     from data_tools.collect.settings import CollectConfig, NearDuplicates, ReadingConfig, Semantic
     from data_tools.records.importing import check_inputs
@@ -134,7 +142,7 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
         reading=ReadingConfig(args.text_field, args.title_field, args.source_field, args.source, args.max_line_bytes),
         extract=not args.any_domain,
         in_domain=tuple(map(canonical_source, args.in_domain)),
-        windows={"zh": _window(args.window_zh, "--window-zh"), "en": _window(args.window_en, "--window-en")},
+        windows={"zh": args.window_zh, "en": args.window_en},
         clean=CleanRules(disabled=tuple(args.disable_rule)),
         mask=not args.no_mask,
         near=NearDuplicates(args.near_threshold) if args.near_threshold else None,
@@ -170,54 +178,61 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
     else:
         require(vocabulary, "say which documents to keep: --domain NAME, --vocabulary FILE, --domain-model FILE or --any-domain")
         model = DomainModel(load_vocabularies(args.domain, args.vocabulary), DEFAULT_THRESHOLDS)
-    return dataclasses.replace(model, thresholds={**model.thresholds, **_thresholds(args.threshold)})
+    return dataclasses.replace(model, thresholds={**model.thresholds, **dict(args.threshold)})
 
 
-def _thresholds(given: list[str]) -> dict[str, float]:
+def to_overlap(args: argparse.Namespace) -> "Overlap":
+    """When a text counts as holding an exam question, by the arguments of `add_overlap`."""
+    from data_tools.collect.settings import Overlap
+
+    return Overlap(zh_characters=args.ngram_zh, en_words=args.ngram_en, share=args.overlap)
+
+
+def _threshold(text: str) -> tuple[str, float]:
     from data_tools.records.language import LANGUAGES
-    from huatuo_jax.errors import ConfigError
 
-    out: dict[str, float] = {}
-    for text in given:
-        language, _, score = text.partition("=")
-        try:
-            if language not in LANGUAGES:
-                raise ValueError
-            out[language] = float(score)
-        except ValueError:
-            raise ConfigError(f"--threshold {text}: give LANGUAGE=SCORE with one of {', '.join(LANGUAGES)}") from None
-    return out
+    language, _, score = text.partition("=")
+    try:
+        return LANGUAGES[LANGUAGES.index(language)], float(score)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: give LANGUAGE=SCORE with one of {', '.join(LANGUAGES)}") from None
 
 
-def _window(text: str, option: str) -> Any:
+def _window(text: str) -> "Window":
     from data_tools.collect.settings import Window
-    from huatuo_jax.errors import ConfigError
 
     shortest, _, longest = text.partition(":")
     try:
         return Window(int(shortest), int(longest))
     except ValueError:
-        raise ConfigError(f"{option} {text}: give MIN:MAX in characters, such as 60:600") from None
+        raise argparse.ArgumentTypeError(f"{text}: give MIN:MAX in characters, such as 60:600") from None
+
+
+def print_left_out(console: "Console", left_out: tuple[str, ...]) -> None:
+    """Says which terms are too short to be matched."""
+    if left_out:
+        shown = " ".join(left_out[:20])
+        console.print(f"{len(left_out):,} terms of one character are left out, for they occur inside other words: {shown}")
 
 
 def print_report(console: "Console", report: dict[str, Any]) -> None:
     """Prints what each step left, by source, and why the rest was dropped."""
+    from rich.markup import escape
     from rich.table import Table
 
     from data_tools.collect.report import LABELS
     from huatuo_jax.cli.console import print_table
 
-    steps = list(report["steps"])
-    table = Table("source", *(LABELS[step] for step in steps), title="texts, MB, share of all raw bytes")
-    for source, found in report["sources"].items():
-        table.add_row(source, *(_cell(found[step]) for step in steps))
+    table = Table("source", *(LABELS[step] for step in report["steps"]), title="texts, MB, share of all raw bytes")
+    for source, of_steps in report["sources"].items():
+        table.add_row(source, *map(_cell, of_steps.values()))
     table.add_section()
-    table.add_row("all", *(_cell(report["steps"][step]) for step in steps))
+    table.add_row("all", *map(_cell, report["steps"].values()))
     print_table(console, table)
     drops = Table("dropped because", "texts", "MB", "for example")
-    for reason, found in sorted(report["drops"].items(), key=lambda pair: -pair[1]["bytes"]):
-        example = (found["examples"] or [""])[0][:48]
-        drops.add_row(reason, f"{found['texts']:,}", f"{found['bytes'] / 1e6:.2f}", example.replace("[", "\\["))
+    for reason, drop in sorted(report["drops"].items(), key=lambda pair: -pair[1]["bytes"]):
+        example = (drop["examples"] or [""])[0][:48]
+        drops.add_row(reason, f"{drop['texts']:,}", f"{drop['bytes'] / 1e6:.2f}", escape(example))
     if report["drops"]:
         print_table(console, drops)
     masked = ", ".join(f"{kind} {count:,}" for kind, count in sorted(report["masked"].items())) or "none"

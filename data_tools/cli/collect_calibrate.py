@@ -1,11 +1,14 @@
-"""`huatuo-data collect calibrate`: a labelled sample in, a domain model and its cross-validated figures out."""
+"""`huatuo-data collect calibrate`: makes a domain model from a labelled sample (`data_tools/collect/calibrate.py`)."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from data_tools.cli.collect import add_vocabulary, print_left_out
 from huatuo_jax.cli.arguments import local_path
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from data_tools.collect.calibrate import LanguageResult
 
 HELP = """Choose the extraction threshold on a labelled sample, perhaps learn term weights from it.
@@ -29,19 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-field", default="text", metavar="KEY", help="key of the text (default text)")
     parser.add_argument("--label-field", default="label", metavar="KEY", help="key of the label (default label)")
     parser.add_argument("--group-field", metavar="KEY", help="key of a group, to list what is confused")
-
-
-def add_vocabulary(parser: argparse.ArgumentParser) -> None:
-    """Declares `--domain` and `--vocabulary`, which collect has too."""
-    parser.add_argument("--domain", metavar="NAME", help="this project's vocabulary of a domain, such as medicine")
-    parser.add_argument(
-        "--vocabulary",
-        action="append",
-        default=[],
-        type=local_path,
-        metavar="FILE",
-        help="terms, one a line, perhaps with weight or document frequency after a tab; may be given several times",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,14 +58,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def print_left_out(console: Any, left_out: tuple[str, ...]) -> None:
-    """Says which terms are too short to be matched."""
-    if left_out:
-        shown = " ".join(left_out[:20])
-        console.print(f"{len(left_out):,} terms of one character are left out, for they occur inside other words: {shown}")
-
-
-def _print_results(console: Any, results: "dict[str, LanguageResult]") -> None:
+def _print_results(console: "Console", results: "dict[str, LanguageResult]") -> None:
     from rich.table import Table
 
     from huatuo_jax.cli.console import print_table

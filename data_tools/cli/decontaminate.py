@@ -1,12 +1,9 @@
-"""`huatuo-data decontaminate`: passages or dialogues in, the same without exam questions out."""
+"""`huatuo-data decontaminate`: takes rows that hold exam questions out of any files (`data_tools/collect/exams.py`)."""
 
 import argparse
-from typing import TYPE_CHECKING
 
+from data_tools.cli.collect import add_overlap, to_overlap
 from huatuo_jax.cli.arguments import local_path
-
-if TYPE_CHECKING:
-    from data_tools.collect.settings import Overlap
 
 HELP = """Find and remove rows that hold exam questions.
 
@@ -28,20 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overlap(parser)
 
 
-def add_overlap(parser: argparse.ArgumentParser) -> None:
-    """Declares when a text counts as holding a question; collect has the same options."""
-    parser.add_argument("--overlap", type=float, default=0.6, metavar="SHARE", help="share of a question's n-grams (default 0.6)")
-    parser.add_argument("--ngram-zh", type=int, default=8, metavar="N", help="characters of a Chinese n-gram (default 8)")
-    parser.add_argument("--ngram-en", type=int, default=6, metavar="N", help="words of an English n-gram (default 6)")
-
-
-def to_overlap(args: argparse.Namespace) -> "Overlap":
-    """The overlap that the arguments name."""
-    from data_tools.collect.settings import Overlap
-
-    return Overlap(zh_characters=args.ngram_zh, en_words=args.ngram_en, share=args.overlap)
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from rich.table import Table
@@ -51,16 +34,16 @@ def run(args: argparse.Namespace) -> int:
     from huatuo_jax.cli.console import make_console, make_progress, print_table, write_report
     from huatuo_jax.io.files import full_disk_named
 
-    check_inputs([*args.files])
-    check_inputs([*args.exams])
+    check_inputs(args.files)
+    check_inputs(args.exams)
     console = make_console(args.quiet)
     index = ExamIndex(read_exams(args.exams), to_overlap(args))
     with full_disk_named(args.out), make_progress(console, "bytes") as progress:
         task = progress.add_task("decontaminate", total=sum(path.stat().st_size for path in args.files))
         report = decontaminate_files(args.files, args.out, index, lambda count: progress.advance(task, count))
     table = Table("file", "rows", "with exam questions")
-    for name, found in report["files"].items():
-        table.add_row(name, f"{found['rows']:,}", f"{found['contaminated']:,}")
+    for name, counts in report["files"].items():
+        table.add_row(name, f"{counts['rows']:,}", f"{counts['contaminated']:,}")
     print_table(console, table)
     if report["unusable_questions"]:
         console.print(f"{report['unusable_questions']:,} questions have no letters and were not looked for")

@@ -29,7 +29,6 @@ from data_tools.collect.passages import PassagesTask, make_passages
 from data_tools.collect.reading import InputFile, list_shards
 from data_tools.collect.report import CollectResult, Statistics
 from data_tools.collect.settings import CollectConfig, Overlap
-from huatuo_jax.config_files import differences, listed
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import full_disk_named, read_json, read_npy, sha256_file, sha256_json, write_json
 from huatuo_jax.io.jsonl import LineWriter, iterate_json, write_lines
@@ -112,7 +111,7 @@ def collect(
         outputs, first = [], 0
         for task, done in zip(passages, dones, strict=True):
             key = sha256_json([duplicates.key, settings["output"], task.shard.name])
-            outputs.append(OutputTask(task, duplicates.folder, first, done["rows"], out, config, key))
+            outputs.append(OutputTask(task, duplicates.folder, first, done["rows"], out, key))
             first += done["rows"]
         run_stage("output", write_output, outputs, _is_written, lambda task: task.rows)
 
@@ -217,8 +216,9 @@ def _check_settings(out: Path, settings: dict[str, Any], redo: bool) -> None:
     path = out / "work" / "settings.json"
     if redo or not path.exists():
         return
-    before = read_json(path)
-    changed = differences(before, settings)
+    from huatuo_jax.config_files import differences, listed
+
+    changed = differences(read_json(path), settings)
     if not changed:
         return
     touched = {change.name.split(".")[0] for change in changed}
@@ -245,7 +245,6 @@ class OutputTask:
     first: int
     rows: int
     out: Path
-    config: CollectConfig
     key: str
 
     @property
@@ -262,12 +261,12 @@ class OutputTask:
 def write_output(task: OutputTask) -> None:
     """Runs the stage on a shard."""
     task.marker.unlink(missing_ok=True)
-    statistics = Statistics()
+    config, statistics = task.shard.config, Statistics()
     contaminated: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(write_lines(task.output, compact=True))
         dropped = None
-        if task.config.keep_dropped:
+        if config.keep_dropped:
             dropped = stack.enter_context(write_lines(task.out / "dropped" / task.output.name, compact=True))
             _write_all(dropped, (row for _, row in iterate_json(task.shard.dropped)))
 
@@ -286,13 +285,13 @@ def write_output(task: OutputTask) -> None:
                 else:
                     drop(row, REASONS[int(code)], {"copy_of": int(copy)})
 
-        for row, hits in _with_questions(staying(), task.config):
+        for row, hits in _with_questions(staying(), config):
             statistics.count(row["source"], "deduplicated", row["text"])
             if hits:
                 contaminated.append({"id": row["id"], "source": row["source"], "questions": [hit.to_json() for hit in hits]})
                 drop(row, CONTAMINATED, {"exam": hits[0].item.exam, "item": hits[0].item.id})
                 continue
-            if task.config.exams:
+            if config.exams:
                 statistics.count(row["source"], "decontaminated", row["text"])
             output.write(row)
     marker = {

@@ -1,15 +1,17 @@
 """What each step of a run left: counts that shards add up, the report as JSON, and the report as one HTML page.
 
 Every stage counts what it sees into a `Statistics` of its shard; `pipeline.py` adds them up into a `CollectResult`; the command
-writes `to_report` and `page`. Every byte of the raw documents must be accounted for: it is in a passage, or in a drop with a
+saves the report. Every byte of the raw documents must be accounted for: it is in a passage, or in a drop with a
 reason. Bars are HTML, so that names of sources are readable in any script that the browser has a font for.
 """
 
 import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huatuo_jax.io.files import full_disk_named, write_json, write_text
 from huatuo_jax.report.style import PALETTE, html_image, html_page, html_table, image, new_figure
 
 if TYPE_CHECKING:
@@ -158,6 +160,15 @@ def to_report(result: CollectResult) -> dict[str, Any]:
         "done_now": result.done_now,
         "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
     }
+
+
+def save_report(result: CollectResult, out: Path) -> dict[str, Any]:
+    """Writes `report.json` and `report.html` into the folder of the run, and returns the report."""
+    report = to_report(result)
+    with full_disk_named(out):
+        write_json(out / "report.json", report)
+        write_text(out / "report.html", page(report))
+    return report
 
 
 # The page

@@ -98,7 +98,6 @@ def add_overlap(parser: "argparse._ActionsContainer") -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.collect.pipeline import collect
-    from data_tools.collect.report import save_report
     from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.config import require
 
@@ -113,16 +112,15 @@ def run(args: argparse.Namespace) -> int:
             bar = progress.add_task(stage, total=sum(sizes))
             return lambda number: progress.advance(bar, sizes[number])
 
-        result = collect(args.inputs, args.out, config, model, args.workers, args.engine, args.redo, on_stage)
-    report = save_report(result, args.out)
-    if not any(result.done_now.values()):
+        report = collect(args.inputs, args.out, config, model, args.workers, args.engine, args.redo, on_stage)
+    if not any(report["done_now"].values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
     named = {*config.in_domain, *config.source_priority}
     if unknown := sorted(named - set(report["sources"])):
         known = ", ".join(list(report["sources"])[:20])
         console.print(f"no document is of {', '.join(unknown)} (--in-domain, --source-priority); the sources are {known}")
-    console.print(f"{result.passages:,} passages in {args.out / 'passages'}; report: {args.out / 'report.html'}", markup=False)
+    console.print(f"{report['passages']:,} passages in {args.out / 'passages'}; report: {args.out / 'report.html'}", markup=False)
     write_report(args.json, report)
     return 0
 

@@ -149,6 +149,8 @@ class TermDensity:
         for term, weight in vocabulary.weights.items():
             if weight <= 0:
                 continue
+            # An English term such as "heart failure" is a sequence of words; it is a sequence of characters too, for Chinese
+            # texts use English terms.
             words_of_term = _WORD.findall(term)
             if _LATIN.search(term) and words_of_term and term.isascii():
                 self._words.add_word(tuple(map(self._word_number, words_of_term)), (len(words_of_term), weight))
@@ -166,6 +168,7 @@ class TermDensity:
         words_of_text = _WORD.findall(folded)
         if not words_of_text or not len(self._words):
             return 0.0
+        # "two rashes" with the term rash (word 1, of which rashes is no regular plural) is (0, 0), "two rash" (0, 1).
         get = self._word_numbers.get
         numbers = tuple([get(word, 0) for word in words_of_text])
         return sum(count * weight for _, (count, weight) in self._words.iter_long(numbers)) / len(words_of_text)
@@ -181,6 +184,7 @@ class TermDensity:
 
     def _word_number(self, word: str) -> int:
         """Number of a word from 1; its regular plural has the same, unless that is a word of its own."""
+        # allergy and allergies are one number, and so are drug and drugs: a vocabulary need not list plurals.
         number = self._word_numbers.setdefault(word, len(self._word_numbers) + 1)
         if len(word) > 3 and not word.endswith("s"):
             self._word_numbers.setdefault(word[:-1] + "ies" if word.endswith("y") else word + "s", number)
@@ -210,6 +214,7 @@ class LearnedWeights:
     def score(self, text: str, density: float) -> float:
         """Log odds that the text is of the domain."""
         hashes, values = self._table
+        # Distinct features: a word that is said ten times says no more about the domain than one that is said once.
         found = np.unique(_feature_hashes([text], self.language))
         at = np.minimum(np.searchsorted(hashes, found), len(hashes) - 1)
         known = hashes[at] == found
@@ -254,6 +259,7 @@ class DomainModel:
         score = self.score(text, language)
         return score >= self.thresholds.get(language, math.inf), score
 
+    # The automata are built when the first text is scored: a model is also loaded only to be named.
     @functools.cached_property
     def _density(self) -> TermDensity:
         return TermDensity(self.vocabulary)

@@ -84,6 +84,7 @@ class ExamIndex:
         self.items = tuple(items)
         self._overlap = overlap = overlap or Overlap()
         options = [(option, i) for i, item in enumerate(items) for option in item.options]
+        # A question and its options are searched in one language, even if the options alone are Latin names.
         languages = [language_of(item.question + " ".join(item.options)) for item in items]
         self._questions = _GramTables([(item.question, i) for i, item in enumerate(items)], languages, overlap)
         self._options = _GramTables(options, languages, overlap)
@@ -131,6 +132,8 @@ class ExamIndex:
         rows = sorted({row for row, _ in shares})
         options = {(rows[row], i): seen for (row, i), seen in self._options.count([texts[row] for row in rows]).items()}
         for (row, i), share in shares.items():
+            # "治疗高血压首选的药物是" has 4 n-grams, and a question is told by itself from 12 on, or from 6 if it is there whole.
+            # So it counts as far as its options do, unless it stands on a line of its own beside some of them.
             needed = self._overlap.whole_question if share == 1 else self._overlap.long_question
             if self._questions.sizes[i] < needed:
                 of_options = options.get((row, i), 0) / max(self._options.sizes[i], 1)

@@ -27,10 +27,10 @@ from data_tools.collect.domain import DomainModel, save_model
 from data_tools.collect.duplicates import REASONS, STAYS, DuplicatesTask, find_duplicates
 from data_tools.collect.passages import PassagesTask, make_passages
 from data_tools.collect.reading import InputFile, list_shards
-from data_tools.collect.report import CollectResult, Statistics
+from data_tools.collect.report import Statistics, page, to_report
 from data_tools.collect.settings import CollectConfig, Overlap
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import full_disk_named, read_json, read_npy, sha256_file, sha256_json, write_json
+from huatuo_jax.io.files import full_disk_named, read_json, read_npy, sha256_file, sha256_json, write_json, write_text
 from huatuo_jax.io.jsonl import LineWriter, iterate_json, write_lines
 from huatuo_jax.io.tasks import OnDone, run_tasks
 
@@ -53,8 +53,8 @@ def collect(
     engine: str = "processes",
     redo: bool = False,
     on_stage: OnStage = lambda stage, sizes: lambda number: None,
-) -> CollectResult:
-    """Runs the pipeline, or continues it, or finds that there is nothing to do.
+) -> dict[str, Any]:
+    """Runs the pipeline, or continues it, or finds that there is nothing to do; returns the report.
 
     Args:
       model: the domain; None keeps documents of any (`config.extract` is False then).
@@ -67,6 +67,7 @@ def collect(
     """
     listing = list_shards(inputs)
     _check_out(out, inputs)
+    # As they will be read back from the file: tuples are lists there.
     settings = json.loads(json.dumps({**config.to_json(), "domain": None if model is None else model.fingerprint}))
     _check_settings(out, settings, redo)
     work, model_file = out / "work", None
@@ -86,7 +87,7 @@ def collect(
         # The largest first, so that no worker is left alone with one at the end.
         todo = sorted((task for task in tasks if not is_done(task)), key=lambda task: -size(task))
         run_tasks(function, todo, workers, engine, on_stage(name, [size(task) for task in todo]))
-        seconds[name], done_now[name] = time.monotonic() - began, len(todo)
+        seconds[name], done_now[name] = round(time.monotonic() - began, 2), len(todo)
 
     with full_disk_named(out):
         write_json(work / "settings.json", settings)
@@ -94,6 +95,7 @@ def collect(
             model_file = work / "model.json"
             save_model(model, model_file)
 
+        # First stage. The key of a shard has the names of its files; whether their content is the same, `_is_current` looks.
         passages = []
         for shard in listing.shards:
             key = sha256_json([settings["passages"], settings["domain"], [file.name for file in shard.files]])
@@ -101,13 +103,14 @@ def collect(
         run_stage("passages", make_passages, passages, _is_current, lambda task: task.shard.size)
         dones = [read_json(task.marker) for task in passages]
 
+        # Second stage, over all shards: one task of this process, which hands the workers parts of itself.
         content = [[done["key"], done["rows"], [entry["sha256"] for entry in done["inputs"]]] for done in dones]
         key = sha256_json([settings["duplicates"], content, [task.shard.name for task in passages]])
         duplicates = DuplicatesTask(tuple(task.folder for task in passages), config, work / "duplicates", key)
-        # One task of this process, which hands the workers parts of itself.
         find = functools.partial(find_duplicates, workers=workers, engine=engine)
         run_stage("duplicates", find, [duplicates], _has_key, lambda task: 1, workers=1, engine="processes")
 
+        # Third stage. A change of one shard may decide which copy stays in any other, so each key holds the second stage's.
         outputs, first = [], 0
         for task, done in zip(passages, dones, strict=True):
             key = sha256_json([duplicates.key, settings["output"], task.shard.name])
@@ -122,15 +125,18 @@ def collect(
         if statistics.unreadable and not statistics.total("raw")[0]:
             raise DataError(f"none of the {statistics.unreadable:,} lines and files can be read; reasons in {work / 'passages'}")
         shards = _publish(out, settings, listing.skipped, dones, outputs)
-    return CollectResult(
-        statistics=statistics,
-        shards=len(shards),
-        passages=sum(shard["passages"] for shard in shards),
-        not_read=len(listing.skipped),
-        candidate_pairs=read_json(duplicates.marker)["candidate_pairs"],
-        done_now=done_now,
-        seconds=seconds,
-    )
+        report = {
+            "passages": sum(shard["passages"] for shard in shards),
+            "shards": len(shards),
+            **to_report(statistics),
+            "not_read": len(listing.skipped),
+            "candidate_pairs": read_json(duplicates.marker)["candidate_pairs"],
+            "done_now": done_now,
+            "seconds": seconds,
+        }
+        write_json(out / "report.json", report)
+        write_text(out / "report.html", page(report))
+    return report
 
 
 def _publish(
@@ -146,19 +152,17 @@ def _publish(
         for done, task in zip(dones, outputs, strict=True):
             marker = read_json(task.marker)
             inputs = [{name: entry[name] for name in ("name", "size", "sha256")} for entry in done["inputs"]]
-            shards.append(
-                {"output": task.output.name, **{name: marker[name] for name in ("passages", "sha256")}, "inputs": inputs}
-            )
+            output = {"output": task.output.name, "passages": marker["passages"], "sha256": marker["sha256"]}
+            shards.append(output | {"inputs": inputs})
             _write_all(quarantine, (row for _, row in iterate_json(task.shard.unreadable)))
             _write_all(contaminated, marker["contaminated"])
         _write_all(quarantine, ({"file": path, "line": None, "reason": reason, "read": False} for path, reason in skipped))
-    for folder, names in (
-        (out / "passages", {task.output.name for task in outputs}),
-        (out / "dropped", {task.output.name for task in outputs}),
-        (out / "work" / "passages", {task.shard.folder.name for task in outputs}),
-    ):
+    # Input files that were removed since the last run have left their output behind.
+    names = {task.output.name for task in outputs}
+    folders = {task.shard.folder.name for task in outputs}
+    for folder, current in ((out / "passages", names), (out / "dropped", names), (out / "work" / "passages", folders)):
         for path in folder.glob("*"):
-            if path.name not in names:
+            if path.name not in current:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(out / "manifest.json", {"settings": settings, "shards": shards})
     return shards
@@ -187,6 +191,7 @@ def _is_current(task: PassagesTask) -> bool:
 
 def _is_same(file: InputFile, before: dict[str, Any] | None) -> bool:
     """By size and time of change; by content where only the time differs."""
+    # A copy of a corpus has other times; to hash it costs far less than to collect it again.
     if before is None or before["size"] != file.size:
         return False
     return bool(before["modified"] == file.modified or before["sha256"] == sha256_file(file.path))
@@ -194,6 +199,7 @@ def _is_same(file: InputFile, before: dict[str, Any] | None) -> bool:
 
 def _is_written(task: "OutputTask") -> bool:
     """Whether the shard's output is there, whole and made with these settings."""
+    # The size is compared too: a file that a full disk or a hand has cut is there and has a marker.
     if not _has_key(task) or not task.output.exists():
         return False
     return bool(read_json(task.marker).get("bytes") == task.output.stat().st_size)
@@ -260,6 +266,7 @@ class OutputTask:
 
 def write_output(task: OutputTask) -> None:
     """Runs the stage on a shard."""
+    # Without a marker a kill from here on leaves a shard that counts as not written.
     task.marker.unlink(missing_ok=True)
     config, statistics = task.shard.config, Statistics()
     contaminated: list[dict[str, Any]] = []
@@ -291,7 +298,7 @@ def write_output(task: OutputTask) -> None:
                 contaminated.append({"id": row["id"], "source": row["source"], "questions": [hit.to_json() for hit in hits]})
                 drop(row, CONTAMINATED, {"exam": hits[0].item.exam, "item": hits[0].item.id})
                 continue
-            if config.exams:
+            if config.exams:  # without them the report has no such step
                 statistics.count(row["source"], "decontaminated", row["text"])
             output.write(row)
     marker = {

@@ -1,17 +1,15 @@
 """What each step of a run left: counts that shards add up, the report as JSON, and the report as one HTML page.
 
-Every stage counts what it sees into a `Statistics` of its shard; `pipeline.py` adds them up into a `CollectResult`; the command
-saves the report. Every byte of the raw documents must be accounted for: it is in a passage, or in a drop with a
-reason. Bars are HTML, so that names of sources are readable in any script that the browser has a font for.
+Every stage counts what it sees into a `Statistics` of its shard; `pipeline.py` adds them up and writes both reports. Every byte
+of the raw documents must be accounted for: it is in a passage, or in a drop with a reason. Bars are HTML, so that names of
+sources are readable in any script that the browser has a font for.
 """
 
 import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huatuo_jax.io.files import full_disk_named, write_json, write_text
 from huatuo_jax.report.style import PALETTE, html_image, html_page, html_table, image, new_figure
 
 if TYPE_CHECKING:
@@ -55,6 +53,7 @@ class Statistics:
     def count(self, source: str, step: str, text: str) -> None:
         """Counts a text that is there after a step."""
         _add(self.steps.setdefault(source, {}).setdefault(step, [0, 0, 0]), _sizes(text))
+        # A text of 120 characters goes into bin 2, for 100 to 149.
         bins = self.lengths.setdefault(source, {}).setdefault(step, [0] * (LAST_BIN + 1))
         bins[min(len(text) // LENGTH_BIN, LAST_BIN)] += 1
 
@@ -77,6 +76,7 @@ class Statistics:
             for outer, entries in theirs.items():
                 for inner, values in entries.items():
                     _add(mine.setdefault(outer, {}).setdefault(inner, [0] * len(values)), values)
+        # The first shards' examples, so that the report is the same for any number of workers.
         for reason, examples in other.examples.items():
             kept = self.examples.setdefault(reason, [])
             kept.extend(examples[: EXAMPLES - len(kept)])
@@ -105,28 +105,8 @@ def _sum(entries: list[list[int]]) -> list[int]:
     return [sum(values) for values in zip([0, 0, 0], *entries, strict=True)]
 
 
-@dataclass(frozen=True)
-class CollectResult:
-    """What a run did.
-
-    Attributes:
-      statistics: of the whole run, whatever was done earlier included.
-      shards: their number. not_read: files of other kinds. candidate_pairs: of near copies.
-      done_now: stage → tasks that this call ran. seconds: per stage.
-    """
-
-    statistics: Statistics
-    shards: int
-    passages: int
-    not_read: int
-    candidate_pairs: int
-    done_now: dict[str, int]
-    seconds: dict[str, float]
-
-
-def to_report(result: CollectResult) -> dict[str, Any]:
-    """The report: texts, characters, bytes and share of the raw bytes after each step, in all and per source; drops; masks."""
-    statistics = result.statistics
+def to_report(statistics: Statistics) -> dict[str, Any]:
+    """Texts, characters, bytes and share of the raw bytes after each step, in all and per source; drops; masks."""
     with_exams = any("decontaminated" in entry for entry in statistics.steps.values())
     steps = [step for step in LABELS if step != "decontaminated" or with_exams]
     raw_bytes = max(statistics.total("raw")[2], 1)
@@ -144,8 +124,6 @@ def to_report(result: CollectResult) -> dict[str, Any]:
             "examples": statistics.examples.get(reason, []),
         }
     return {
-        "passages": result.passages,
-        "shards": result.shards,
         "steps": {step: entry(statistics.total(step)) for step in steps},
         "sources": {
             source: {step: entry(of_steps.get(step, [0, 0, 0])) for step in steps}
@@ -154,21 +132,8 @@ def to_report(result: CollectResult) -> dict[str, Any]:
         "drops": drops,
         "masked": statistics.masks,
         "unreadable": statistics.unreadable,
-        "not_read": result.not_read,
-        "candidate_pairs": result.candidate_pairs,
         "lengths": statistics.lengths,
-        "done_now": result.done_now,
-        "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
     }
-
-
-def save_report(result: CollectResult, out: Path) -> dict[str, Any]:
-    """Writes `report.json` and `report.html` into the folder of the run, and returns the report."""
-    report = to_report(result)
-    with full_disk_named(out):
-        write_json(out / "report.json", report)
-        write_text(out / "report.html", page(report))
-    return report
 
 
 # The page
@@ -207,6 +172,8 @@ def _bars(report: dict[str, Any]) -> str:
     """A bar per step of all raw bytes, its sources side by side in it; and for each source the same of its own raw bytes."""
     steps, colours = list(report["steps"]), _colours(report)
     groups: dict[str, dict[str, float]] = {name: dict.fromkeys(steps, 0.0) for name in colours}
+    # Shares are of all raw bytes; below, of each source's own: a source with 20 of 100 MB of which 5 are left has 5 % of the
+    # whole and 25 % of its own.
     for source, of_steps in report["sources"].items():
         for step in steps:
             groups[source if source in groups else OTHERS][step] += 100 * of_steps[step]["share_of_raw_bytes"]

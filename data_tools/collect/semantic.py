@@ -77,6 +77,7 @@ class EndpointEmbedder:
         try:
             with urllib.request.urlopen(urllib.request.Request(self._url, body, headers), timeout=self._timeout) as answer:
                 rows: Any = json.load(answer)["data"]
+            # Servers may answer in another order than they were asked.
             vectors = np.array([row["embedding"] for row in sorted(rows, key=lambda row: row["index"])], np.float32)
         except (urllib.error.URLError, TimeoutError, ValueError, KeyError, TypeError) as error:
             reason = self._key.hide(str(error))
@@ -98,6 +99,7 @@ def passage_vectors(shards: Sequence[Path], dones: Sequence[dict[str, Any]], sta
         staying = stays[first : first + done["rows"]]
         first += done["rows"]
         path, about_path = folder / "vectors.npy", folder / "vectors.json"
+        # What the vectors on disk were made from: they are reused only if nothing of it has changed.
         about = {
             "key": done["key"],
             "inputs": [entry["sha256"] for entry in done["inputs"]],
@@ -131,6 +133,7 @@ def similar_meanings(vectors: np.ndarray, settings: Semantic) -> np.ndarray:
     pairs = [np.zeros((0, 2), np.int64)]
     for cluster in np.unique(clusters):
         members = np.flatnonzero(clusters == cluster)
+        # Above the diagonal: each pair once, the preferred passage first.
         cosines = np.triu(unit[members] @ unit[members].T, 1)
         first, other = np.nonzero(cosines >= settings.threshold)
         pairs.append(np.stack([members[first], members[other]], axis=1))

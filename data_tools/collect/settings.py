@@ -19,6 +19,10 @@ OUTPUT_SCHEMA = 2
 """Raised when the last stage's output changes for the same input and settings."""
 
 
+def _require_share(name: str, value: float) -> None:
+    require(0 < value <= 1, f"{name} is {value}; it must be above 0 and at most 1")
+
+
 @dataclass(frozen=True)
 class ReadingConfig:
     """How rows are read.
@@ -76,10 +80,7 @@ class NearDuplicates:
     bucket: int = 64
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.threshold <= 1,
-            f"the near-duplicate threshold is {self.threshold}; a Jaccard index lies above 0 and at most at 1",
-        )
+        _require_share("the near-duplicate threshold", self.threshold)
         # Two texts of Jaccard index J agree in one row with probability J, in a band with J^rows, in no band with
         # (1 - J^rows)^bands. At .8 with 25 bands of 5: .8^5 = .33, 1 - .67^25 = .99995.
         recall = 1 - (1 - self.threshold**self.rows) ** self.bands
@@ -108,20 +109,15 @@ class Semantic:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.threshold <= 1,
-            f"--semantic-threshold is {self.threshold}; a cosine to go by lies above 0 and at most at 1",
-        )
+        _require_share("--semantic-threshold", self.threshold)
         _, is_url, address = self.embedder.partition("://")
         # Settings and messages show the URL, so it may hold no password.
         require(
             not (is_url and "@" in address),
             "--embedder must be a URL without user name or password; a key goes into EMBEDDINGS_API_KEY, an @ of the path is %40",
         )
-        require(
-            not is_url or bool(self.model),
-            f"the endpoint {self.embedder} needs --semantic-model, the name of its embedding model",
-        )
+        named = not is_url or bool(self.model)
+        require(named, f"the endpoint {self.embedder} needs --semantic-model, the name of its embedding model")
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ class Overlap:
             min(self.zh_characters, self.en_words) >= 2,
             f"n-grams of {self.zh_characters} characters and {self.en_words} words: those of exam questions need at least 2",
         )
-        require(0 < self.share <= 1, f"--overlap is {self.share}; a share lies above 0 and at most at 1")
+        _require_share("--overlap", self.share)
 
 
 @dataclass(frozen=True)
@@ -183,6 +179,7 @@ class CollectConfig:
 
     def passages_part(self) -> dict[str, Any]:
         """What the passages of a shard depend on, beside the shard and the domain model."""
+        # Bands and shingles are stored with the passages; the threshold and the bucket only choose among them.
         near = None if self.near is None else [self.near.bands, self.near.rows, self.near.seed]
         values = self._json("reading extract in_domain clean mask windows")
         return {"schema": SCHEMA, **values, "signatures": near, "keep_dropped": self.keep_dropped}
@@ -199,6 +196,7 @@ class CollectConfig:
 
     def output_part(self) -> dict[str, Any]:
         """What the output depends on, beside passages and copies."""
+        # By content: an exam file that is renamed or moved changes nothing.
         return {"schema": OUTPUT_SCHEMA, "exams": [sha256_file(path) for path in self.exams], "overlap": asdict(self.overlap)}
 
     def to_json(self) -> dict[str, Any]:

@@ -43,10 +43,10 @@ BATCH = 512
 def take(file: InputFile, megabytes: float) -> list[Document]:
     """Documents of a file until they have so many megabytes of text."""
     taken, size = [], 0
-    for found in read_documents(file, ReadingConfig()):
-        if isinstance(found, Document):
-            taken.append(found)
-            size += len(found.text.encode())
+    for document in read_documents(file, ReadingConfig()):
+        if isinstance(document, Document):
+            taken.append(document)
+            size += len(document.text.encode())
         if size >= megabytes * 1e6:
             break
     return taken
@@ -74,19 +74,19 @@ def measure_steps(documents: Sequence[Document], model: DomainModel, index: Exam
     languages = [language_of(text) for text in texts]
     model.score("warm up", "en")
     pieces = list(itertools.chain.from_iterable(cut(t, lang, config) for t, lang in zip(texts, languages, strict=True)))
-    spoken = [language_of(piece) for piece in pieces]
+    of_pieces = [language_of(piece) for piece in pieces]
     steps: dict[str, Callable[[], Any]] = {
         "language": lambda: [language_of(text) for text in texts],
         "extract": lambda: [model.keeps(text, lang) for text, lang in zip(texts, languages, strict=True)],
         "segment": lambda: [segment(t, config.windows[lang], lang) for t, lang in zip(texts, languages, strict=True)],
         "clean": lambda: [
-            dropping_rule(remove_control_characters(p), lang, CleanRules()) for p, lang in zip(pieces, spoken, strict=True)
+            dropping_rule(remove_control_characters(p), lang, CleanRules()) for p, lang in zip(pieces, of_pieces, strict=True)
         ],
         "mask": lambda: [mask_personal_data(piece) for piece in pieces],
         "extract + segment + clean": lambda: [list(passages_of(d, config, model, Statistics())) for d in documents],
         "exact: digests": lambda: [content_digests(batch) for batch in batches(pieces)],
         "near: shingles": lambda: [shingles(batch) for batch in batches(pieces)],
-        "near: MinHash": lambda: [band_keys(signatures(own, near), near) for own in (shingles(b) for b in batches(pieces))],
+        "near: MinHash": lambda: [band_keys(signatures(shingles(batch), near), near) for batch in batches(pieces)],
     }
     if index is not None:
         rows = [
@@ -144,7 +144,7 @@ def measure_minhash(texts: Sequence[str]) -> tuple[float, float]:
 def _column(keys: Sequence[Any], band: int) -> Any:
     import numpy as np
 
-    return np.concatenate([own[:, band] for own in keys])
+    return np.concatenate([of_batch[:, band] for of_batch in keys])
 
 
 def measure_workers(files: Sequence[Path]) -> dict[int, float]:
@@ -192,19 +192,19 @@ def measure_texts(args: argparse.Namespace, console: Console) -> None:
             documents = take(file, args.megabytes)
             by_language[language_of(documents[0].text)] += documents
     if args.only != "minhash":
-        steps = {language: measure_steps(own, model, index) for language, own in by_language.items() if own}
+        steps = {language: measure_steps(documents, model, index) for language, documents in by_language.items() if documents}
         table = Table("step", *(f"{language}, MB/s" for language in steps), title="one core")
         for name in next(iter(steps.values())):
-            table.add_row(name, *(f"{found[name]:,.1f}" for found in steps.values()))
+            table.add_row(name, *(f"{rates[name]:,.1f}" for rates in steps.values()))
         console.print(table)
         if args.json:
             write_json(args.json, steps)
     if args.only == "steps":
         return
     ratios = Table("language", "texts", "ours, s", "datasketch, s", "ratio", title="MinHash and LSH")
-    for language, own in by_language.items():
-        if own:
-            texts = [document.text[:600] for document in own][:1_500]
+    for language, documents in by_language.items():
+        if documents:
+            texts = [document.text[:600] for document in documents][:1_500]
             ours, plain = measure_minhash(texts)
             ratios.add_row(language, f"{len(texts):,}", f"{ours:.2f}", f"{plain:.2f}", f"{plain / ours:.1f}")
     console.print(ratios)

@@ -77,7 +77,7 @@ class ExamIndex:
     """Finds exam questions in texts.
 
     Attributes:
-      items: the questions. unusable: how many have no letters at all.
+      items: the questions. sizes: distinct n-grams of each question, int64 [items]. unusable: how many have no letters at all.
     """
 
     def __init__(self, items: Sequence[Item], overlap: Overlap | None = None) -> None:
@@ -88,7 +88,8 @@ class ExamIndex:
         languages = [language_of(item.question + " ".join(item.options)) for item in items]
         self._questions = _GramTables([(item.question, i) for i, item in enumerate(items)], languages, overlap)
         self._options = _GramTables(options, languages, overlap)
-        self.unusable = int((self._questions.sizes == 0).sum())
+        self.sizes = self._questions.sizes
+        self.unusable = int((self.sizes == 0).sum())
 
     def find(self, texts: Sequence[str]) -> list[list[Hit]]:
         """The questions that each text holds, the best first."""
@@ -115,7 +116,7 @@ class ExamIndex:
                 if 0 < second < len(texts) and follows[second]:
                     most[second, i] = most.get((second, i), 0) + seen
         found_alone = [{hit.item for hit in hits} for hits in alone]
-        enough = [place for place, seen in most.items() if seen >= self._overlap.share * self._questions.sizes[place[1]]]
+        enough = [place for place, seen in most.items() if seen >= self._overlap.share * self.sizes[place[1]]]
         likely = sorted({row for row, i in enough if self.items[i] not in found_alone[row - 1] | found_alone[row]})
         joined = [f"{texts[row - 1]}\n{texts[row]}" for row in likely]
         for row, hits in zip(likely, self.find(joined), strict=True):
@@ -125,7 +126,7 @@ class ExamIndex:
     def _hits(self, texts: Sequence[str], counts: dict[tuple[int, int], int]) -> list[list[Hit]]:
         """The questions that each text holds by how many of their n-grams it has, the best first."""
         least = self._overlap.share
-        shares = {place: seen / self._questions.sizes[place[1]] for place, seen in counts.items()}
+        shares = {place: seen / self.sizes[place[1]] for place, seen in counts.items()}
         shares = {place: share for place, share in shares.items() if share >= least}
         hits_of: list[list[Hit]] = [[] for _ in texts]
         # Options are often common words: they are looked for only where a question is.
@@ -135,7 +136,7 @@ class ExamIndex:
             # "治疗高血压首选的药物是" has 4 n-grams, and a question is told by itself from 12 on, or from 6 if it is there whole.
             # So it counts as far as its options do, unless it stands on a line of its own beside some of them.
             needed = self._overlap.whole_question if share == 1 else self._overlap.long_question
-            if self._questions.sizes[i] < needed:
+            if self.sizes[i] < needed:
                 of_options = options.get((row, i), 0) / max(self._options.sizes[i], 1)
                 some = of_options > 0 or not self._options.sizes[i]
                 if not (some and _is_a_line(self.items[i].question, texts[row])):

@@ -126,7 +126,7 @@ def list_shards(inputs: Sequence[Path], group_bytes: int = GROUP_BYTES) -> Listi
             raise ConfigError(f"{file.path} is given twice (also as {first.path}): its documents would be doubled")
     if not files:
         raise DataError(f"no corpus files in {', '.join(map(str, inputs))}; looked for {endings}")
-    return Listing(tuple(_grouped(files, group_bytes)), tuple(skipped))
+    return Listing(tuple(grouped(files, group_bytes)), tuple(skipped))
 
 
 def printable(text: str) -> str:
@@ -169,7 +169,7 @@ def _format_of(name: str) -> str | None:
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
 
 
-def _grouped(files: Sequence[InputFile], group_bytes: int) -> Iterator[Shard]:
+def grouped(files: Sequence[InputFile], group_bytes: int) -> Iterator[Shard]:
     """A file of rows by itself; neighbouring .txt files of the same folder together."""
     # Each .txt file is one document: as shards of their own, a million web pages would be a million output files.
     group: list[InputFile] = []

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from data_tools.cli import main as huatuo_data
-from data_tools.collect.reading import Document, InputFile, _grouped, list_shards, read_documents
+from data_tools.collect.reading import Document, InputFile, grouped, list_shards, read_documents
 from data_tools.collect.settings import ReadingConfig
 from huatuo_jax.io.jsonl import Fault, iterate_json
 
@@ -60,7 +60,7 @@ def test_long_names_of_folders_become_one_file_name(tmp_path):
 
 def test_a_million_small_files_are_grouped_in_one_pass():
     files = [InputFile(f"/raw/{i:07}.txt", f"{i:07}.txt", 1_000, 0) for i in range(1_000_000)]
-    shards = list(_grouped(files, 64 << 20))
+    shards = list(grouped(files, 64 << 20))
     assert [len(shard.files) for shard in shards] == [20_000] * 50
 
 

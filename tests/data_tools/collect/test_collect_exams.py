@@ -100,7 +100,7 @@ def test_both_passages_of_a_cut_question_go_also_where_two_batches_meet(monkeypa
 def test_no_question_of_middle_length_occurs_in_real_texts_by_chance(shared_data):
     """The figure in `Overlap`: of questions with 6 to 11 n-grams, which are found by themselves if whole, none is found."""
     index = ExamIndex(read_exams(sorted((shared_data / "exams").glob("*.jsonl.xz"))))
-    sizes = dict(zip(index.items, index._questions.sizes.tolist(), strict=True))
+    sizes = dict(zip(index.items, index.sizes.tolist(), strict=True))
     found = []
     for path in [*(shared_data / "corpus").glob("*.jsonl.xz"), shared_data / "sft" / "sft_zh.jsonl.xz"]:
         with lzma.open(path, "rt", encoding="utf-8") as file:

@@ -245,7 +245,7 @@ def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
             for split in SPLITS:
                 of_split = [done for task, done in shards if task.split == split]
                 sizes = {name: np.concatenate([np.zeros(0, np.int32), *(done[name] for done in of_split)]) for name in STATISTICS}
-                for name, array in sizes.items():
+                for name, array in sizes.items() if of_split else ():
                     write_npy(out / source / f"{split}.{name}.npy", array)
                 entry[split] = {
                     "records": len(sizes["lengths"]),

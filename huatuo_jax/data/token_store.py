@@ -4,7 +4,7 @@
 rows (`rows.py`, next on the way). What must hold: a finished folder never changes, and a damaged one is refused.
 
     TOKENS/manifest.json                            written last: without it the build is unfinished
-    TOKENS/SOURCE/{split}.lengths.npy               also target_counts, first_targets: int32 [records]
+    TOKENS/SOURCE/{split}.lengths.npy               also target_counts, first_targets: int32 [records]; none of an empty split
     TOKENS/SOURCE/{split}-00000-of-00002.tokens     uint32 [tokens], little-endian: the records of a shard end to end
 
 A token is one word of 32 bits, `token + code · 2³⁰`. The code says what the target of the token is: 0 = ignored, 1 = the token
@@ -182,6 +182,8 @@ class TokenDataset:
 
     def _statistic(self, source: str, split: str, name: str) -> np.ndarray:
         key = (source, split, name)
+        if not self.count(source, split):
+            return np.zeros(0, np.int32)
         if key not in self._statistics:
             path = self.path / source / f"{split}.{name}.npy"
             try:

@@ -1,10 +1,7 @@
 """`huatuo-data mix`: a mixture or a plan in, its mixing curve as table, CSV and plot out."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from huatuo_jax.config import SourceMix
+from typing import Any
 
 HELP = """Show which sources each part of a run draws from, before any data is tokenised.
 
@@ -35,9 +32,12 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from data_tools.planning import mixing
+    from data_tools.planning.planner import load_mixture
     from huatuo_jax.cli.console import make_console, print_table, write_report
     from huatuo_jax.config import require
     from huatuo_jax.data.plan import Plan
+    from huatuo_jax.io.files import read_json
+    from huatuo_jax.mixtures import MIXTURES, equal_priorities
     from huatuo_jax.report.style import image_format
 
     require(args.windows >= 1, f"--windows is {args.windows}; it must be at least 1")
@@ -49,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
         curve = mixing.planned_curve(Plan.load(args.plan), args.windows)
     else:
         title = f"Mixing curve of the mixture {args.mixture or args.mixture_file}, seed {args.seed}"
-        counts, mixture = _sizes_and_mixture(args)
+        require(bool(args.mixture or args.records), "--mixture-file says nothing about sizes; give --records too")
+        mixture = load_mixture(args.mixture, args.mixture_file) or {}
+        counts = read_json(args.records) if args.records else MIXTURES[args.mixture][1]
+        mixture = equal_priorities(mixture) if args.equal_priorities else mixture
         curve = mixing.drawn_curve(counts, mixture, args.windows, args.seed)
         expected = mixing.closed_form(counts, {source: mixture[source] for source in curve}, args.windows)
     console = make_console(args.quiet)
@@ -73,15 +76,3 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"plot in {args.plot}")
     write_report(args.json, report)
     return 0
-
-
-def _sizes_and_mixture(args: argparse.Namespace) -> "tuple[dict[str, int], dict[str, SourceMix]]":
-    from data_tools.planning.mixing import load_mixture
-    from huatuo_jax.config import require
-    from huatuo_jax.io.files import read_json
-    from huatuo_jax.mixtures import MIXTURES, equal_priorities
-
-    require(bool(args.mixture or args.records), "--mixture-file says nothing about sizes; give --records too")
-    mixture = load_mixture(args.mixture, args.mixture_file)
-    counts = read_json(args.records) if args.records else MIXTURES[args.mixture][1]
-    return counts, equal_priorities(mixture) if args.equal_priorities else mixture

@@ -1,38 +1,19 @@
-"""The mixing curve: which source the draws of each part of the run come from; measured on an order, and in closed form."""
+"""The mixing curve: which source the draws of each part of a run come from.
+
+`huatuo-data mix` draws it from sizes alone, before there is any data, or from a finished plan. Beside the measured curve stands
+the closed form that it approaches with large sources: an independent check of `huatuo_jax/data/priority.py`.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from huatuo_jax.config import SourceMix, require
-from huatuo_jax.config_files import config_from_dict
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.priority import draw_order
-from huatuo_jax.errors import ConfigError
-from huatuo_jax.io.files import PathLike, read_json, write_text
-from huatuo_jax.mixtures import MIXTURES, Curve, in_mixture_order, mixing_curve
+from huatuo_jax.io.files import PathLike, write_text
+from huatuo_jax.mixtures import Curve, in_mixture_order, mixing_curve
 from huatuo_jax.report.style import colors, new_figure, save_figure
-
-
-def load_mixture(name: str | None, file: PathLike | None) -> dict[str, SourceMix]:
-    """A mixture of `huatuo_jax/mixtures.py` by name, or of a JSON file `{"SOURCE": {"priority": 8, "epochs": 1}, …}`.
-
-    Raises:
-      ConfigError: unknown name, unreadable file, or impossible values.
-    """
-    if file is None:
-        require(name in MIXTURES, f"no mixture {name!r}; there are {', '.join(MIXTURES)}, or give --mixture-file")
-        return dict(MIXTURES[str(name)][0])
-    try:
-        values = read_json(file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is not a readable JSON file ({error})") from error
-    shape = 'it must look like {"sft": {"priority": 1, "epochs": 3}, …}'
-    require(isinstance(values, dict) and all(isinstance(mix, dict) for mix in values.values()), f"{file}: {shape}")
-    for source, mix in values.items():
-        numbers = all(isinstance(value, int | float) for value in mix.values())
-        require(numbers, f"{file}: priority and epochs of {source} must be numbers; {shape}")
-    return {source: config_from_dict(SourceMix, mix) for source, mix in values.items()}
 
 
 def drawn_curve(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int, seed: int) -> Curve:
@@ -53,13 +34,14 @@ def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
     """The expected curve of large sources.
 
     At "time" u the share exp(−π·u) of a source is not yet drawn, so u at the part t of N draws solves Σ n·(1 − exp(−π·u)) = t·N.
+    It has no solution in closed form; it rises with u, so it is found by halving an interval, for all windows at once.
     """
     draws = {source: int(counts[source] * mix.epochs) for source, mix in mixture.items()}
     n = np.array(list(draws.values()), np.float64)[:, None]
     priority = np.array([mix.priority for mix in mixture.values()], np.float64)[:, None]
     priority = priority / priority.max()
     drawn = np.linspace(0, n.sum(), windows + 1)
-    low, high = np.zeros(windows + 1), np.full(windows + 1, 750.0 / priority.min())
+    low, high = np.zeros(windows + 1), np.full(windows + 1, 750.0 / priority.min())  # exp(-750) is 0 in float64: all is drawn
     for _ in range(200):
         middle = (low + high) / 2
         enough = (n * -np.expm1(-priority * middle)).sum(axis=0) >= drawn

@@ -102,6 +102,14 @@ class Plan:
         seen = os.path.relpath(tokens, path) if is_local(tokens) and is_local(path) else os.fspath(tokens)
         return dataclasses.replace(self, manifest={**self.manifest, "tokens": seen})
 
+    @staticmethod
+    def hash_at(path: PathLike) -> str:
+        """Identity of the plan in a folder, "" if there is no whole one."""
+        try:
+            return Plan.load(path, cache=False).hash
+        except DataError:
+            return ""
+
     @property
     def hash(self) -> str:
         """Identity of the plan: of its manifest, which holds the hashes of data and arrays."""

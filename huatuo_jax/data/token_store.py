@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from huatuo_jax.config import require
 from huatuo_jax.data.dialogue import IGNORED, Encoded, Examples
+from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import PathLike, cached_copy, is_local, read_json, read_npy, sha256_json
 
@@ -143,6 +145,20 @@ class TokenDataset:
     def tokenizer_path(self) -> epath.Path:
         """The tokenizer file that the dataset was built with; it lies in the folder."""
         return self.path / self.manifest["tokenizer"]["path"]
+
+    def load_tokenizer(self, copy: PathLike | None = None) -> Tokenizer:
+        """The tokenizer that the dataset was built with, from its folder or from another `copy`.
+
+        Raises:
+          ConfigError: the copy is another tokenizer.
+        """
+        tokenizer, expected = load_tokenizer(copy or self.tokenizer_path), self.manifest["tokenizer"]["fingerprint"]
+        require(
+            tokenizer.fingerprint == expected,
+            f"{tokenizer.path} is not the tokenizer that made the tokens (SHA-256 {expected[:12]}…); "
+            "name a copy of that file by --tokenizer",
+        )
+        return tokenizer
 
     def count(self, source: str, split: str = "train") -> int:
         """Number of records."""

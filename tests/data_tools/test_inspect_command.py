@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_tools.cli import main
-from data_tools.cli.inspect_row import render
+from data_tools.planning.row_text import render
 from tests.support.token_folder import assembled, write_tokens
 
 EOS = 2

@@ -18,7 +18,7 @@ from huatuo_jax.data.token_store import TokenDataset
 from tests.support.tiny_run import row_hash
 
 TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
-SCRIPT = Path(__file__).with_name("tiny_run.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "tiny_run.py"
 
 
 @pytest.fixture

@@ -1,8 +1,13 @@
-"""The unified dataset: records as text in one TensorFlow Datasets folder (ArrayRecord, in the order in which they came).
+"""The unified dataset: all records as text, in one folder that TensorFlow Datasets opens.
 
-Beside the TFDS files lie `source_ids.npy` (int32 [n]), `text_hashes.npy` (uint64 [n]) and `sizes.npy` (int32 [n], bytes), so that
-a build can share out the work and choose its hold-out without reading the text, and `manifest.json`, written last: a folder
-without it is not a dataset.
+It lies between `importing`, which writes it, and `data_tools.tokens`, which encodes it with a tokenizer. The records stand in
+ArrayRecord files in the order in which they came, each a serialised `tf.train.Example`:
+
+    tfds.builder_from_directory(folder).as_data_source(split="train")[0]  →  {"id": b"7", "source": b"sft", "turns": [b"q", …], …}
+
+Beside them lie `source_ids.npy` (int32 [n]), `text_hashes.npy` (uint64 [n]) and `sizes.npy` (int32 [n], bytes), so that a build
+can share out the work and choose its hold-out without reading the text, and `manifest.json`, written last: a folder without it is
+not a dataset.
 """
 
 import hashlib
@@ -10,12 +15,12 @@ import os
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_tools.records.text_codec import decode_record_texts, encode_record_text
 from huatuo_jax.data.record import Record
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, read_json, read_npy, write_json, write_npy
@@ -30,12 +35,59 @@ READER_OPTIONS = {"options": "readahead_buffer_size:65536", "file_reader_buffer_
 DENSE = 2
 """Reading a whole run of records is faster than picking some if at most so many times as many are read as wanted."""
 REMEDY = "import the files again (`huatuo-data import`)"
+TEXTS = ("id", "source", "system", "text")
+"""The features that hold one text each; `turns` holds a list of texts."""
 
 
 def text_hash(record: Record) -> int:
     """64-bit hash of what a record says: its passage or its turns, whatever its id, source and system prompt are."""
     text = record.text or "\0".join(record.turns)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@cache
+def _example() -> Any:
+    """The class `tf.train.Example`; TFDS brings it along without TensorFlow. Importing TFDS takes a quarter of a second."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
+
+
+def encode_record(record: Record) -> bytes:
+    """A record as a serialised `tf.train.Example`: every feature is present, absent ones as empty text or an empty list.
+
+    Raises:
+      UnicodeEncodeError: if a string holds a lone surrogate.
+    """
+    example = _example()()
+    feature = example.features.feature
+    for name in TEXTS:
+        feature[name].bytes_list.value.append(getattr(record, name).encode())
+    turns = feature["turns"].bytes_list
+    turns.SetInParent()  # so that a passage has the feature too, as an empty list
+    turns.value.extend([turn.encode() for turn in record.turns])
+    # The map of features has no order of its own; sorted by key, the same record gives the same bytes.
+    return example.SerializeToString(deterministic=True)
+
+
+def decode_records(contents: Sequence[bytes]) -> list[Record]:
+    """The inverse of `encode_record`, for many.
+
+    Raises:
+      ValueError: if bytes are not such a record.
+    """
+    from google.protobuf.message import DecodeError
+
+    example, records = _example(), []
+    try:
+        for content in contents:
+            feature = example.FromString(content).features.feature
+            id, source, system, text = [feature[name].bytes_list.value[0].decode() for name in TEXTS]
+            turns = tuple([turn.decode() for turn in feature["turns"].bytes_list.value])
+            records.append(Record(id, source, turns, system, text))
+    except (DecodeError, IndexError, ValueError) as error:
+        raise ValueError(f"not a text record: {error}") from error
+    return records
 
 
 class UnifiedWriter:
@@ -70,7 +122,7 @@ class UnifiedWriter:
         Raises:
           UnicodeEncodeError: if a string of it cannot be written as UTF-8; nothing is written then.
         """
-        content = encode_record_text(record)
+        content = encode_record(record)
         if self._writer is None:
             from array_record.python import array_record_module
 
@@ -170,6 +222,7 @@ class UnifiedDataset:
                 raise DataError(
                     f"{path} has {size:,} bytes, the manifest says {shard['bytes']:,}: it is torn or altered; {REMEDY}"
                 )
+        _example()  # imported now, so that workers which are forked later have it
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])
         self.source_ids: np.ndarray = read_npy(self.folder / "source_ids.npy")
         self.text_hashes: np.ndarray = read_npy(self.folder / "text_hashes.npy")
@@ -197,7 +250,7 @@ class UnifiedDataset:
             for place, content in zip(places.tolist(), found, strict=True):
                 contents[place] = content
         try:
-            return decode_record_texts(contents)
+            return decode_records(contents)
         except ValueError as error:
             raise DataError(f"{self.folder}: records {indices[0]} … {indices[-1]} are damaged ({error}); {REMEDY}") from error
 
@@ -222,32 +275,21 @@ class UnifiedDataset:
 
 
 def _write_tfds_metadata(folder: Path, shard_lengths: Sequence[int], num_bytes: int) -> None:
-    """Writes the two files after which `tfds.builder_from_directory(folder).as_data_source(split="train")` opens the folder.
+    """Writes `features.json` and `dataset_info.json`, by which TFDS knows what the ArrayRecord files of the folder hold."""
+    import tensorflow_datasets as tfds
 
-    They are written here rather than by TFDS, because its writer runs in one process and cannot write a record at a time.
-    """
-    features = "tensorflow_datasets.core.features"
-    text: dict[str, Any] = {"pythonClassName": f"{features}.text_feature.Text", "text": {}}
-    texts = {"pythonClassName": f"{features}.sequence_feature.Sequence", "sequence": {"feature": text, "length": "-1"}}
-    columns = {"id": text, "source": text, "system": text, "text": text, "turns": texts}
-    write_json(
-        folder / "features.json",
-        {"pythonClassName": f"{features}.features_dict.FeaturesDict", "featuresDict": {"features": columns}},
+    text = tfds.features.Text()
+    template = tfds.core.ShardedFileTemplate(dataset_name=DATASET, filetype_suffix="array_record", data_dir=folder)
+    split = tfds.core.SplitInfo(
+        name=SPLIT, shard_lengths=list(shard_lengths), num_bytes=num_bytes, filename_template=template.replace(split=SPLIT)
     )
-    split = {
-        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        "name": SPLIT,
-        "numBytes": str(num_bytes),
-        "shardLengths": [str(count) for count in shard_lengths],
-    }
-    write_json(
-        folder / "dataset_info.json",
-        {
-            "description": "Unified instruction pairs and passages.",
-            "disableShuffling": True,
-            "fileFormat": "array_record",
-            "name": DATASET,
-            "splits": [split],
-            "version": "1.0.0",
-        },
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=tfds.features.FeaturesDict({**dict.fromkeys(TEXTS, text), "turns": tfds.features.Sequence(text)}),
+        split_infos=[split],
+        version="1.0.0",
+        filename_template=template,
+        check_data=False,
+        description="Unified instruction pairs and passages.",
+        disable_shuffling=True,
     )

@@ -59,7 +59,12 @@ def _add_endpoint(group: Any) -> None:
     group.add_argument("--base-url", default=DEFAULT_URL, metavar="URL", help=f"endpoint (default {DEFAULT_URL})")
     group.add_argument("--model", metavar="NAME", help="the model, as the endpoint calls it")
     group.add_argument(
-        "--accept-model", action="append", default=[], metavar="NAME", help="another name under which the endpoint may answer"
+        "--accept-model",
+        dest="accept_models",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which the endpoint may answer",
     )
     group.add_argument("--concurrency", type=int, default=64, metavar="N", help="requests in flight (default 64)")
     group.add_argument("--requests-per-minute", type=float, metavar="N", help="the account's limit; retries count too")
@@ -109,12 +114,12 @@ def run(args: argparse.Namespace) -> int:
     check_max_rejected(args.max_rejected)
     check_inputs(args.files)
     if args.plot:
-        image_format(args.plot)
+        image_format(args.plot)  # a name that cannot be drawn to is refused now, not after hours of calls
     console = make_console(args.quiet)
     provider = args.provider or "template"
     with full_disk_named(args.out.parent):
         result = _by_template(args, console) if provider == "template" else _by_model(args, console)
-        if result is None:
+        if result is None:  # only a forecast was asked for
             return 0
         report, recalls = {"provider": provider, **result[0]}, result[1]
         write_json(args.out.with_suffix(".report.json"), report)
@@ -157,6 +162,7 @@ def _by_model(args: argparse.Namespace, console: "Console") -> "tuple[dict[str, 
         print_forecast(console, forecast)
         write_report(args.json, forecast)
         return None
+    # Without a call no key is needed, so that pairs can be written on a machine that has none.
     key = ApiKey("") if args.finished_only else key_from_environment(args.base_url, DEFAULT_URL)
     return run(job, key, console, lambda forecast: print_forecast(console, forecast))
 
@@ -168,6 +174,7 @@ def _job(args: argparse.Namespace) -> "Job":
     from data_tools.unify.rewriting import Rewriting
     from huatuo_jax.chat_client.budget import Caps, Prices
     from huatuo_jax.chat_client.client import ClientSettings
+    from huatuo_jax.cli.arguments import with_config_fields
 
     rewriting = Rewriting(
         prompts=Prompts(
@@ -185,23 +192,12 @@ def _job(args: argparse.Namespace) -> "Job":
         question_only=args.provider == "question-only",
         longest=args.max_passage,
     )
-    client = ClientSettings(
-        base_url=args.base_url,
-        model=args.model,
-        concurrency=args.concurrency,
-        timeout=args.timeout,
-        retries=args.retries,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        accept_models=tuple(args.accept_model),
-        requests_per_minute=args.requests_per_minute,
-        backoff_scale=args.backoff_scale,
-    )
     return Job(
         paths=args.files,
         out=args.out,
         rewriting=rewriting,
-        client=client,
+        # Each flag of the group "endpoint" is a field of the settings, by the same name.
+        client=with_config_fields(ClientSettings(args.base_url, args.model), args),
         caps=Caps(args.max_tokens, args.max_cost, Prices(args.price_in, args.price_out)),
         ledger=args.ledger or args.out.with_suffix(".ledger.sqlite"),
         source=args.source,

@@ -21,7 +21,7 @@ import numpy as np
 
 from data_tools.records.language import language_of_passage
 from data_tools.unify.passages import Passage, title_of
-from huatuo_jax.errors import ConfigError
+from huatuo_jax.config import require
 
 JACCARD_CUT = 600
 """Characters of the passage that the original's Jaccard filter looks at."""
@@ -76,17 +76,20 @@ def _bare(text: str) -> str:
 
 
 def _low_recall(candidate: Candidate, limits: Limits) -> bool:
+    # What cannot be measured (an answer in another language than its passage) is not rejected.
     share = recall(candidate.passage.text, candidate.text)
     return share is not None and share < limits.coverage
 
 
 def _low_jaccard(candidate: Candidate, limits: Limits) -> bool:
+    # Sets of characters say something about Chinese texts only: nearly all English texts have the same 30.
     if candidate.language != "zh":
         return False
     answer, passage = set(candidate.text.lower()), set(candidate.passage.text[:JACCARD_CUT].lower())
     return len(answer & passage) <= limits.jaccard * len(answer | passage)
 
 
+# These come first, so that a call without a whole text is counted by the reason why it has none.
 _NO_TEXT: dict[str, Rule] = {
     "refused": lambda candidate, limits: candidate.finish == "refused",
     "blocked": lambda candidate, limits: candidate.finish == "content_filter",
@@ -143,17 +146,14 @@ def choose_filters(start: frozenset[str], switched_on: Iterable[str], switched_o
     """
     on, off = frozenset(switched_on), frozenset(switched_off)
     known = QUESTION_RULES | ANSWER_RULES
-    if unknown := sorted((on | off) - known.keys()):
-        raise ConfigError(f"no filter is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    if fixed := sorted(off & ALWAYS):
-        raise ConfigError(f"the filter {', '.join(fixed)} cannot be switched off: it stands for a call without a text")
-    if both := sorted(on & off):
-        raise ConfigError(f"the filter {', '.join(both)} is switched on and off at once")
-    for name in ("coverage", "jaccard"):
-        if not 0 <= getattr(limits, name) <= 1:
-            raise ConfigError(f"the limit of {name} is {getattr(limits, name)}; it is a share between 0 and 1")
-    if limits.question_characters < 1:
-        raise ConfigError(f"--max-question is {limits.question_characters}; it is a number of characters of at least 1")
+    unknown, fixed, both = (", ".join(sorted(names)) for names in ((on | off) - known.keys(), off & ALWAYS, on & off))
+    require(not unknown, f"no filter is called {unknown}; there are {', '.join(sorted(known))}")
+    require(not fixed, f"the filter {fixed} cannot be switched off: it stands for a call without a text")
+    require(not both, f"the filter {both} is switched on and off at once")
+    for name, share in (("coverage", limits.coverage), ("jaccard", limits.jaccard)):
+        require(0 <= share <= 1, f"the limit of {name} is {share}; it is a share between 0 and 1")
+    longest = limits.question_characters
+    require(longest >= 1, f"--max-question is {longest}; it is a number of characters of at least 1")
     return Filters((start | on) - off, limits)
 
 
@@ -163,10 +163,11 @@ def units(text: str) -> set[str]:
     Words have three letters or more, stop words are left out: "心率为60次/分" → 心率, 率为, 60.
     """
     text = text.lower()
-    found = set(_WORD_OR_NUMBER.findall(text)) - _STOP_WORDS
+    counted = set(_WORD_OR_NUMBER.findall(text)) - _STOP_WORDS
     for run in _CHINESE_RUN.findall(text):
-        found.update(map(str.__add__, run, run[1:]))
-    return found
+        # Chinese has no spaces between words; pairs of neighbours stand in for them: 心动周期 → 心动, 动周, 周期.
+        counted.update(map(str.__add__, run, run[1:]))
+    return counted
 
 
 def recall(passage: str, answer: str) -> float | None:
@@ -181,6 +182,7 @@ class RecallStatistics:
     """Collects recall and length of answers per source; four bytes a pair each."""
 
     def __init__(self) -> None:
+        # All values are kept, for the plot: five million pairs are 20 MB.
         self._recalls: dict[str, array[float]] = {}
         self._lengths: dict[str, tuple[int, int]] = {}
 
@@ -217,7 +219,7 @@ def plot(recalls: dict[str, np.ndarray], path: Path) -> None:
     from huatuo_jax.report.style import PALETTE, new_figure, save_figure
 
     rows = sorted(((s, v) for s, v in recalls.items() if v.size), key=lambda row: float(np.median(row[1])), reverse=True)
-    figure = new_figure(height=1.6 + 0.55 * max(1, len(rows)), grid="x")
+    figure = new_figure(height=1.8 + 0.55 * max(1, len(rows)), grid="x")
     [axes] = figure.axes
     for place, (_, values) in enumerate(rows):
         low, first, median, third, high = np.percentile(values, [5, 25, 50, 75, 95])
@@ -229,6 +231,6 @@ def plot(recalls: dict[str, np.ndarray], path: Path) -> None:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set(xlim=(0, 1), ylim=(-0.6, max(1, len(rows)) - 0.2))
-    axes.set_xlabel("share of a passage's n-grams that its answer has (box: half of them, line: nine tenths)")
+    axes.set_xlabel("share of a passage's n-grams that its answer has\n(box: half of the pairs, line: nine tenths)")
     axes.set_title("What survives of each passage in its answer", loc="left")
     save_figure(path, figure)

@@ -14,6 +14,7 @@ from data_tools.unify.rewriting import Rewriting, shown_text
 from huatuo_jax.chat_client.budget import PER_CHINESE, PER_OTHER, Caps, Prices, estimated_tokens, estimated_usage
 from huatuo_jax.chat_client.calls import Usage
 
+# Assumptions, not measured on a model: each forecast says what it is based on.
 QUESTION_TOKENS = 45
 ANSWER_SHARE = 0.8
 """Tokens of an answer per token of its passage."""
@@ -40,7 +41,7 @@ class Forecast:
         self.characters += len(passage.text)
         text = shown_text(passage)
         if not text or len(text) > self._rewriting.longest:
-            return
+            return  # `rewrite` rejects it without a call
         language, cuts = self._rewriting.language_for(text), self._rewriting.prompts.cuts
         for step in self.assumed:
             shown = estimated_tokens(cuts.apply(step, text))
@@ -52,6 +53,7 @@ class Forecast:
 
     def _frame(self, step: str, language: str) -> int:
         """Tokens of a step's prompt around the passage and the question."""
+        # The same for every passage; filling a prompt for each would be most of the forecast's time.
         if (step, language) not in self._frames:
             prompts = self._rewriting.prompts
             messages = prompts.question(language, "") if step == "question" else prompts.answer(language, "", "")
@@ -68,6 +70,7 @@ class Forecast:
         for step, assumed in self.assumed.items():
             replies = totals.get(f"{step}_calls", 0)
             if replies < ENOUGH:
+                # A handful of replies, of the corpus' first passages, would be a worse guess than the assumptions.
                 whole, measured = whole + assumed, False
             else:
                 prompt, output = (totals.get(f"{step}_{kind}_tokens", 0) / replies for kind in ("prompt", "output"))

@@ -15,7 +15,8 @@ from typing import Any
 from data_tools.records.importing import Progress, RejectedLog, check_inputs, check_share
 from data_tools.unify.filters import RecallStatistics
 from data_tools.unify.passages import Passage, read_passages, to_pair
-from huatuo_jax.errors import ConfigError, RecordError
+from huatuo_jax.config import require
+from huatuo_jax.errors import RecordError
 from huatuo_jax.io.jsonl import LineWriter, write_lines
 
 
@@ -27,8 +28,7 @@ def rejected_path(out: Path) -> Path:
 def check_paths(paths: Sequence[Path], out: Path) -> None:
     """Raises ConfigError if a file is missing or given twice, or `out` is one of them."""
     check_inputs(paths)
-    if any(path.resolve() == out.resolve() for path in paths):
-        raise ConfigError(f"--out {out} is one of the input files")
+    require(out.resolve() not in [path.resolve() for path in paths], f"--out {out} is one of the input files")
 
 
 class PairWriter:
@@ -64,6 +64,8 @@ def pair_writer(out: Path, check: Callable[[PairWriter], None]) -> Iterator[Pair
     Args:
       check: called once the list is there; if it raises an error, `out` does not appear.
     """
+    # `check` runs after the inner file has appeared and before the outer one has: whoever has to look into a failed run finds the
+    # list of what was rejected, and no file of pairs that looks finished.
     with write_lines(out) as pairs:
         with write_lines(rejected_path(out)) as rejected:
             writer = PairWriter(pairs, rejected)

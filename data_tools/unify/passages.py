@@ -31,6 +31,7 @@ TITLE_LENGTH = {"zh": 40, "en": 200}
 QUESTION_LENGTH = 300
 WEB_CORPUS = "web_corpus"
 """In a source's name (`medical_web_corpus_en`, say) it says that a passage's first line is what a user wrote."""
+# A question about the "Introduction" could be about anything.
 GENERIC_TITLES = {"introduction", "learning outcomes", "abstract", "summary", "overview", "background", "目的", "摘要", "前言"}
 
 ABOUT = {
@@ -112,11 +113,12 @@ def to_passage(row: Any, source: str, default_id: str, path: Path, line: int) ->
     Raises:
       RecordError: with the reason why the row is not a passage.
     """
-    if isinstance(row, str):
+    if isinstance(row, str):  # a document that is an array of bare texts
         row = {"text": row}
     if not isinstance(row, dict):
         raise RecordError(f"row is of type {type(row).__name__}, not an object or a string")
     if row.get("text") is None:
+        # The usual mistake is to give the SFT data too: that goes to `import` as it is.
         has_turns = any(row.get(key) is not None for key in ("turns", "conversations", "messages", "instruction"))
         raise RecordError("row is a dialogue already; give it to `huatuo-data import`" if has_turns else "row has no `text`")
     text, title, id = row["text"], row.get("title") or "", row.get("id")
@@ -136,6 +138,7 @@ def to_pair(passage: Passage) -> tuple[str, str]:
     if not text:
         raise RecordError("passage is blank")
     language = language_of_passage(text)
+    # From what is certain (a field, marked roles) to what is guessed from the layout of the first lines.
     if title := passage.title.strip():
         return _ask_about(title, language, passage.id), text
     # "怎么办？\n患者：头痛三天。\n医生：请就诊。" → ("头痛三天。\n怎么办？", "请就诊。")
@@ -178,6 +181,7 @@ def _split_title(lines: list[str], language: str) -> tuple[str, str] | None:
         lines = [lines[0][heading.end() :], *lines[1:]]
         lines = lines if lines[0] else lines[1:]
     title, rest = (lines[0], "\n".join(lines[1:]).strip()) if lines else ("", "")
+    # "氨肽素" is a title; "取出，用米泔浸七日，" (a clause) and "It is rare." (a sentence) are the beginning of the text.
     is_title = bool(heading) or not (title.endswith(_SENTENCE_END) or _CHINESE_CLAUSE.search(title) or len(title) < 2)
     if not (title and rest and is_title) or len(title) > TITLE_LENGTH[language] or title.lower() in GENERIC_TITLES:
         return None
@@ -192,4 +196,5 @@ def _ask_about(title: str, language: str, id: str) -> str:
 
 def _choose(wordings: tuple[str, ...], id: str) -> str:
     """One of several wordings: evenly spread over ids, and always the same for the same id."""
+    # Not Python's hash(), which differs between runs, and no counter, which would differ with the order of the files.
     return wordings[int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little") % len(wordings)]

@@ -114,6 +114,7 @@ def run(
       HuatuoError: see `call_all`, `survey` and `write_all`.
     """
     forecast = survey(job)
+    # From here to the end no other process can work on this ledger, so the output is this process's alone too.
     with Ledger(job.ledger) as ledger:
         _remove_remains(job.out)
         on_forecast(forecast.report(ledger.totals(), job.caps, job.client.requests_per_minute))
@@ -148,7 +149,7 @@ def survey(job: Job, on_read: Progress | None = None) -> Forecast:
 
 
 def _remove_remains(out: Path) -> None:
-    """Removes what a killed run was about to write; the ledger's lock says that no other run is writing it."""
+    """Removes what a killed run was about to write; the caller holds the ledger, so no other run is writing it."""
     for path in (out, rejected_path(out)):
         for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             aside.unlink(missing_ok=True)
@@ -162,6 +163,8 @@ def begin_round(ledger: Ledger, retry_rejected: bool) -> int:
     Raises:
       ConfigError: there is no finished run whose rejects could be tried again.
     """
+    # Marks after …        the first run: round 1, finished 1;  --retry-rejected, killed: round 2, finished 0;
+    # the same line again: round 2 goes on (finished is 0);     a third time: round 3.
     rounds = ledger.mark(ROUND)
     if retry_rejected and not rounds:
         raise ConfigError(f"--retry-rejected: {ledger.path} holds no run yet; start without it")
@@ -194,6 +197,7 @@ async def call_all(job: Job, ledger: Ledger, client: ChatClient, counts: RunCoun
     Raises:
       HuatuoError: the run stopped early; all requests in flight were awaited and their replies kept.
     """
+    # All workers take from one reader, so passages are begun in order. Rows that are no passages were counted by the survey.
     passages = read_passages(job.paths, job.source, RejectedLog())
     in_flight: set[Passage] = set()
 
@@ -219,6 +223,7 @@ async def call_all(job: Job, ledger: Ledger, client: ChatClient, counts: RunCoun
             client.pacer.stop(HuatuoError(f"internal error ({type(error).__name__}); every answer so far is kept"))
             raise
 
+    # No task group: that would cancel the requests in flight when one worker fails.
     results = await asyncio.gather(*(worker() for _ in range(job.client.concurrency)), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -233,6 +238,7 @@ async def _rewrite_one(job: Job, passage: Passage, ledger: Ledger, client: ChatC
     if not isinstance(step, Call):
         counts.replayed += 1
         await asyncio.sleep(0)  # lets the live line and signals have their turn: a replayed passage waits for nothing itself
+    # From here on every reply comes from the endpoint, but for calls that another passage with the same id has made meanwhile.
     try:
         while isinstance(step, Call):
             step = _replay(steps, ledger, job.client.model, await client.ask(step))
@@ -269,7 +275,7 @@ def write_all(job: Job, ledger: Ledger) -> tuple[PairWriter, RunCounts]:
     with pair_writer(job.out, check) as writer:
         for passage in read_passages(job.paths, job.source, writer.rejected):
             outcome = _replay(rewrite(passage, job.rewriting), ledger, job.client.model)
-            if isinstance(outcome, Call):
+            if isinstance(outcome, Call):  # a call that failed for good, or `--finished-only`
                 outcome = Outcome(None, UNFINISHED)
             counts.add(outcome)
             counts.done += 1
@@ -308,22 +314,16 @@ def report(job: Job, writer: PairWriter, written: RunCounts, ledger: Ledger, cli
 def _signals_stop(pacer: Pacer) -> Iterator[None]:
     """The first SIGINT or SIGTERM lets the requests in flight finish; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    with contextlib.ExitStack() as handlers:
 
-    def restore() -> None:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+        def stop() -> None:
+            pacer.stop(StoppedError("stopped by a signal; every answer is kept: the same command continues"))
+            handlers.close()  # gives a second signal its usual meaning back
 
-    def stop() -> None:
-        pacer.stop(StoppedError("stopped by a signal; every answer is kept: the same command continues"))
-        restore()
-
-    for number in numbers:
-        loop.add_signal_handler(number, stop)
-    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+            handlers.callback(loop.remove_signal_handler, number)
         yield
-    finally:
-        restore()
 
 
 def state_line(counts: RunCounts, client: ChatClient, now: float | None = None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_tools.records.language import LANGUAGES
 from huatuo_jax.chat_client.calls import Messages
-from huatuo_jax.errors import ConfigError
+from huatuo_jax.config import require
 from huatuo_jax.io.files import sha256_json
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -36,6 +36,7 @@ class Cuts:
     def apply(self, step: str, text: str) -> str:
         """The passage as a step's prompt shows it."""
         if step == "question":
+            # Escaped first, cut then: a line break counts as two characters, as in the original.
             text = text.replace("\n", "\\n") if self.escape_newlines else text
             return text[: self.question]
         return text[: self.answer]
@@ -75,6 +76,7 @@ class Prompts:
         self.values = {}
         for language in LANGUAGES:
             name = (domain or {}).get(language, defaults[language]["domain"])
+            # A domain without a persona still needs someone who speaks: "an experienced expert in law".
             expert = Template(defaults[language]["persona"]).substitute(domain=name)
             self.values[language] = {"domain": name, "persona": (persona or {}).get(language, expert)}
         self._prompts = {
@@ -98,6 +100,7 @@ class Prompts:
         return self._fill("answer", language, passage=self.cuts.apply("answer", passage), question=question)
 
     def _fill(self, step: str, language: str, **texts: str) -> Messages:
+        # One pass over the template: a "$" or "${question}" within a passage is text and stays as it is.
         values = self.values[language] | texts
         return [{"role": role, "content": text.substitute(values).strip()} for role, text in self._prompts[step, language]]
 
@@ -110,13 +113,13 @@ def by_language(option: str, texts: Sequence[str]) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for text in texts:
+        # "zh=法律" is for one language; "law", or a name with another "=" in it, for all.
         head, equals, tail = text.partition("=")
         languages, name = ((head,), tail) if equals and head in LANGUAGES else (LANGUAGES, text)
-        if not name.strip():
-            raise ConfigError(f"{option} {text!r} is blank; give NAME, or zh=NAME and en=NAME")
+        require(bool(name.strip()), f"{option} {text!r} is blank; give NAME, or zh=NAME and en=NAME")
         for language in languages:
-            if language in names:
-                raise ConfigError(f"{option} is given twice for the language {language}; give zh=… and en=… once each")
+            twice = f"{option} is given twice for the language {language}; give zh=… and en=… once each"
+            require(language not in names, twice)
             names[language] = name.strip()
     return names
 
@@ -124,21 +127,17 @@ def by_language(option: str, texts: Sequence[str]) -> dict[str, str]:
 def _read(folder: Path, step: str, language: str, version: str) -> list[tuple[str, Template]]:
     """The sections of one file: (role, text with placeholders)."""
     path = folder / f"{step}.{language}.{version}.txt"
-    try:
-        _, *parts = _SECTION.split(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} is not there; --prompts takes a folder with question and answer templates of {LANGUAGES}"
-        ) from None
+    missing_file = f"{path} is not there; --prompts takes a folder with question and answer templates of {LANGUAGES}"
+    require(path.is_file(), missing_file)
+    _, *parts = _SECTION.split(path.read_text(encoding="utf-8"))
     # ["system", text, "user", text]
     sections = [(role, Template(text)) for role, text in zip(parts[::2], parts[1::2], strict=True)]
-    if "user" not in dict(sections):
-        raise ConfigError(f"{path} has no section [user]; a template has the sections [system] and [user]")
-    if not all(text.is_valid() for _, text in sections):
-        raise ConfigError(f"{path} has a lone $; write $$ for a dollar sign")
+    require("user" in dict(sections), f"{path} has no section [user]; a template has the sections [system] and [user]")
+    require(all(text.is_valid() for _, text in sections), f"{path} has a lone $; write $$ for a dollar sign")
     used = {name for _, text in sections for name in text.get_identifiers()}
-    if unknown := used - STEPS[step]:
-        raise ConfigError(f"{path} has unknown placeholders {sorted(unknown)}; known: {sorted(STEPS[step])}")
-    if missing := (STEPS[step] - {"domain", "persona"}) - used:
-        raise ConfigError(f"{path} lacks the placeholders {sorted(missing)}; the model would not see them")
+    unknown = sorted(used - STEPS[step])
+    require(not unknown, f"{path} has unknown placeholders {unknown}; known: {sorted(STEPS[step])}")
+    # Domain and persona may be left out; without the passage (and the question) the model would invent a text.
+    missing = sorted(STEPS[step] - {"domain", "persona"} - used)
+    require(not missing, f"{path} lacks the placeholders {missing}; the model would not see them")
     return sections

@@ -24,6 +24,7 @@ from huatuo_jax.chat_client.calls import Call, Messages, Reply
 from huatuo_jax.config import require
 
 TOO_LONG, BLANK, UNFINISHED = "passage_too_long", "passage_blank", "unfinished"
+# What models put around the text that was asked for.
 _THINKING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _LABEL = re.compile(r"^(问题|提问|回答|答案|Question|Answer)\s*[：:]\s*", re.IGNORECASE)
 _QUOTES = (("“", "”"), ('"', '"'), ("「", "」"))
@@ -98,6 +99,7 @@ def rewrite(passage: Passage, settings: Rewriting) -> Generator[Call, Reply, Out
         """Asks until no rule rejects the text or the tries are used up; then None."""
         for attempt in range(settings.tries):
             reply = yield Call(f"{passage.source}/{passage.id}", step, round_number, attempt, messages)
+            # The ledger holds what the endpoint sent. What of it is kept is decided here, so better rules need no new call.
             text = bare_text(reply.text, step)
             reason = settings.filters.reason(step, Candidate(passage, language, text, reply.finish))
             tries.append(Try(step, text, reason))
@@ -105,11 +107,13 @@ def rewrite(passage: Passage, settings: Rewriting) -> Generator[Call, Reply, Out
                 return text
         return None
 
+    # A round starts from the question again: where no answer was accepted, the question may be the reason.
     for round_number in range(settings.rounds):
         question = yield from accepted_text("question", round_number, settings.prompts.question(language, text))
         if question is None:
             continue
         if settings.question_only:
+            # Word for word: without the title that the prompt shows in front of it.
             return Outcome((question, passage.text.strip()), None, tuple(tries))
         answer = yield from accepted_text("answer", round_number, settings.prompts.answer(language, text, question))
         if answer is not None:

@@ -62,7 +62,7 @@ class Budget:
 
     def __init__(self, caps: Caps, spent: Usage | None = None) -> None:
         self.caps, self.spent, self._reserved = caps, spent or Usage(), Usage()
-        self._changed = asyncio.Event()
+        self._changed = asyncio.Event()  # wakes those who wait when a request has ended
 
     @property
     def cost(self) -> float:
@@ -76,6 +76,7 @@ class Budget:
           StoppedError: it does not fit although nothing else is in flight.
         """
         while excess := self._excess(most):
+            # Nothing in flight can free anything any more, so waiting would never end.
             if self._reserved == Usage():
                 raise StoppedError(
                     f"the budget is reached: {excess}; every answer is kept: give the same command with a larger cap to continue"
@@ -112,11 +113,13 @@ def estimated_tokens(text: str) -> float:
 def estimated_usage(messages: Messages, limit: int, text: str | None = None) -> Usage:
     """Tokens of a request that nobody counted; without its text, one half as long as the prompt is assumed."""
     prompt = sum(PER_MESSAGE + estimated_tokens(message["content"]) for message in messages)
+    # A request that timed out or broke may have been answered and billed; charging nothing would let a run pass its caps.
     output = prompt / 2 if text is None else estimated_tokens(text)
     return Usage(round(prompt), min(limit, round(output)))
 
 
 def most_usage(messages: Messages, limit: int) -> Usage:
     """More tokens than a request can take: vocabularies of bytes need at most one token a byte."""
+    # An upper limit and no estimate: it decides whether a cap may be passed.
     prompt = sum(2 * PER_MESSAGE + len(message["content"].encode("utf-8", "replace")) for message in messages)
     return Usage(prompt, limit)

@@ -62,6 +62,7 @@ class Call:
     @functools.cached_property
     def prompt_hash(self) -> bytes:
         """16 bytes that stand for the messages."""
+        # A cryptographic hash: a reply that was paid for must never be taken for the reply to another prompt.
         return hashlib.blake2b(json.dumps(self.messages, ensure_ascii=False).encode(), digest_size=16).digest()
 
     def key(self, model: str) -> tuple[str, str, int, int, bytes, str]:
@@ -117,6 +118,7 @@ class Failed(Fault):
 def raise_for_status(status: int, headers: Mapping[str, str], body: str) -> NoReturn:
     """Raises the fault that an error status stands for; `body` is the response's text."""
     message = f"the endpoint answers {status}: {_quoted(body)}"
+    # The order matters: 429 mostly means "too fast", but OpenAI also sends it for an account without money: no wait helps there.
     if status in (401, 403):
         raise Stop(str(status), f"the endpoint refuses the API key (expired or wrong?), {message}")
     if status == 402 or (status == 429 and "insufficient_quota" in body):
@@ -126,6 +128,7 @@ def raise_for_status(status: int, headers: Mapping[str, str], body: str) -> NoRe
         raise Retry(str(status), message, wait=retry_after(headers), billed=status == 408)
     if status == 404 or 300 <= status < 400:
         raise Stop(str(status), f"{message}; check --base-url (it mostly ends in /v1) and --model")
+    # What is left (400, 413, 422, …) is about this request: too long, or blocked by the endpoint's rules.
     raise Refused(str(status), message)
 
 
@@ -146,6 +149,8 @@ def parse_reply(body: Any, text: str, models: Sequence[str], works: bool) -> Rep
             message = f"the endpoint answers HTML, not JSON: {_quoted(text)}; check --base-url (it mostly ends in /v1)"
             raise (Retry if works else Stop)("html", message)
         raise Retry("broken JSON", f"the answer is not whole JSON: {_quoted(text)}", billed=True)
+    # Servers leave fields out or send null for them, and a proxy may send any JSON: whatever is not a chat completion ends in one
+    # of these exceptions.
     try:
         choice = body["choices"][0]
         content, finish = choice["message"].get("content") or "", choice.get("finish_reason") or "stop"
@@ -156,11 +161,13 @@ def parse_reply(body: Any, text: str, models: Sequence[str], works: bool) -> Rep
             raise TypeError
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise Retry("wrong shape", f"the answer is no chat completion: {_quoted(text)}", billed=True) from None
+    # A router that silently answers with a cheaper model would spoil the data; a dated name of the same model is usual.
     if not any(_same_model(served, name) for name in models):
         message = (
             f"the endpoint answers as model {served!r}, asked for {models[0]!r}; if that is right, give --accept-model {served}"
         )
         raise Retry("wrong model", message, billed=True)
+    # With another reason to end, an empty text is final: the filters reject it by that reason.
     if not content.strip() and finish == "stop":
         raise Retry("empty", "the endpoint answers with an empty text", billed=True)
     return Reply(content, finish, usage)

@@ -30,7 +30,7 @@ from huatuo_jax.io.api_key import ApiKey
 FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0
 """Seconds before the first retry, and the most between two."""
 LONGEST_PAUSE = 3600.0
-"""Seconds; an endpoint that asks for a longer pause ends the run."""
+"""Seconds; an endpoint that asks for a longer pause (a daily limit, say) ends the run, which can be continued then."""
 FAILED_IN_A_ROW = 20
 """Calls that fail after all their tries, without one success between, before the run stops."""
 
@@ -183,6 +183,7 @@ class ChatClient:
             base_url=self.settings.base_url,
             api_key=self._key.reveal(),
             max_retries=0,
+            # `_send` limits the whole request; the library's time-outs begin anew with every chunk of a body that trickles in.
             timeout=None,
             http_client=openai.DefaultAioHttpClient(limits=limits, timeout=None),
         )
@@ -208,6 +209,7 @@ class ChatClient:
                 f"{self._failed_in_a_row} calls in a row failed after all their tries, the last because {failed.message}; "
                 "every answer so far is kept: correct the cause and give the same command again"
             ) from None
+        # Not before the reply is on the disk does the call count as made; until then a kill repeats it.
         await self._ledger.put(call, self.settings.model, reply)
         self._failed_in_a_row = 0
         return reply
@@ -229,6 +231,7 @@ class ChatClient:
                     raise Failed("refused", error.message) from None
                 return Reply("", "refused")
             except Stop as error:
+                # Every other request would meet the same: none may go out any more.
                 stop = HuatuoError(f"{error.message}; every answer so far is kept: the same command continues")
                 self.pacer.stop(stop)
                 raise stop from None
@@ -250,7 +253,7 @@ class ChatClient:
         most, used = most_usage(call.messages, limit), Usage()
         await self.budget.reserve(most)
         try:
-            self.pacer.check()
+            self.pacer.check()  # the run may have stopped while this request waited for the budget
             self.counts.requests += 1
             reply = await self._send(call)
             used = reply.usage
@@ -264,9 +267,11 @@ class ChatClient:
                 self._ledger.add_failure(call, fault.reason, used)
             raise
         finally:
+            # Whatever happened: what stays reserved would hold back other requests for ever.
             self.budget.settle(most, used)
 
     async def _send(self, call: Call) -> Reply:
+        # Errors are raised `from None`: the library's own exceptions hold the request, and with it the key.
         settings, hide = self.settings, self._key.hide
         try:
             async with asyncio.timeout(settings.timeout):
@@ -284,6 +289,7 @@ class ChatClient:
         except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
             causes = _causes(error)
             message = hide(f"no connection to {settings.base_url} ({type(causes[-1]).__name__}: {causes[-1]})")
+            # A connection that was never made costs nothing; one that broke may have carried the request.
             sent = not any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes)
             raise Retry("connection", message, billed=sent) from None
         try:
@@ -292,7 +298,7 @@ class ChatClient:
             body = None
         text = hide(response.text if body is None else json.dumps(body, ensure_ascii=False))
         reply = parse_reply(body, text, (settings.model, *settings.accept_models), self._works)
-        # Some servers count nothing.
+        # Some servers count no tokens; the budget needs a number all the same.
         usage = reply.usage if reply.usage.prompt else estimated_usage(call.messages, settings.max_new_tokens, reply.text)
         return replace(reply, text=self._key.hide_in_answer(reply.text), usage=usage)
 

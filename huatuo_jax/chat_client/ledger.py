@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from huatuo_jax.chat_client.calls import Call, Reply, Usage
+from huatuo_jax.config import require
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import locked
 
-APPLICATION, SCHEMA = 0x68756174, 1
+APPLICATION, SCHEMA = 0x68756174, 1  # "huat" in ASCII, so that SQLite files of other programs are told apart
 _TABLES = """
 CREATE TABLE IF NOT EXISTS calls (
   passage TEXT, step TEXT, round INTEGER, attempt INTEGER, prompt BLOB, model TEXT,
@@ -79,6 +80,7 @@ class Ledger:
             except sqlite3.DatabaseError as error:
                 remedy = "if the disk is full, make room, else give another --ledger"
                 raise ConfigError(f"{self.path} cannot be used as a ledger ({error}); {remedy}") from None
+            # A daemon: a program that ends without leaving the context must not hang.
             writer = threading.Thread(target=self._write, name="ledger", daemon=True)
             writer.start()
             stack.callback(writer.join)
@@ -91,7 +93,8 @@ class Ledger:
         self._stack.close()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        # Without an isolation level Python begins no transactions by itself: `_commit` says where they begin and end.
+        connection = sqlite3.connect(self.path, isolation_level=None)
         # WAL + FULL: one fsync a commit, and a commit survives the loss of power, not only of the process.
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -101,10 +104,9 @@ class Ledger:
         (application,) = self._reader.execute("PRAGMA application_id").fetchone()
         (schema,) = self._reader.execute("PRAGMA user_version").fetchone()
         (tables,) = self._reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and application != APPLICATION:
-            raise ConfigError(f"{self.path} is an SQLite file of another program; give another --ledger")
-        if tables and schema != SCHEMA:
-            raise ConfigError(f"{self.path} has ledger format {schema}, this program writes {SCHEMA}; give another --ledger")
+        ours, current = not tables or application == APPLICATION, not tables or schema == SCHEMA
+        require(ours, f"{self.path} is an SQLite file of another program; give another --ledger")
+        require(current, f"{self.path} has ledger format {schema}, this program writes {SCHEMA}; give another --ledger")
         self._reader.executescript(f"BEGIN; PRAGMA application_id={APPLICATION}; PRAGMA user_version={SCHEMA}; {_TABLES} COMMIT;")
 
     def find(self, call: Call, model: str) -> Reply | None:
@@ -132,6 +134,7 @@ class Ledger:
             f"{call.step}_prompt_tokens": used.prompt,
             f"{call.step}_output_tokens": used.output,
         }
+        # REPLACE: a passage that stands in the corpus twice may be asked for twice at once.
         await asyncio.wrap_future(self._add("INSERT OR REPLACE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?)", values, totals))
 
     def add_failure(self, call: Call, reason: str, used: Usage) -> None:
@@ -141,8 +144,8 @@ class Ledger:
         self._add("INSERT INTO failures VALUES (?,?,?,?,?)", values, totals)
 
     def totals(self) -> Counter[str]:
-        """Sums over all runs: prompt_tokens, output_tokens, and per step {step}_calls, {step}_prompt_tokens, …"""
-        return Counter(dict(self._reader.execute("SELECT name, value FROM totals WHERE name NOT LIKE '.%'")))
+        """Sums over all runs: prompt_tokens, output_tokens, and per step {step}_calls, {step}_prompt_tokens, …; and the marks."""
+        return Counter(dict(self._reader.execute("SELECT name, value FROM totals")))
 
     def spent(self) -> Usage:
         """Tokens of all runs."""
@@ -155,8 +158,7 @@ class Ledger:
 
     def mark(self, name: str) -> int:
         """A number that runs leave for later ones; 0 at first."""
-        row = self._reader.execute("SELECT value FROM totals WHERE name=?", (f".{name}",)).fetchone()
-        return row[0] if row else 0
+        return self.totals()[f".{name}"]
 
     def set_mark(self, name: str, value: int) -> None:
         """Sets a mark and returns once it is durable."""
@@ -172,6 +174,7 @@ class Ledger:
         failed: DataError | None = None
         with contextlib.closing(self._connect()) as connection:
             for batch in self._batches():
+                # After an error nothing more is written: the run is ending, and every call that waits gets the same error.
                 failed = failed or self._commit(connection, batch)
                 for entry in batch:
                     if not entry.durable.set_running_or_notify_cancel():

@@ -72,7 +72,7 @@ def test_english_quotes_end_at_a_word():
 
 
 def test_the_questions_name_no_domain():
-    wordings = [wording for spoken in (*ABOUT.values(), *OPENING.values()) for wording in spoken]
+    wordings = [wording for language in (*ABOUT.values(), *OPENING.values()) for wording in language]
     assert not [wording for wording in wordings if "医" in wording or "medic" in wording.lower()]
 
 

@@ -29,7 +29,7 @@ class Arrival:
     key: str
     nth: int
     step: str
-    spoken: str
+    language: str
     passage: str
     prompt: str
     authorization: str
@@ -48,7 +48,9 @@ def plain_text(arrival: Arrival) -> str:
     if arrival.step == "answer":
         return sentences(arrival.passage)
     start = arrival.passage.split("\n")[-1]
-    return f"{start[:12]}具体是怎样的情况？" if arrival.spoken == "zh" else f"What do we know of {' '.join(start.split()[:6])} …?"
+    return (
+        f"{start[:12]}具体是怎样的情况？" if arrival.language == "zh" else f"What do we know of {' '.join(start.split()[:6])} …?"
+    )
 
 
 class FaultServer:
@@ -148,13 +150,13 @@ class FaultServer:
             "Knowledge": ("answer", "en"),
         }
         heading = next(h for h in headings if f"\n{h}：\n" in prompt or f"\n{h}:\n" in prompt)
-        step, spoken = headings[heading]
-        rest = prompt.split(f"\n{heading}{'：' if spoken == 'zh' else ':'}\n")[1]
-        passage = rest.rsplit("\n\n问题：\n" if spoken == "zh" else "\n\nQuestion:\n", 1)[0] if step == "answer" else rest
+        step, language = headings[heading]
+        rest = prompt.split(f"\n{heading}{'：' if language == 'zh' else ':'}\n")[1]
+        passage = rest.rsplit("\n\n问题：\n" if language == "zh" else "\n\nQuestion:\n", 1)[0] if step == "answer" else rest
         key = request.headers["Idempotency-Key"]
         nth = self.seen[key]
         self.seen[key] += 1
-        return Arrival(key, nth, step, spoken, passage, prompt, request.headers.get("Authorization", ""), time.monotonic())
+        return Arrival(key, nth, step, language, passage, prompt, request.headers.get("Authorization", ""), time.monotonic())
 
     def _completion(self, arrival: Arrival, fault: str | None) -> dict:
         text = "" if fault == "empty" else self.text(arrival)

@@ -99,7 +99,7 @@ def test_a_call_that_keeps_failing_leaves_its_passage_to_the_next_run(unify, ser
 
 def test_two_tries_then_the_reject_file_with_all_texts(unify, server, rows, tmp_path):
     server.text = lambda arrival: (
-        "根据上述资料，是的。" if arrival.step == "answer" and arrival.spoken == "zh" else plain_text(arrival)
+        "根据上述资料，是的。" if arrival.step == "answer" and arrival.language == "zh" else plain_text(arrival)
     )
     assert unify() == 0
     rejected = rows("pairs.rejected.jsonl")
@@ -139,8 +139,8 @@ def test_a_filter_switched_off_accepts_what_is_in_the_ledger_without_a_call(unif
 
 def test_domain_and_persona_reach_the_prompts_and_change_them(unify, server):
     assert unify("--domain", "zh=法律", "--domain", "en=law", "--persona", "zh=一位律师", "--persona", "en=a lawyer") == 0
-    assert all("a lawyer" in a.prompt and "field of law" in a.prompt for a in server.arrivals if a.spoken == "en")
-    assert all("一位律师" in a.prompt and "法律领域" in a.prompt for a in server.arrivals if a.spoken == "zh")
+    assert all("a lawyer" in a.prompt and "field of law" in a.prompt for a in server.arrivals if a.language == "en")
+    assert all("一位律师" in a.prompt and "法律领域" in a.prompt for a in server.arrivals if a.language == "zh")
     assert len(server.arrivals) == 10
     assert unify() == 0
     assert len(server.arrivals) == 20
@@ -148,8 +148,8 @@ def test_domain_and_persona_reach_the_prompts_and_change_them(unify, server):
 
 def test_a_domain_without_a_persona_is_asked_by_an_expert_of_it(unify, server):
     assert unify("--domain", "zh=法律", "--domain", "en=law") == 0
-    assert all("an experienced expert in law" in a.prompt for a in server.arrivals if a.spoken == "en")
-    assert all("一位经验丰富的法律专家" in a.prompt for a in server.arrivals if a.spoken == "zh")
+    assert all("an experienced expert in law" in a.prompt for a in server.arrivals if a.language == "en")
+    assert all("一位经验丰富的法律专家" in a.prompt for a in server.arrivals if a.language == "zh")
 
 
 def test_the_report_beside_the_pairs_says_how_they_were_made(unify, tmp_path):

@@ -40,38 +40,34 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     import time
 
-    import jax
-    import jax.numpy as jnp
-
     from huatuo_jax.cli.arguments import answers, with_config_fields
     from huatuo_jax.cli.console import make_console, make_progress, write_report
     from huatuo_jax.config import MeshConfig
     from huatuo_jax.sharding import make_mesh
-    from huatuo_jax.weights.base import check_target, choose_tokenizer, write_base
-    from huatuo_jax.weights.hf_config import read_config
-    from huatuo_jax.weights.hf_read import count_parts, open_weights
-    from huatuo_jax.weights.load import load_params
+    from huatuo_jax.weights.base import import_folder
 
     began = time.time()
     console = make_console(args.quiet)
-    dtype = None if args.dtype == "auto" else jnp.dtype(args.dtype)
-    config = read_config(args.folder, name=args.name, **answers(args))
-    weights = open_weights(args.folder, config)
-    base = choose_tokenizer(args.tokenizer or args.folder, config, args.format)
-    check_target(args.out, weights.size(dtype))
     mesh = make_mesh(with_config_fields(MeshConfig(), args, "mesh."))
-
     with make_progress(console, "tensors") as progress:
-        task = progress.add_task(f"reading {args.folder.name}", total=count_parts(weights))
-        params = load_params(weights, mesh, dtype, lambda: progress.advance(task))
-    facts = write_base(args.out, weights, params, base)
-
-    stored = sorted({str(array.dtype) for array in jax.tree.leaves(params)})
+        task = progress.add_task(f"reading {args.folder.name}", total=None)
+        base = import_folder(
+            args.folder,
+            args.out,
+            mesh,
+            None if args.dtype == "auto" else args.dtype,
+            tokenizer_path=args.tokenizer,
+            format_name=args.format,
+            name=args.name,
+            advance=lambda done, total: progress.update(task, completed=done, total=total),
+            **answers(args),
+        )
+    config = base.config
     console.print(
         f"{args.out}: {config.name}, {config.family} with {config.positions} and a {config.head} head, "
-        f"{weights.size(dtype) / 1e9:.2f} GB in {' and '.join(stored)}"
+        f"{base.size / 1e9:.2f} GB in {' and '.join(base.dtypes)}"
     )
     if base.remark:
         console.print(f"without a dialogue format, so `huatuo ask` will refuse it: {base.remark}", markup=False)
-    write_report(args.json, {"out": str(args.out), "seconds": time.time() - began, **facts})
+    write_report(args.json, {"out": str(args.out), "seconds": time.time() - began, **base.facts})
     return 0

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     console = make_console(args.quiet)
     request = ExportRequest(
-        format=args.layout,
+        layout=args.layout,
         dtype=args.dtype,
         license=args.license,
         name=args.name,

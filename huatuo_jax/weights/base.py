@@ -1,17 +1,21 @@
-"""A Hugging Face folder in, a base directory out: its weights, tokenizer and small files, laid out as a run directory.
+"""Importing a Hugging Face folder as a base: its weights, tokenizer and small files, laid out as a run directory.
 
-    OUT/checkpoints/0/                      params and meta (no optimizer), read by everything that reads a run's checkpoint
-    OUT/tokenizer.model | tokenizer.json    what `load_tokenizer(OUT)` finds
-    OUT/hf/                                 config.json, generation_config.json, … of the folder: for people, nothing reads them
+    BASE/checkpoints/0/                      params and meta (no optimizer), for whatever reads a run's checkpoint
+    BASE/tokenizer.model | tokenizer.json    what `load_tokenizer(BASE)` finds
+    BASE/hf/                                 config.json, generation_config.json, … of the folder: for people, nothing reads them
 
-OUT appears when it is whole.
+BASE appears when it is whole. The way back is `hf_write.py`, which exports a base like a run.
 """
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Unpack
+
+import jax
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.config_files import config_to_dict
@@ -20,8 +24,10 @@ from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DoesNotFitError
 from huatuo_jax.io.files import PathLike, directory_aside, sha256_file
 from huatuo_jax.weights.checkpoint import write_checkpoint
-from huatuo_jax.weights.hf_read import HFWeights
+from huatuo_jax.weights.hf_config import FolderOptions, read_config
+from huatuo_jax.weights.hf_read import open_weights
 from huatuo_jax.weights.hf_tokenizer import recorded_format
+from huatuo_jax.weights.load import load_params
 from huatuo_jax.weights.open import check_vocabulary
 
 KEPT = (
@@ -30,81 +36,105 @@ KEPT = (
 )
 """Small files of a folder that tell what the base was. Its Python files are not among them: no remote code is carried along."""
 
-DEFAULT_TEMPLATE = "huatuo"
+DEFAULT_FORMAT = "huatuo"
 
 
-@dataclass(frozen=True)
-class BaseTokenizer:
-    """The tokenizer that belongs to a base model.
+class Imported(NamedTuple):
+    """What was imported.
 
     Attributes:
-      template: name of the dialogue format to ask the base in; None where the default does not work with this tokenizer.
-      remark: why it does not, "" otherwise.
+      size: bytes of the weights. dtypes: in which they are stored.
+      remark: why the base has no dialogue format, "" if it has one.
+      facts: of its checkpoint, as `checkpoint.read_meta(BASE/checkpoints/0)` returns them, without the fingerprints.
     """
 
-    tokenizer: Tokenizer
-    template: str | None
-    remark: str = ""
+    config: ModelConfig
+    size: int
+    dtypes: list[str]
+    remark: str
+    facts: dict[str, Any]
 
 
-def choose_tokenizer(path: PathLike, config: ModelConfig, template: str | None) -> BaseTokenizer:
-    """Loads the tokenizer of a folder (or a file) and checks it against the model and the dialogue format.
+def import_folder(
+    folder: Path,
+    out: Path,
+    mesh: Mesh,
+    dtype: DTypeLike | None = None,
+    *,
+    tokenizer_path: PathLike | None = None,
+    format_name: str | None = None,
+    name: str = "",
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    **options: Unpack[FolderOptions],
+) -> Imported:
+    """Writes a base directory. Everything that can be refused is refused before the weights are read.
 
     Args:
-      template: name of the format; None = the one that the folder records, else `DEFAULT_TEMPLATE`.
+      folder: of a Hugging Face model. out: the base directory; must not exist.
+      mesh: over which the weights are spread until they are written.
+      dtype: of the stored weights; None = bfloat16 where the folder has it, else float32, which changes no number.
+      tokenizer_path: default: the folder. format_name: the dialogue format; default: what the folder records, else huatuo.
+      name: of the model; default: the folder's.
+      advance: called as (parts of tensors read, parts in all).
 
     Raises:
-      ConfigError: there is none; it has more tokens than the model; it cannot carry the `template` that was asked for.
+      ConfigError: the folder is not understood, `out` exists, or the tokenizer does not belong to the model or the format.
+      DataError: the weights are truncated or do not belong to the config.
+      DoesNotFitError: the disk has no room.
     """
-    tokenizer = load_tokenizer(path)
+    config = read_config(folder, name=name, **options)
+    weights = open_weights(folder, config)
+    tokenizer = load_tokenizer(tokenizer_path or folder)
     check_vocabulary(tokenizer, config, "; give the model's own tokenizer with --tokenizer")
-    chosen = template or recorded_format(path) or DEFAULT_TEMPLATE
-    try:
-        get_format(chosen).check(tokenizer)
-    except ConfigError as error:
-        if template is not None:
-            raise
-        return BaseTokenizer(tokenizer, None, str(error))
-    return BaseTokenizer(tokenizer, chosen)
-
-
-def check_target(out: PathLike, size: int) -> None:
-    """Raises ConfigError if something is at `out`, DoesNotFitError if `size` bytes will not fit on its disk."""
-    target = Path(out).absolute()
-    require(not target.exists(), f"{out} exists; choose another directory, or remove it")
-    there = next(folder for folder in target.parents if folder.exists())
-    free = shutil.disk_usage(there).free
-    if size > free:
-        raise DoesNotFitError(f"{out} needs {size / 1e9:.1f} GB and {there} has {free / 1e9:.1f} GB free; make room")
-
-
-def write_base(out: PathLike, weights: HFWeights, params: Any, base: BaseTokenizer) -> dict[str, Any]:
-    """Writes the base directory; call `check_target` before the weights are loaded.
-
-    Returns:
-      The facts of its checkpoint, as `checkpoint.read_meta(OUT/checkpoints/0)` gives them, without the fingerprints.
-    """
-    source, tokenizer = weights.files.folder, base.tokenizer
-    with directory_aside(Path(out)) as aside:
-        name = copy_tokenizer(tokenizer.path, aside)
-        kept = [source / name for name in KEPT if (source / name).is_file()]
+    recorded, remark = _choose_format(tokenizer, tokenizer_path or folder, format_name)
+    _check_target(out, weights.size(dtype))
+    params = load_params(weights, mesh, dtype, advance)
+    with directory_aside(out) as aside:
+        copied = copy_tokenizer(tokenizer.path, aside)
         (aside / "hf").mkdir()
-        for file in kept:
-            shutil.copyfile(file, aside / "hf" / file.name)
+        for file in KEPT:
+            if (folder / file).is_file():
+                shutil.copyfile(folder / file, aside / "hf" / file)
         facts = {
-            "config": {"model": config_to_dict(weights.config)},
-            "tokenizer": {"path": name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
-            "template": base.template,
+            "config": {"model": config_to_dict(config)},
+            "tokenizer": {"path": copied, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+            "template": recorded,
             # A base is no run: it has no plan and nothing to go on with.
             "plan_hash": "",
             "total_steps": 0,
             "origin": {
-                "folder": str(source.resolve()),
+                "folder": str(folder.resolve()),
                 "layout": weights.layout,
-                "config_json": sha256_file(source / "config.json"),
+                "config_json": sha256_file(folder / "config.json"),
                 "dtypes": sorted({info.dtype_name for info in weights.files.tensors.values()}),
             },
             "time": time.time(),
         }
         write_checkpoint(aside / "checkpoints" / "0", 0, {"params": params}, facts)
-    return facts
+    dtypes = sorted({str(array.dtype) for array in jax.tree.leaves(params)})
+    return Imported(config, weights.size(dtype), dtypes, remark, facts)
+
+
+def _choose_format(tokenizer: Tokenizer, path: PathLike, wanted: str | None) -> tuple[str | None, str]:
+    """Name of the dialogue format to ask the base in; (None, why) where the default does not work with its tokenizer.
+
+    Raises:
+      ConfigError: the tokenizer cannot carry the format that was asked for.
+    """
+    name = wanted or recorded_format(path) or DEFAULT_FORMAT
+    try:
+        get_format(name).check(tokenizer)
+    except ConfigError as error:
+        if wanted is not None:
+            raise
+        return None, str(error)
+    return name, ""
+
+
+def _check_target(out: Path, size: int) -> None:
+    """Raises ConfigError if something is at `out`, DoesNotFitError if `size` bytes will not fit on its disk."""
+    require(not out.exists(), f"{out} exists; choose another directory, or remove it")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if size > free:
+        raise DoesNotFitError(f"{out} needs {size / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB free; make room")

@@ -1,27 +1,30 @@
-"""config.json ↔ `ModelConfig`: a folder (or its parsed config.json) in, our config out; and the other way.
+"""config.json ↔ `ModelConfig`, both ways.
 
     config = read_config(folder)                              # refuses what it does not understand, by name
-    values = write_config(config, "llama", "bfloat16", eos_token_id=2)      # to be written as config.json
+    values = write_config(config, "llama", "bfloat16", eos_token_id=2)      # the content of a config.json
 
-RoPE is read in both spellings, `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5), and written
-in both, and so is the dtype.
+Reading asks `hf_config_fields.py` first whether every field of the file is understood. RoPE is read in both spellings,
+`rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5), and written in both; so is the dtype.
 
-The four released Baichuans share one `model_type`. What tells them apart: `positions` and `head`, as `write_config` writes them;
-else hidden size 4096 or `max_position_embeddings` = RoPE, 5120 = ALiBi; `z_loss_weight` or a vocabulary of 125,696 = NormHead,
-64,000 = linear. What stays open, or speaks for both, is asked for and never guessed.
+The four released Baichuans share one `model_type`. What tells them apart, in this order:
+
+                   positions                                           head
+    their field    `positions`                                         `head`            (`write_config` writes both)
+    else           hidden size 4096, or `max_position_embeddings`:     vocabulary of 64,000: linear
+                   RoPE; hidden size 5120: ALiBi                       125,696, or `z_loss_weight`: norm
+
+What stays open, or has evidence for both, is asked for (`--positions`, `--head`) and never guessed.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
-from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.config import ModelConfig, RopeScaling, require
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import PathLike, is_local
-from huatuo_jax.weights.hf_config_fields import check_fields, short
+from huatuo_jax.io.files import PathLike, is_local, read_json
+from huatuo_jax.weights.hf_config_fields import COUNT, POSITIVE, check_fields, short
 from huatuo_jax.weights.hf_names import Layout, check_layout
-from huatuo_jax.weights.hf_rope import read_rope, written_rope
 
 Positions = Literal["rope", "alibi"]
 Head = Literal["linear", "norm"]
@@ -47,7 +50,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "qwen2": ("qwen2", ("Qwen2ForCausalLM",)),
     "qwen3": ("qwen3", ("Qwen3ForCausalLM",)),
 }
-"""`model_type` → our family, and the architectures that it may name."""
+"""`model_type` → our family, and the architectures that it may name; we write the first."""
 
 SHAPE = {
     "vocab_size": "vocab_size",
@@ -57,6 +60,14 @@ SHAPE = {
     "ffn_size": "intermediate_size",
 }
 """Our name → theirs, of what every config.json must say."""
+
+LLAMA3_SCALING = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_length": "original_max_position_embeddings",
+}
+"""The same of RoPE scaling."""
 
 
 def read_config_file(folder: PathLike) -> dict[str, Any]:
@@ -68,7 +79,7 @@ def read_config_file(folder: PathLike) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     require(path.is_file(), f"{folder} has no config.json; give the folder of a Hugging Face model")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); fetch it again") from error
     if not isinstance(values, dict):
@@ -103,13 +114,20 @@ def read_config(
     else:
         values, where = read_config_file(source), str(Path(source) / "config.json")
         name = name or Path(source).resolve().name
-    family, architectures = _family(values, where)
+    kind = values.get("model_type")
+    known = isinstance(kind, str) and kind in FAMILIES
+    require(known, f"{where} has model_type {short(kind)}; huatuo-jax reads {', '.join(FAMILIES)}")
+    family, architectures = FAMILIES[cast(str, kind)]
     check_fields(values, where, ignore)
-    _check_architectures(values, architectures, where)
+    for architecture in values.get("architectures") or ():
+        require(
+            architecture in architectures,
+            f"{where} has architecture {architecture!r}; of model_type {kind} huatuo-jax reads {', '.join(architectures)}",
+        )
     missing = [theirs for theirs in SHAPE.values() if values.get(theirs) is None]
     require(not missing, f"{where} lacks {', '.join(missing)} (whole numbers); complete it")
     shape: dict[str, int] = {ours: values[theirs] for ours, theirs in SHAPE.items()}
-    theta, scaling = read_rope(values, where)
+    theta, scaling = _read_rope(values, where)
     return ModelConfig(
         name=name,
         family=cast(Any, family),
@@ -137,61 +155,46 @@ def is_hf_folder(path: PathLike) -> bool:
     return "model_type" in read_config_file(path)
 
 
-def _family(values: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
-    """Our family, and the architectures that the file may name."""
-    kind = values.get("model_type")
-    known = isinstance(kind, str) and kind in FAMILIES
-    require(known, f"{where} has model_type {short(kind)}; huatuo-jax reads {', '.join(FAMILIES)}")
-    return FAMILIES[cast(str, kind)]
-
-
-def _check_architectures(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    kind, readable = values["model_type"], ", ".join(known)
-    for architecture in values.get("architectures") or ():
-        require(
-            architecture in known,
-            f"{where} has architecture {architecture!r}; of model_type {kind} huatuo-jax reads {readable}",
-        )
-
-
 def _or_default(values: Mapping[str, Any], name: str, default: Any) -> Any:
     """The value of a field; where it is absent or null, what transformers takes."""
-    found = values.get(name)
-    return default if found is None else found
+    value = values.get(name)
+    return default if value is None else value
 
 
 def _num_kv_heads(values: Mapping[str, Any], family: str, where: str) -> int:
-    found = values.get("num_key_value_heads")
+    heads, kv_heads = values["num_attention_heads"], values.get("num_key_value_heads")
+    if kv_heads is None:
+        require(
+            family in ("llama", "baichuan"),
+            f"{where} lacks num_key_value_heads, whose default differs between releases of transformers; add it",
+        )
+        return heads
     require(
-        found is not None or family in ("llama", "baichuan"),
-        f"{where} lacks num_key_value_heads, whose default differs between releases of transformers; add it",
+        heads % kv_heads == 0,
+        f"{where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}; correct one of them",
     )
-    heads = values["num_attention_heads"]
-    require(
-        found is None or heads % found == 0,
-        f"{where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {found}; mend one of them",
-    )
-    return heads if found is None else found
+    return kv_heads
 
 
 def _head_dim(values: Mapping[str, Any], family: str, where: str) -> int:
-    found = values.get("head_dim")
-    if found is not None:
-        return found
+    if values.get("head_dim") is not None:
+        return values["head_dim"]
     require(family != "qwen3", f"{where} lacks head_dim, which Qwen3 does not derive from the hidden size; add it")
     size, heads = values["hidden_size"], values["num_attention_heads"]
-    require(size % heads == 0, f"{where}: hidden_size {size} is not a multiple of num_attention_heads {heads}; mend one of them")
+    require(
+        size % heads == 0, f"{where}: hidden_size {size} is not a multiple of num_attention_heads {heads}; correct one of them"
+    )
     return size // heads
 
 
 def _max_length(values: Mapping[str, Any], where: str) -> int:
-    found = values.get("max_position_embeddings") or values.get("model_max_length")
-    require(bool(found), f"{where} has neither max_position_embeddings nor model_max_length; add the longest trained sequence")
-    return cast(int, found)
+    length = values.get("max_position_embeddings") or values.get("model_max_length")
+    require(bool(length), f"{where} has neither max_position_embeddings nor model_max_length; add the longest trained sequence")
+    return cast(int, length)
 
 
 def _positions(
-    values: Mapping[str, Any], family: str, where: str, answer: Positions | None, assumed: Positions | None
+    values: Mapping[str, Any], family: str, where: str, told: Positions | None, assumed: Positions | None
 ) -> Positions:
     evidence: dict[str, str] = {}
     if family != "baichuan":
@@ -203,10 +206,10 @@ def _positions(
             evidence["rope"] = "hidden_size 4096, a 7B,"
         if values["hidden_size"] == 5120:
             evidence["alibi"] = "hidden_size 5120, a 13B,"
-    return _decide("positions", ("rope", "alibi"), values, evidence, where, answer, assumed)
+    return _decide("positions", ("rope", "alibi"), values, evidence, where, told, assumed)
 
 
-def _head(values: Mapping[str, Any], family: str, where: str, answer: Head | None, assumed: Head | None) -> Head:
+def _head(values: Mapping[str, Any], family: str, where: str, told: Head | None, assumed: Head | None) -> Head:
     evidence: dict[str, str] = {}
     if family != "baichuan":
         evidence["linear"] = f"model_type {values['model_type']}"
@@ -217,36 +220,96 @@ def _head(values: Mapping[str, Any], family: str, where: str, answer: Head | Non
             evidence["norm"] = "vocab_size 125,696, a Baichuan 2,"
         if values.get("z_loss_weight") is not None:
             evidence["norm"] = "z_loss_weight"
-    return _decide("head", ("linear", "norm"), values, evidence, where, answer, assumed)
+    return _decide("head", ("linear", "norm"), values, evidence, where, told, assumed)
 
 
 def _decide(
-    what: str,
+    field: str,
     choices: tuple[str, str],
     values: Mapping[str, Any],
     evidence: dict[str, str],
     where: str,
-    answer: str | None,
+    told: str | None,
     assumed: str | None,
 ) -> Any:
-    """The one value that the file speaks for; where it speaks for none or for both, the user's answer, or what is assumed."""
-    said = values.get(what)
-    if said is not None:
+    """The value of `positions` or `head`.
+
+    Args:
+      field: which of the two; as a field of config.json it decides alone.
+      evidence: value → what in the file speaks for it.
+      told: what the user says; must not contradict the file.
+      assumed: what the model has that these weights are meant for; used where nobody says anything.
+
+    Raises:
+      ConfigError: a contradiction, or an open question.
+    """
+    written = values.get(field)
+    if written is not None:
         possible = tuple(evidence) or choices
-        require(said in possible, f"{where} has {what} {short(said)}; for this model_type it is {' or '.join(possible)}")
-        evidence = {said: f"its field {what!r}"}
+        require(written in possible, f"{where} has {field} {short(written)}; for this model_type it is {' or '.join(possible)}")
+        evidence = {written: f"its field {field!r}"}
     if len(evidence) == 1:
-        found, why = next(iter(evidence.items()))
+        value, why = next(iter(evidence.items()))
         require(
-            answer in (None, found),
-            f"--{what} {answer} contradicts {where}, where {why} means {found}; leave the flag out, or add "
-            f'"{what}": "{answer}" to the file if the model really is so',
+            told in (None, value),
+            f"--{field} {told} contradicts {where}, where {why} means {value}; leave the flag out, or add "
+            f'"{field}": "{told}" to the file if the model really is so',
         )
-        return found
-    if answer or assumed:
-        return answer or assumed
+        return value
+    if told or assumed:
+        return told or assumed
     says = " and ".join(f"{why} means {value}" for value, why in evidence.items()) or "nothing in it decides"
-    raise ConfigError(f"{where} leaves open which {what} the model has ({says}); pass --{what} {' or '.join(choices)}")
+    raise ConfigError(f"{where} leaves open which {field} the model has ({says}); pass --{field} {' or '.join(choices)}")
+
+
+def _read_rope(values: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """Base and scaling, from whichever spelling is there; `check_fields` has seen the values.
+
+    Raises:
+      ConfigError: the spellings disagree, the kind of RoPE is not one that we compute, or a number of it cannot be.
+    """
+    new, old = dict(values.get("rope_parameters") or {}), dict(values.get("rope_scaling") or {})
+    require(
+        not any(isinstance(value, Mapping) for value in new.values()),
+        f"{where} has rope_parameters for several kinds of layers; huatuo-jax computes one RoPE for all layers",
+    )
+    places = {
+        "rope_theta": values.get("rope_theta"),
+        "rope_parameters.rope_theta": new.pop("rope_theta", None),
+        "rope_scaling.rope_theta": old.pop("rope_theta", None),
+    }
+    bases = {name: base for name, base in places.items() if base is not None}
+    for name, base in bases.items():
+        words, holds = POSITIVE
+        require(holds(base), f"{where} has {name} {short(base)}; it must be {words}")
+    require(len(set(bases.values())) <= 1, f"{where} names several RoPE bases: {bases}; remove the wrong ones")
+    scalings = [_rope_scaling(spelling, where) for spelling in (new, old) if spelling]
+    require(len(set(scalings)) <= 1, f"{where}: rope_scaling {old} and rope_parameters {new} disagree; remove the wrong one")
+    return float(next(iter(bases.values()), 10_000.0)), scalings[0] if scalings else None
+
+
+def _rope_scaling(spelling: dict[str, Any], where: str) -> RopeScaling | None:
+    kind = spelling.get("rope_type", spelling.get("type", "default"))
+    known = {"rope_type", "type"}
+    if kind == "llama3":
+        missing = [theirs for theirs in LLAMA3_SCALING.values() if spelling.get(theirs) is None]
+        require(not missing, f"{where}: RoPE scaling llama3 lacks {', '.join(missing)}; complete it")
+        for theirs in LLAMA3_SCALING.values():
+            words, holds = COUNT if theirs == "original_max_position_embeddings" else POSITIVE
+            number = spelling[theirs]
+            require(holds(number), f"{where}: {theirs} of RoPE scaling is {short(number)}; it must be {words}")
+        low, high = spelling["low_freq_factor"], spelling["high_freq_factor"]
+        require(low < high, f"{where}: low_freq_factor of RoPE scaling is {low}; it must be below high_freq_factor, {high}")
+        scaling = RopeScaling(**{ours: spelling[theirs] for ours, theirs in LLAMA3_SCALING.items()})
+        known |= set(LLAMA3_SCALING.values())
+    else:
+        require(kind == "default", f"{where} has RoPE scaling {short(kind)}; huatuo-jax computes default and llama3")
+        scaling = None
+    if spelling.get("partial_rotary_factor") == 1:
+        known.add("partial_rotary_factor")
+    unknown = sorted(name for name in set(spelling) - known if spelling[name] is not None)
+    require(not unknown, f"{where}: unknown fields of RoPE scaling {kind}: {', '.join(unknown)}; remove them if they do nothing")
+    return scaling
 
 
 def write_config(
@@ -268,16 +331,10 @@ def write_config(
     """
     require(layout != "yi", "layout 'yi' (ln1, ln2) is only read; write 'llama', which is the same model")
     check_layout(config, layout)
-    kinds: dict[str, tuple[str, str]] = {
-        "llama": ("llama", "LlamaForCausalLM"),
-        "baichuan": ("baichuan", "BaichuanForCausalLM"),
-        "qwen2": ("qwen2", "Qwen2ForCausalLM"),
-        "qwen3": ("qwen3", "Qwen3ForCausalLM"),
-    }
-    model_type, architecture = kinds[layout]
+    _, architectures = FAMILIES[layout]  # the layouts that are written are called as their model_type
     values: dict[str, Any] = {
-        "architectures": [architecture],
-        "model_type": model_type,
+        "architectures": [architectures[0]],
+        "model_type": layout,
         **{theirs: getattr(config, ours) for ours, theirs in SHAPE.items()},
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
@@ -293,7 +350,7 @@ def write_config(
     if auto_map:
         values["auto_map"] = dict(auto_map)
     if config.positions == "rope":
-        values |= {"max_position_embeddings": config.max_length, **written_rope(config)}
+        values |= {"max_position_embeddings": config.max_length, **_written_rope(config)}
     if layout == "baichuan":
         values |= {"model_max_length": config.max_length, "positions": config.positions, "head": config.head}
         if config.head == "norm":
@@ -307,3 +364,15 @@ def write_config(
     else:
         values |= {"use_sliding_window": False, "sliding_window": None, "max_window_layers": config.num_layers}
     return values
+
+
+def _written_rope(config: ModelConfig) -> dict[str, Any]:
+    """The fields of config.json, in both spellings."""
+    scaling: dict[str, Any] | None = None
+    if config.rope_scaling is not None:
+        scaling = {
+            "rope_type": "llama3",
+            **{theirs: getattr(config.rope_scaling, ours) for ours, theirs in LLAMA3_SCALING.items()},
+        }
+    both = {"rope_theta": config.rope_theta, **(scaling or {"rope_type": "default"})}
+    return {"rope_theta": config.rope_theta, "rope_scaling": scaling, "rope_parameters": both}

@@ -1,21 +1,21 @@
-"""The fields of a config.json, sorted by what we do with them: its values in, or a refusal that names every field at fault.
+"""The fields of a config.json, sorted by what is done with them; `read_config` asks here before it reads any.
 
-Nothing that could change the function of the model passes unseen: a field is read and of the kind that it must be, or has the one
-value that we compute, or is on the list of fields without effect on the function, or is refused.
+Nothing that could change the function of the model passes unseen. A field is
+
+    READ              by `hf_config.py`, and of the kind that it must be
+    FIXED             present with the one value that the decoder computes
+    WITHOUT_EFFECT    on the function of the model
+    or refused        by name, all faults of a file in one error; `--ignore FIELD` lets an unknown one pass
 """
 
 import sys
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from huatuo_jax.errors import ConfigError
 
-
-class Kind(NamedTuple):
-    """What a value must be: in words, and the test of it."""
-
-    words: str
-    holds: Callable[[Any], bool]
+Kind = tuple[str, Callable[[Any], bool]]
+"""What a value must be: in words, and the test of it."""
 
 
 def _is_number(value: Any) -> bool:
@@ -27,13 +27,14 @@ def _is_list_of_text(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
-COUNT = Kind("a whole number of at least 1", lambda v: isinstance(v, int) and _is_number(v) and v >= 1)
-POSITIVE = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
-NOT_NEGATIVE = Kind("a number of at least 0", lambda v: _is_number(v) and v >= 0)
-TRUTH = Kind("true or false", lambda v: isinstance(v, bool))
-TEXT = Kind("text", lambda v: isinstance(v, str))
-TEXTS = Kind("a list of texts", _is_list_of_text)
-OBJECT = Kind("an object", lambda v: isinstance(v, Mapping))
+COUNT: Kind = ("a whole number of at least 1", lambda v: isinstance(v, int) and _is_number(v) and v >= 1)
+POSITIVE: Kind = ("a number above 0", lambda v: _is_number(v) and v > 0)
+NOT_NEGATIVE: Kind = ("a number of at least 0", lambda v: _is_number(v) and v >= 0)
+TRUTH: Kind = ("true or false", lambda v: isinstance(v, bool))
+TEXT: Kind = ("text", lambda v: isinstance(v, str))
+TEXTS: Kind = ("a list of texts", _is_list_of_text)
+ANYTHING: Kind = ("anything", lambda v: True)
+OBJECT: Kind = ("an object", lambda v: isinstance(v, Mapping))
 
 READ: dict[str, Kind] = {
     **dict.fromkeys(("vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"), COUNT),
@@ -100,8 +101,9 @@ def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] 
     for name, value in values.items():
         if value is None or name in WITHOUT_EFFECT:
             continue
-        if name in READ and not READ[name].holds(value):
-            wrong.append(f"{name} = {short(value)}: it must be {READ[name].words}")
+        words, holds = READ.get(name, ANYTHING)
+        if not holds(value):
+            wrong.append(f"{name} = {short(value)}: it must be {words}")
         elif name in FIXED:
             allowed, reason = FIXED[name]
             if value not in allowed:
@@ -116,7 +118,7 @@ def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] 
         elif name not in READ and name not in ignore:
             unknown.append(f"{name} = {short(value)}: unknown; if it does not change the model, pass --ignore {name}")
     if wrong:
-        raise ConfigError(f"{where} has values that cannot be:\n  " + "\n  ".join(wrong) + "\nmend or fetch it again")
+        raise ConfigError(f"{where} has values that cannot be:\n  " + "\n  ".join(wrong) + "\ncorrect it or fetch it again")
     if unsupported or unknown:
         raise ConfigError(f"{where} asks for what huatuo-jax does not compute:\n  " + "\n  ".join([*unsupported, *unknown]))
 

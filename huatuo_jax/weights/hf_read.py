@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import ConfigError, DataError
@@ -241,25 +242,29 @@ class HFWeights:
     rows: tuple[Row, ...]
     files: TensorFiles
 
+    def layers(self, row: Row) -> int:
+        """How many tensors hold the parameter: one, or one a layer."""
+        return self.config.num_layers if row.per_layer else 1
+
+    def count_parts(self) -> int:
+        """How many parts of tensors there are to read."""
+        return sum(map(self.layers, self.rows))
+
     def dtype(self, row: Row) -> np.dtype:
         """The narrower of float32 and bfloat16 that holds all layers of a parameter exactly; float16 needs float32."""
-        found = {self.files.tensors[name].dtype for name in self._names(row)}
-        return np.dtype(jnp.bfloat16) if found == {np.dtype(jnp.bfloat16)} else np.dtype(np.float32)
+        dtypes = {self.files.tensors[row.name(layer)].dtype for layer in range(self.layers(row))}
+        return np.dtype(jnp.bfloat16) if dtypes == {np.dtype(jnp.bfloat16)} else np.dtype(np.float32)
 
-    def size(self, dtype: Any = None) -> int:
+    def size(self, dtype: DTypeLike | None = None) -> int:
         """Bytes of all parameters in `dtype`; None = each in `self.dtype`."""
-        layers = self.config.num_layers
         return sum(
-            math.prod(row.shape) * (layers if row.per_layer else 1) * np.dtype(dtype or self.dtype(row)).itemsize
+            math.prod(row.shape) * self.layers(row) * jnp.dtype(self.dtype(row) if dtype is None else dtype).itemsize
             for row in self.rows
         )
 
     def part(self, row: Row, layer: int = 0) -> np.ndarray:
         """One layer of a parameter in their order of axes, shaped `row.view`; a view of the mapped file."""
         return row.part_of(self.files.read(row.name(layer)))
-
-    def _names(self, row: Row) -> list[str]:
-        return [row.name(layer) for layer in range(self.config.num_layers if row.per_layer else 1)]
 
 
 def open_weights(folder: PathLike, config: ModelConfig) -> HFWeights:
@@ -274,11 +279,6 @@ def open_weights(folder: PathLike, config: ModelConfig) -> HFWeights:
     layout: Layout = "yi" if yi and config.family == "llama" else native_layout(config)
     _check(config, layout, files)
     return HFWeights(config, layout, table(config, layout), files)
-
-
-def count_parts(weights: HFWeights) -> int:
-    """How many parts of tensors `load_params` reads."""
-    return sum(weights.config.num_layers if row.per_layer else 1 for row in weights.rows)
 
 
 def _check(config: ModelConfig, layout: Layout, files: TensorFiles) -> None:

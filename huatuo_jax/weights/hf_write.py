@@ -4,7 +4,7 @@
 
 `export` tells the whole way; the rest of the module follows its order. The folder is written aside and renamed when it is whole.
 
-Formats: "native" keeps the family's own layout and every number; "llama" writes a Baichuan with RoPE as `LlamaForCausalLM`, its
+Layouts: "native" keeps the family's own layout and every number; "llama" writes a Baichuan with RoPE as `LlamaForCausalLM`, its
 W_pack taken apart and its NormHead baked into lm_head.weight; "auto" is llama where that is possible for a Baichuan, else native.
 
 Weights pass array by array: host memory holds one parameter of ours (all its layers), and one of its layers in the folder's dtype
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from huatuo_jax.config import ModelConfig, require
-from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError
+from huatuo_jax.errors import DataError, DoesNotFitError
 from huatuo_jax.io.files import PathLike, directory_aside, write_json, write_text
 from huatuo_jax.models.norms import row_lengths
 from huatuo_jax.weights.card import CardFacts, model_card
@@ -40,20 +40,11 @@ from huatuo_jax.weights.open import StoredModel, open_stored_model
 DTypeName = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[DTypeName, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
-IMPORTED_NAMES: dict[str, DTypeName] = {
-    "F32": "float32",
-    "BF16": "bfloat16",
-    "F16": "float16",
-    "torch.float32": "float32",
-    "torch.bfloat16": "bfloat16",
-    "torch.float16": "float16",
-}
-"""What safetensors and torch call the dtypes of a folder that a base was converted from."""
-
 SAFETENSORS_NAMES: dict[DTypeName, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 INDEX = "model.safetensors.index.json"
 
-FORMATS = ("auto", "native", "llama")
+CHOICES = ("auto", "native", "llama")
+"""What `ExportRequest.layout` may be; see the module's docstring."""
 
 MODELING = Path(__file__).parent / "modeling"
 MODELING_FILES = ("configuration_huatuo_baichuan.py", "modeling_huatuo_baichuan.py")
@@ -79,13 +70,13 @@ class ExportRequest:
     """What to write and how.
 
     Attributes:
-      format, dtype: see `choose_layout` and `export_dtype`.
+      layout, dtype: see `choose_layout` and `export_dtype`.
       license: identifier on the card, or "other". name: of the model, on the card. base_model: what it was adapted from.
       max_shard_size: bytes. overwrite: an export that is there is replaced.
       inexact_tokenizer: also where `tokenizer.json` cannot give every text the same ids as the SentencePiece model.
     """
 
-    format: str = "auto"
+    layout: str = "auto"
     dtype: str = "auto"
     license: str = "other"
     name: str = ""
@@ -95,33 +86,34 @@ class ExportRequest:
     inexact_tokenizer: bool = False
 
 
-def choose_layout(model: ModelConfig, format: str) -> Layout:
-    """The tensor layout of a format for this model.
+def choose_layout(model: ModelConfig, wanted: str) -> Layout:
+    """How the folder names and packs its tensors, for one of `CHOICES`.
 
     Raises:
-      ConfigError: the model cannot be written in this format; the reason is said.
+      ConfigError: the model cannot be written in this layout; the reason is named.
     """
-    require(format in FORMATS, f"--layout {format}: choose one of {', '.join(FORMATS)}")
-    native = native_layout(model)
-    if format == "native" or (format == "auto" and (model.family != "baichuan" or model.positions == "alibi")):
-        return native
-    if model.positions == "alibi":
-        raise ConfigError(
-            f"{model.name} has ALiBi positions, which LlamaForCausalLM does not compute; use --layout native, which brings its "
-            "own modelling file"
-        )
+    require(wanted in CHOICES, f"--layout {wanted}: choose one of {', '.join(CHOICES)}")
+    if wanted == "native" or (wanted == "auto" and (model.family != "baichuan" or model.positions == "alibi")):
+        return native_layout(model)
+    require(
+        model.positions != "alibi",
+        f"{model.name} has ALiBi positions, which LlamaForCausalLM does not compute; use --layout native, which brings its own "
+        "modelling file",
+    )
     check_layout(model, "llama")
     return "llama"
 
 
-def export_dtype(source: StoredModel, dtype: str) -> DTypeName:
-    """ "auto" is the dtype in which a run computed, and that of the folder from which a base was converted."""
-    require(dtype in (*DTYPES, "auto"), f"--dtype {dtype}: choose one of {', '.join(DTYPES)}, auto")
-    if dtype != "auto":
-        return cast(DTypeName, dtype)
+def export_dtype(source: StoredModel, wanted: str) -> DTypeName:
+    """ "auto" is the dtype in which a run computed, and that of the folder from which a base was imported."""
+    require(wanted in (*DTYPES, "auto"), f"--dtype {wanted}: choose one of {', '.join(DTYPES)}, auto")
+    if wanted != "auto":
+        return cast(DTypeName, wanted)
+    # A base records what its folder's files called the dtypes: "BF16" in safetensors, "torch.bfloat16" in a .bin.
     imported = source.meta.get("origin", {}).get("dtypes", [])
-    if len(imported) == 1 and imported[0] in IMPORTED_NAMES:
-        return IMPORTED_NAMES[imported[0]]
+    for dtype, name in SAFETENSORS_NAMES.items():
+        if imported in ([name], [f"torch.{dtype}"]):
+            return dtype
     return source.meta["config"].get("compute", {}).get("dtype", "float32")
 
 
@@ -136,7 +128,7 @@ def export(
       advance: called as (bytes written, bytes in all).
 
     Raises:
-      ConfigError: the folder is there, or the model, format and tokenizer do not go together.
+      ConfigError: the folder exists, or the model, layout and tokenizer do not go together.
       DataError: the checkpoint is torn, or holds NaN or infinite weights; no folder is left.
     """
     started = time.perf_counter()
@@ -144,7 +136,7 @@ def export(
     require(bool(request.license.strip()), "--license is empty; give an identifier, or other")
     source = open_stored_model(checkpoint)
     require(source.kind != "hf", f"{checkpoint} is a Hugging Face folder already; import it with `huatuo convert from-hf` first")
-    layout, dtype = choose_layout(source.config, request.format), export_dtype(source, request.dtype)
+    layout, dtype = choose_layout(source.config, request.layout), export_dtype(source, request.dtype)
     tokenizer = source.tokenizer()
     check_reader(tokenizer, layout)
     with directory_aside(folder, request.overwrite) as aside:
@@ -165,13 +157,13 @@ def export(
 
 
 def _check_target(folder: Path, overwrite: bool) -> None:
+    """Raises ConfigError if something is at `folder` that must not be replaced."""
     if not folder.exists():
         return
-    require(overwrite, f"{folder} is there; choose another folder, or replace it with --overwrite")
-    ours = folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))
-    require(
-        ours, f"{folder} is no exported model (it has no config.json), so --overwrite does not replace it; choose another folder"
-    )
+    require(overwrite, f"{folder} exists; choose another folder, or replace it with --overwrite")
+    is_export = folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))
+    reason = f"{folder} is no exported model (it has no config.json), so --overwrite does not replace it"
+    require(is_export, f"{reason}; choose another folder")
 
 
 def _write_configs(model: ModelConfig, layout: Layout, dtype: DTypeName, ids: SpecialIds, folder: Path) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.params import Convert, Params, abstract_params, cast, converted, converted_shardings
@@ -30,7 +31,7 @@ def restore_params(
     config: ModelConfig,
     meta: Mapping[str, Any],
     placement: Mesh | Sharding | None = None,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike | None = jnp.float32,
     convert: Convert | None = None,
 ) -> Params:
     """The verified parameters of one checkpoint; arguments as of `StoredModel.params`.
@@ -55,42 +56,39 @@ def restore_params(
 def load_params(
     weights: HFWeights,
     placement: Mesh | Sharding | None = None,
-    dtype: Any = jnp.float32,
-    advance: Callable[[], None] = lambda: None,
+    dtype: DTypeLike | None = jnp.float32,
+    advance: Callable[[int, int], None] = lambda done, total: None,
     convert: Convert | None = None,
-) -> dict[str, Any]:
-    """Reads all parameters to where `placement` puts them.
+) -> Params:
+    """The parameters of a Hugging Face folder; arguments as of `StoredModel.params`. Each of several processes reads its part.
 
     Args:
-      placement: a mesh (sharded by the rules of `huatuo_jax.sharding`), one sharding for all arrays, or None = the first device.
-      dtype: of the parameters; None = each as `HFWeights.dtype` says, which changes no number.
-      advance: called after each tensor part, `count_parts(weights)` times.
-      convert: what is kept of each part instead, made as it arrives; hashable. Quantises a model that would not fit whole.
-
-    Returns:
-      Nested dictionaries, the tree of `huatuo_jax.models.decoder`. Every process of several calls it and reads only its own part.
+      dtype: None = each parameter as `HFWeights.dtype` says, which changes no number.
+      advance: called after each part of a tensor as (parts read, parts in all).
+      convert: called with each part as it arrives; hashable.
     """
     abstract = abstract_params(weights.config)
     leaves = named_leaves(with_shardings(abstract, shardings_of(abstract, placement)))
-    loaded: dict[str, Any] = {}
+    params: Params = {}
+    done, total = 0, weights.count_parts()
     for row in weights.rows:
         leaf = leaves[row.ours]
         wanted = jnp.dtype(weights.dtype(row) if dtype is None else dtype)
         if row.per_layer:
-            kept = _zeros(row.ours, leaf, wanted, convert)()
+            params[row.ours] = _zeros(row.ours, leaf, wanted, convert)()
             write = _write_layer(row, leaf, wanted, convert)
-            for layer in range(weights.config.num_layers):
-                part = _on_devices(weights.part(row, layer), row, leaf.sharding)
-                kept = jax.block_until_ready(write(kept, np.int32(layer), part))
-                del part
-                advance()
-        else:
-            # Embedding, head and final norm: the order of axes is the same.
-            array = _on_devices(weights.part(row), row, leaf.sharding)
-            kept = cast(array, wanted) if convert is None else converted(convert, row.ours, array)
-            advance()
-        loaded[row.ours] = kept
-    return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[name] for name in named_leaves(abstract)])
+        for layer in range(weights.layers(row)):
+            part = _on_devices(weights.part(row, layer), row, leaf.sharding)
+            if row.per_layer:
+                params[row.ours] = jax.block_until_ready(write(params[row.ours], np.int32(layer), part))
+            elif convert is None:  # embedding, head and final norm: the axes stand in our order
+                params[row.ours] = cast(part, wanted)
+            else:
+                params[row.ours] = converted(convert, row.ours, part)
+            del part  # before the next one is read
+            done += 1
+            advance(done, total)
+    return jax.tree.unflatten(jax.tree.structure(abstract), [params[name] for name in leaves])
 
 
 def _on_devices(part: np.ndarray, row: Row, sharding: Sharding) -> jax.Array:

@@ -44,7 +44,7 @@ def write_models(out: Path, tokenizer: Path) -> None:
         model, params = random_model(name, file)
         run = write_run(out / "runs" / f"{name}-{format}", model, params, file, template)
         folder = out / "models" / f"{name}-{format}"
-        export(run, folder, ExportRequest(format=format))
+        export(run, folder, ExportRequest(layout=format))
         tokens = np.random.default_rng(0).integers(3, model.vocab_size, (2, 50)).astype(np.int32)
         prompts = [tokens[0, :9].tolist(), tokens[1, :9].tolist()]
         np.savez(folder / "expected.npz", tokens=tokens, logits=logits_of(model, params, tokens))

@@ -160,7 +160,7 @@ def test_a_weight_beyond_float16_is_refused_by_name(tokenizer, tmp_path, capsys)
 def test_a_folder_that_is_there_stays_unless_told(run, tmp_path, capsys):
     export(run, tmp_path / "hf", ExportRequest())
     assert "--overwrite" in refusal(capsys, run, tmp_path / "hf")
-    export(run, tmp_path / "hf", ExportRequest(format="native", overwrite=True))
+    export(run, tmp_path / "hf", ExportRequest(layout="native", overwrite=True))
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "baichuan"
     assert {p.name for p in tmp_path.iterdir()} == {"hf"}
 

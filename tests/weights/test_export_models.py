@@ -36,7 +36,7 @@ def exported(tmp_path, name, tokenizer, format="auto", dtype="auto", **changes):
     """(model, params, folder) of a random model."""
     model, params = random_model(name, tokenizer, **changes)
     run = write_run(tmp_path / "run", model, params, tokenizer)
-    export(run, tmp_path / "hf", ExportRequest(format=format, dtype=dtype))
+    export(run, tmp_path / "hf", ExportRequest(layout=format, dtype=dtype))
     return model, params, tmp_path / "hf"
 
 

@@ -25,8 +25,8 @@ def desk(tmp_path_factory):
     tokenizer = tiny_tokenizer(folder)
     for name, preset in (("alibi", "tiny-baichuan2-13b"), ("rope", "tiny-baichuan2-7b")):
         write_run(folder / name, *random_model(preset, tokenizer), tokenizer)
-        export(folder / name, folder / f"{name}-native", ExportRequest(format="native"))
-    export(folder / "rope", folder / "rope-llama", ExportRequest(format="llama"))
+        export(folder / name, folder / f"{name}-native", ExportRequest(layout="native"))
+    export(folder / "rope", folder / "rope-llama", ExportRequest(layout="llama"))
     (folder / "tokens.json").write_text("[[5, 6, 7]]")
     (folder / "questions.txt").write_text("甘草？\n", encoding="utf-8")
     return folder

@@ -1,7 +1,8 @@
-"""An endpoint of our own over real HTTP: answers from the passage in the prompt or fails as it is told to; logs every request.
+"""A test endpoint over real HTTP: replies with parts of the passage in the prompt, or fails in a chosen way; logs every request.
 
-As a context manager it runs in a thread; `python fault_server.py LOG FAULTS LATENCY STALL` runs it as a process of its own, which
-prints its port and fails a share of the requests, chosen by the request's key and how often it came.
+As a context manager it runs in a thread; `python fault_server.py LOG FAULTS LATENCY STALL` runs it as a process, which prints its
+port and fails a share of the requests. Which ones depends on a request's key and on how often it came, so two runs with the same
+calls meet the same faults.
 """
 
 import asyncio

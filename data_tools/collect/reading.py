@@ -33,6 +33,8 @@ NAME_BYTES = 180
 """Of a shard's name; file systems take 255, of which suffixes need some."""
 SNIFFED = 1 << 20
 PARQUET_ROWS = 256
+LONGEST_ROW = 1 << 40
+"""Bytes of a row that a stage reads back."""
 REMEDY = "raise --max-line-bytes to read it"
 
 
@@ -264,6 +266,13 @@ def _to_document(value: Any, file: InputFile, number: int, config: ReadingConfig
     if id is None:
         id = hashlib.blake2b(f"{file.name}\0{number}\0{text}".encode(), digest_size=8).hexdigest()
     return Document(str(id), canonical_source(str(source)) or "unnamed", text, title)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that a stage of the run wrote."""
+    # Without the limit for lines of raw files: an escaped document may be longer than it was.
+    with open_bytes(path) as file:
+        yield from (row for _, row in iterate_values(path, file, LONGEST_ROW, lines=True))
 
 
 # One reader per format: (line or row number from 1, value) of a file

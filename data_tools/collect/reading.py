@@ -329,7 +329,7 @@ def _open_text(file: InputFile) -> Iterator[IO[bytes]]:
 
 
 class _AsUtf8(io.RawIOBase):
-    """A file whose encoding is told by its first megabyte, read as UTF-8; what is no GB18030 then becomes U+FFFD."""
+    """A file whose encoding its first megabyte shows, read as UTF-8; what is no GB18030 then becomes U+FFFD."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -113,9 +113,9 @@ def passage_vectors(shards: Sequence[Path], dones: Sequence[dict[str, Any]], sta
             write_npy(path, embedder.embed([row["text"] for row, stay in rows if stay]))
             write_json(about_path, about)
         of_shards.append(np.load(path))
-    vectors = np.zeros((first, max(found.shape[1] for found in of_shards)), np.float32)
+    vectors = np.zeros((first, max(of_shard.shape[1] for of_shard in of_shards)), np.float32)
     # Without the shards that have no passage left: theirs are [0, 1].
-    vectors[stays] = np.concatenate([found for found in of_shards if len(found)])
+    vectors[stays] = np.concatenate([of_shard for of_shard in of_shards if len(of_shard)])
     return vectors
 
 

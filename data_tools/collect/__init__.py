@@ -1,4 +1,4 @@
-"""Raw corpora in, clean and de-duplicated passages of one domain out: extract, segment, clean, de-duplicate, decontaminate.
+"""From raw corpora to clean, de-duplicated passages of one domain: extract, segment, clean, de-duplicate, decontaminate.
 
-The step modules are pure functions of text and need no engine; `pipeline` runs them shard by shard.
+Read `pipeline.py` first: its `collect` is the story. The other rooms know nothing of workers or folders of other runs.
 """

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, LearnedWeights, Vocabulary
-from data_tools.collect.ngrams import normalise
+from data_tools.collect.ngrams import HAN_BLOCKS, normalise
 from data_tools.records.language import LANGUAGES, language_of
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike
@@ -42,7 +42,8 @@ MIN_TEXTS = 2
 """Features of fewer texts of the sample are left out."""
 RIDGE = 1.0
 
-_EN_FEATURE = re.compile(r"[^\W_]+")
+_HAN = "".join(f"{chr(first)}-{chr(end - 1)}" for first, end in HAN_BLOCKS)
+_EN_FEATURE = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,8 @@ def features(text: str, language: str) -> set[str]:
     """The distinct features of a text: pairs of letters and digits in Chinese, words in English."""
     normal = normalise(text)
     if language == "en":
-        return set(_EN_FEATURE.findall(normal))
+        # As `ngrams.words` cuts a text, by which a model scores: each Chinese character is a word.
+        return set(filter(str.isalnum, _EN_FEATURE.findall(normal)))
     letters = "".join(filter(str.isalnum, normal))
     return {letters[i : i + 2] for i in range(len(letters) - 1)}
 

@@ -94,7 +94,7 @@ def repetition(text: str) -> float:
     """Share of the pieces of 12 characters that occurred earlier in the text; 0 for a text of fewer than 24 characters."""
     if len(text) < 2 * GRAM:
         return 0.0
-    # "多喝水。" said 6 times has 24 characters and 13 pieces of 12, of which 4 are different: (13 - 4) / 13 = .69.
+    # "多喝水。" six times over has 24 characters and 13 pieces of 12, of which 4 are different: (13 - 4) / 13 = .69.
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     pieces = np.sort(runs(codes, GRAM))
     return float((pieces[1:] == pieces[:-1]).sum()) / len(pieces)

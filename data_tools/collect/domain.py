@@ -214,10 +214,10 @@ class LearnedWeights:
     def score(self, text: str, density: float) -> float:
         """Log odds that the text is of the domain."""
         hashes, values = self._table
-        # Distinct features: a word that is said ten times says no more about the domain than one that is said once.
-        found = np.unique(_feature_hashes([text], self.language))
-        at = np.minimum(np.searchsorted(hashes, found), len(hashes) - 1)
-        known = hashes[at] == found
+        # Distinct features: the same word ten times says no more about the domain than once.
+        of_text = np.unique(_feature_hashes([text], self.language))
+        at = np.minimum(np.searchsorted(hashes, of_text), len(hashes) - 1)
+        known = hashes[at] == of_text
         mean = float(values[at[known]].mean()) if known.any() else 0.0
         return self.coefficients[0] + self.coefficients[1] * mean + self.coefficients[2] * density**0.5
 

@@ -1,8 +1,8 @@
 """Exam questions: which of them a text holds, and how texts with questions are taken out of a corpus or a data set.
 
 Two ways lead here: `pipeline.py` asks of the passages of a run (`with_questions`), `huatuo-data decontaminate` of the rows of any
-files (`decontaminate_files`). A question is told by its hashed n-grams (of characters in Chinese, of words in English). Its own
-text and each of its options count apart, so that letters before options, line breaks and the order of options make no
+files (`decontaminate_files`). A question is recognised by its hashed n-grams (of characters in Chinese, of words in English).
+Its own text and each of its options count apart, so that letters before options, line breaks and the order of options make no
 difference. Reading of exams, the index and the two ways follow in this order.
 """
 
@@ -133,7 +133,7 @@ class ExamIndex:
         rows = sorted({row for row, _ in shares})
         options = {(rows[row], i): seen for (row, i), seen in self._options.count([texts[row] for row in rows]).items()}
         for (row, i), share in shares.items():
-            # "治疗高血压首选的药物是" has 4 n-grams, and a question is told by itself from 12 on, or from 6 if it is there whole.
+            # "治疗高血压首选的药物是" has 4 n-grams, and a question counts by itself from 12 on, or from 6 if it is there whole.
             # So it counts as far as its options do, unless it stands on a line of its own beside some of them.
             needed = self._overlap.whole_question if share == 1 else self._overlap.long_question
             if self.sizes[i] < needed:
@@ -244,7 +244,7 @@ def decontaminate_files(
       files: name → {rows, contaminated}; items: "exam/id" of every question found, with how often; unusable questions.
 
     Raises:
-      ConfigError: two inputs would become the same file. DataError: a row whose text cannot be told; it is named.
+      ConfigError: two inputs would become the same file. DataError: a row without a text that can be read; it is named.
     """
     check_inputs(paths)
     names = [f"{plain_stem(path)}.jsonl" for path in paths]

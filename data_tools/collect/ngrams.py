@@ -116,11 +116,11 @@ def shingles(texts: Sequence[str], n: int = 3) -> HashedRows:
     is_zh = np.array([language_of(text) == "zh" for text in texts], bool)
     rows: list[np.ndarray] = [np.zeros(0, np.uint64)] * len(texts)
     for units, chosen in ((characters, np.flatnonzero(is_zh)), (words, np.flatnonzero(~is_zh))):
-        found = units([texts[i] for i in chosen.tolist()])
-        grams = ngrams(found, n).sets()
+        rows_of_units = units([texts[i] for i in chosen.tolist()])
+        grams = ngrams(rows_of_units, n).sets()
         for k, i in enumerate(chosen.tolist()):
-            row = grams.row(k)
-            rows[i] = row if len(row) else mix(found.row(k).sum(dtype=np.uint64, keepdims=True))
+            row = grams.row(k)  # of "肺炎", 2 characters: empty, so the sum of its units stands for all of it
+            rows[i] = row if len(row) else mix(rows_of_units.row(k).sum(dtype=np.uint64, keepdims=True))
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return HashedRows(np.concatenate([np.zeros(0, np.uint64), *rows]), offsets)

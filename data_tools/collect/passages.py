@@ -1,7 +1,7 @@
 """From documents to clean passages of the domain: first stage of a run, shard by shard.
 
-A document passes these gates in order: control characters go, its language is told, the domain model keeps it or not, it is cut
-into passages, the cleaning rules drop some, personal data is masked. What stays is written with the hashes by which
+A document passes these gates in order: control characters go, its language is determined, the domain model keeps it or not, it
+is cut into passages, the cleaning rules drop some, personal data is masked. What stays is written with the hashes by which
 `duplicates.py` finds copies. A shard's folder gets `passages.jsonl.zst`, `dropped.jsonl.zst` (if asked for),
 `unreadable.jsonl`, the arrays of `PassageHashes`, and `done.json`, the last: its statistics, and what it was made from.
 
@@ -74,11 +74,11 @@ def make_passages(task: PassagesTask) -> None:
         unreadable = stack.enter_context(write_lines(task.unreadable))
         dropped = stack.enter_context(write_lines(task.dropped, compact=True)) if task.config.keep_dropped else None
         for file in task.shard.files:
-            for found in read_documents(file, task.config.reading):
-                if isinstance(found, Unreadable):
-                    unreadable.write(asdict(found))
+            for document in read_documents(file, task.config.reading):
+                if isinstance(document, Unreadable):
+                    unreadable.write(asdict(document))
                     continue
-                for row in passages_of(found, task.config, model, statistics, dropped):
+                for row in passages_of(document, task.config, model, statistics, dropped):
                     passages.write(row)
                     hashes.add(row["source"], row["text"])
     statistics.unreadable = unreadable.rows

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from data_tools.collect.domain import DomainModel, save_model
 from data_tools.collect.duplicates import REASONS, STAYS, DuplicatesTask, find_duplicates
 from data_tools.collect.passages import PassagesTask, make_passages
-from data_tools.collect.reading import InputFile, list_shards
+from data_tools.collect.reading import InputFile, list_shards, read_rows
 from data_tools.collect.report import Statistics, page, to_report
 from data_tools.collect.settings import CollectConfig, Overlap
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import full_disk_named, read_json, read_npy, sha256_file, sha256_json, write_json, write_text
-from huatuo_jax.io.jsonl import LineWriter, iterate_json, write_lines
+from huatuo_jax.io.jsonl import LineWriter, write_lines
 from huatuo_jax.io.tasks import OnDone, run_tasks
 
 if TYPE_CHECKING:
@@ -154,12 +154,12 @@ def _publish(
             inputs = [{name: entry[name] for name in ("name", "size", "sha256")} for entry in done["inputs"]]
             output = {"output": task.output.name, "passages": marker["passages"], "sha256": marker["sha256"]}
             shards.append(output | {"inputs": inputs})
-            _write_all(quarantine, (row for _, row in iterate_json(task.shard.unreadable)))
+            _write_all(quarantine, read_rows(task.first_stage.unreadable))
             _write_all(contaminated, marker["contaminated"])
         _write_all(quarantine, ({"file": path, "line": None, "reason": reason, "read": False} for path, reason in skipped))
     # Input files that were removed since the last run have left their output behind.
     names = {task.output.name for task in outputs}
-    folders = {task.shard.folder.name for task in outputs}
+    folders = {task.first_stage.folder.name for task in outputs}
     for folder, current in ((out / "passages", names), (out / "dropped", names), (out / "work" / "passages", folders)):
         for path in folder.glob("*"):
             if path.name not in current:
@@ -244,11 +244,12 @@ def _check_settings(out: Path, settings: dict[str, Any], redo: bool) -> None:
 
 @dataclass(frozen=True)
 class OutputTask:
-    """One shard: its passages, `first` its first global number, `out` the folder of the run, `key` what its marker must say."""
+    """One shard: its task of the first stage, the global number of its first passage and how many it has, the folders of the
+    second stage and of the run, and what its marker must say."""
 
-    shard: PassagesTask
+    first_stage: PassagesTask
     duplicates: Path
-    first: int
+    first_number: int
     rows: int
     out: Path
     key: str
@@ -256,26 +257,26 @@ class OutputTask:
     @property
     def marker(self) -> Path:
         """The last file that the stage writes."""
-        return self.out / "work" / "output" / f"{self.shard.folder.name}.json"
+        return self.out / "work" / "output" / f"{self.first_stage.folder.name}.json"
 
     @property
     def output(self) -> Path:
         """The passages that stay."""
-        return self.out / "passages" / f"{self.shard.folder.name}.jsonl.zst"
+        return self.out / "passages" / f"{self.first_stage.folder.name}.jsonl.zst"
 
 
 def write_output(task: OutputTask) -> None:
     """Runs the stage on a shard."""
     # Without a marker a kill from here on leaves a shard that counts as not written.
     task.marker.unlink(missing_ok=True)
-    config, statistics = task.shard.config, Statistics()
+    config, statistics = task.first_stage.config, Statistics()
     contaminated: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(write_lines(task.output, compact=True))
         dropped = None
         if config.keep_dropped:
             dropped = stack.enter_context(write_lines(task.out / "dropped" / task.output.name, compact=True))
-            _write_all(dropped, (row for _, row in iterate_json(task.shard.dropped)))
+            _write_all(dropped, read_rows(task.first_stage.dropped))
 
         def drop(row: dict[str, Any], reason: str, why: dict[str, Any]) -> None:
             statistics.drop(row["source"], reason, row["text"])
@@ -283,10 +284,10 @@ def write_output(task: OutputTask) -> None:
                 dropped.write({"id": row["id"], "source": row["source"], "dropped": reason, **why, "text": row["text"]})
 
         def staying() -> Iterator[dict[str, Any]]:
-            of_shard = slice(task.first, task.first + task.rows)
+            of_shard = slice(task.first_number, task.first_number + task.rows)
             codes = read_npy(task.duplicates / "codes.npy")[of_shard]
             copies = read_npy(task.duplicates / "kept_copies.npy")[of_shard]
-            for (_, row), code, copy in zip(iterate_json(task.shard.passages), codes, copies, strict=True):
+            for row, code, copy in zip(read_rows(task.first_stage.passages), codes, copies, strict=True):
                 if code == STAYS:
                     yield row
                 else:

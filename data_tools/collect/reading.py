@@ -33,6 +33,8 @@ NAME_BYTES = 180
 """Of a shard's name; file systems take 255, of which suffixes need some."""
 SNIFFED = 1 << 20
 PARQUET_ROWS = 256
+LONGEST_ROW = 1 << 40
+"""Bytes of a row that a stage reads back."""
 REMEDY = "raise --max-line-bytes to read it"
 
 
@@ -266,6 +268,13 @@ def _to_document(value: Any, file: InputFile, number: int, config: ReadingConfig
     return Document(str(id), canonical_source(str(source)) or "unnamed", text, title)
 
 
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that a stage of the run wrote."""
+    # Without the limit for lines of raw files: an escaped document may be longer than it was.
+    with open_bytes(path) as file:
+        yield from (row for _, row in iterate_values(path, file, LONGEST_ROW, lines=True))
+
+
 # One reader per format: (line or row number from 1, value) of a file
 
 
@@ -320,7 +329,7 @@ def _open_text(file: InputFile) -> Iterator[IO[bytes]]:
 
 
 class _AsUtf8(io.RawIOBase):
-    """A file whose encoding is told by its first megabyte, read as UTF-8; what is no GB18030 then becomes U+FFFD."""
+    """A file whose encoding its first megabyte shows, read as UTF-8; what is no GB18030 then becomes U+FFFD."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

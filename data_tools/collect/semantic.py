@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.collect.reading import read_rows
 from data_tools.collect.settings import Semantic
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.api_key import ApiKey
 from huatuo_jax.io.files import read_json, write_json, write_npy
-from huatuo_jax.io.jsonl import iterate_json
 
 BATCH = 64
 API_KEY = "EMBEDDINGS_API_KEY"
@@ -109,13 +109,13 @@ def passage_vectors(shards: Sequence[Path], dones: Sequence[dict[str, Any]], sta
         }
         if not path.exists() or not about_path.exists() or read_json(about_path) != about:
             embedder = embedder or open_embedder(settings)
-            rows = iterate_json(folder / "passages.jsonl.zst")
-            write_npy(path, embedder.embed([row["text"] for (_, row), stay in zip(rows, staying, strict=True) if stay]))
+            rows = zip(read_rows(folder / "passages.jsonl.zst"), staying, strict=True)
+            write_npy(path, embedder.embed([row["text"] for row, stay in rows if stay]))
             write_json(about_path, about)
         of_shards.append(np.load(path))
-    vectors = np.zeros((first, max(found.shape[1] for found in of_shards)), np.float32)
+    vectors = np.zeros((first, max(of_shard.shape[1] for of_shard in of_shards)), np.float32)
     # Without the shards that have no passage left: theirs are [0, 1].
-    vectors[stays] = np.concatenate([found for found in of_shards if len(found)])
+    vectors[stays] = np.concatenate([of_shard for of_shard in of_shards if len(of_shard)])
     return vectors
 
 

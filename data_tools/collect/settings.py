@@ -1,4 +1,4 @@
-"""What a collect run is told to do: one frozen dataclass per step, and `CollectConfig`, which has them all.
+"""The settings of a collect run: one frozen dataclass per step, and `CollectConfig`, which has them all.
 
 The command line makes a `CollectConfig`; the stages get it whole. Its `…_part` methods say what each stage's output depends on:
 they go into the keys of the markers in `OUT/work`, so a changed setting makes again only what it touches.
@@ -127,7 +127,7 @@ class Overlap:
     Attributes:
       zh_characters, en_words: length of the n-grams.
       share: of a question's n-grams, the least that must occur in the text.
-      long_question: n-grams from which a question is told by itself; a shorter one ("The drug of choice is") only if it is there
+      long_question: n-grams from which a question counts by itself; a shorter one ("The drug of choice is") only if it is there
         whole and has `whole_question` n-grams, or together with the same share of its options, or as a line of its own with
         some of them (a line alone may be a heading: "Aspirin").
       whole_question: n-grams from which a whole question is no chance: in 47,506 real documents and dialogues none with 5 to 11

@@ -103,7 +103,12 @@ def test_calibration_separates_what_can_be_separated_in_any_domain(learn, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "language, text", [("zh", "治疗2型糖尿病，Metformin 有效。"), ("en", "Treat type-2 diabetes with Metformin.")]
+    "language, text",
+    [
+        ("zh", "治疗2型糖尿病，Metformin 有效。"),
+        ("en", "Treat type-2 diabetes with Metformin."),
+        ("en", "Take 阿司匹林 (aspirin) with water."),
+    ],
 )
 def test_a_learned_score_is_the_mean_weight_of_distinct_features(language, text):
 

@@ -1,7 +1,14 @@
-"""Text in, token ids out: SentencePiece `.model` and `tokenizer.json` behind one interface that users' text cannot inject into.
+"""Tokenizers: SentencePiece `.model` and `tokenizer.json` files behind one interface, safe against markers in users' text.
 
-Both kinds keep two encoders over the same vocabulary: the *full* one knows every chat symbol and reads our own prefixes; the
-*plain* one never forms a chat symbol and reads users' text. Text without such symbols encodes the same with either.
+A *marker* is a string that the vocabulary matches as one token before it tokenises, such as `<reserved_106>` or `<|im_start|>`.
+Dialogue formats (`formats.py`) write markers to say who speaks; a user who types one must not change who speaks. Deleting or
+escaping markers in the text is no defence (`<rese<reserved_106>rved_106>`), so a tokenizer keeps two encoders of one vocabulary:
+
+    the full encoder     knows every marker; reads only prefixes that a dialogue format wrote
+    the plain encoder    can form no marker; reads all other text: a typed `<reserved_106>` becomes the tokens of its characters
+
+What must hold: text without markers encodes exactly as the bare library encodes it, and every text decodes to itself. Next on a
+record's way: `formats.py`, `dialogue.py`.
 """
 
 import json
@@ -19,6 +26,43 @@ from huatuo_jax.errors import ConfigError, DataError, RecordError
 from huatuo_jax.io.files import PathLike, sha256_file, write_bytes
 
 BRACKETS = frozenset("<>[]{}|")
+KNOWN_EOS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>")
+KNOWN_BOS = ("<s>", "<|begin_of_text|>", "<bos>")
+
+
+def load_tokenizer(path: PathLike) -> "Tokenizer":
+    """Loads a SentencePiece `.model`, a `tokenizer.json`, or a folder that holds one (`tokenizer.model` goes first).
+
+    Raises:
+      ConfigError: nothing is there, or it has no end token.
+      DataError: the file is not what its name says.
+    """
+    file = epath.Path(path)
+    if file.is_dir():
+        names = ["tokenizer.model", "tokenizer.json", *sorted(p.name for p in file.glob("*.model"))]
+        inside = next((file / name for name in names if (file / name).exists()), None)
+        if inside is None:
+            raise ConfigError(f"{file} holds neither a SentencePiece .model nor a tokenizer.json")
+        file = inside
+    elif not file.exists():
+        raise ConfigError(f"no tokenizer at {file}; give a SentencePiece .model, a tokenizer.json or a folder with one")
+    if file.suffix not in (".model", ".json"):
+        raise ConfigError(f"{file}: the name of a tokenizer ends in .model (SentencePiece) or .json (tokenizer.json)")
+    return JsonTokenizer(str(file)) if file.suffix == ".json" else SentencePieceTokenizer(str(file))
+
+
+def copy_tokenizer(path: PathLike, folder: PathLike) -> str:
+    """Copies a tokenizer file, and what stands beside a `tokenizer.json`, into `folder`; returns the file's name there.
+
+    Token datasets and run directories carry their tokenizer, so that they can be moved and `load_tokenizer(folder)` works.
+    """
+    source, target = epath.Path(path), epath.Path(folder)
+    name = f"tokenizer{source.suffix}"
+    beside = ("tokenizer_config.json", "special_tokens_map.json") if source.suffix == ".json" else ()
+    for original, copy in ((source, target / name), *((source.parent / other, target / other) for other in beside)):
+        if original.exists() and original != copy:
+            write_bytes(copy, original.read_bytes())
+    return name
 
 
 def is_harmless(symbol: str) -> bool:
@@ -40,8 +84,8 @@ class Tokenizer(ABC):
       vocab_size: ids are in [0, vocab_size).
       eos_id: id of the end token; bos_id: id of the begin token, None if there is none.
       path: the file it came from; fingerprint: hex SHA-256 of that file.
-      symbols: markers that users' text cannot yield.
-      dummy_prefix: whether the text after a marker needs an encoder without the "▁" that SentencePiece puts in front.
+      symbols: the markers.
+      dummy_prefix: whether the text after a marker needs an encoder without the "▁" that SentencePiece puts in front of a text.
     """
 
     vocab_size: int
@@ -73,17 +117,17 @@ class Tokenizer(ABC):
 
     def encode_batch(self, pieces: Sequence[tuple[str, str]]) -> list[np.ndarray]:
         """`encode` of many (trusted_prefix, text) pairs, each as int32 [length]; the arrays may be read-only."""
-        split = {prefix: self._split_prefixes.get(prefix) or self._split_prefix(prefix) for prefix in {p for p, _ in pieces}}
+        prefixes = {prefix: self._split_prefix(prefix) for prefix in {prefix for prefix, _ in pieces}}
         try:
-            strings = [split[prefix][1] + text for prefix, text in pieces]
+            strings = [prefixes[prefix][1] + text for prefix, text in pieces]
             encoded = self._encode_plain(strings)
         except (RuntimeError, TypeError, UnicodeError) as error:
             raise _unencodable([text for _, text in pieces], error) from error
-        heads = {prefix: head for prefix, (head, _) in split.items() if len(head)}
-        for i, (prefix, _) in enumerate(pieces if heads else ()):
-            if prefix in heads:
-                rest = self._encode_after_symbol(strings[i]) if self.dummy_prefix else encoded[i]
-                encoded[i] = np.concatenate([heads[prefix], rest])
+        with_marker = {prefix: ids for prefix, (ids, _) in prefixes.items() if len(ids)}
+        for i, (prefix, _) in enumerate(pieces if with_marker else ()):
+            if prefix in with_marker:
+                rest = self._encode_after_marker(strings[i]) if self.dummy_prefix else encoded[i]
+                encoded[i] = np.concatenate([with_marker[prefix], rest])
         return encoded
 
     def prefix_length(self, trusted_prefix: str) -> int:
@@ -94,13 +138,17 @@ class Tokenizer(ABC):
         return length
 
     def _split_prefix(self, prefix: str) -> tuple[np.ndarray, str]:
-        """Ids up to the end of the prefix's last marker, and the rest, which may merge with what follows."""
-        end = max((prefix.rfind(s) + len(s) for s in self.symbols if s in prefix), default=0)
-        found = np.array(self._encode_full(prefix[:end]) if end else [], np.int32), prefix[end:]
-        self._split_prefixes[prefix] = found
-        return found
+        """Ids up to the end of the prefix's last marker, and the rest, which may merge with what follows.
 
-    def _encode_after_symbol(self, text: str) -> np.ndarray:
+        "\\n<答>：" is all rest for Baichuan2, which has no such token. Where `<答>：` is a marker, there is no rest.
+        """
+        if prefix not in self._split_prefixes:
+            end = max((prefix.rfind(s) + len(s) for s in self.symbols if s in prefix), default=0)
+            ids = np.array(self._encode_full(prefix[:end]) if end else [], np.int32)
+            self._split_prefixes[prefix] = ids, prefix[end:]
+        return self._split_prefixes[prefix]
+
+    def _encode_after_marker(self, text: str) -> np.ndarray:
         return self._encode_plain([text])[0]
 
     @abstractmethod
@@ -126,11 +174,24 @@ class Tokenizer(ABC):
         """What ids read as, in the middle of a text: those with one of `characters`, without control tokens and lone bytes."""
 
 
+def _unencodable(texts: list[str], error: Exception) -> Exception:
+    """The error that names what is wrong with one of the texts, else the library's own."""
+    for text in texts:
+        if not isinstance(text, str):
+            return RecordError(f"text is {type(text).__name__}, not a string")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as surrogate:
+            place = surrogate.start
+            return RecordError(f"text is not valid Unicode: a lone surrogate at character {place}; repair or drop it")
+    return error
+
+
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece `.model` file (BPE or unigram).
 
-    In the plain encoder markers are control pieces under another name: as unreachable from text as `</s>`. The full encoder is
-    loaded when the first marker comes along; where a format has none, as in the HuatuoGPT-II one, it never is.
+    In the plain encoder markers are control pieces under another name, which no text can reach, as none can reach `</s>`. The
+    full encoder is loaded when a marker is first needed: never, where the dialogue format has none, as HuatuoGPT-II's.
     """
 
     def __init__(self, path: str) -> None:
@@ -144,7 +205,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             model.ParseFromString(self._content)
             markers = self._rename_markers(model, schema.ModelProto.SentencePiece)
-            self._plain = self._after_symbol = _processor(model.SerializeToString())
+            self._plain = self._after_marker = _processor(model.SerializeToString())
         except (DecodeError, RuntimeError) as error:
             raise DataError(f"{path} is not a SentencePiece model ({error}); give a .model file or a tokenizer.json") from error
         if model.trainer_spec.model_type == schema.TrainerSpec.WORD:
@@ -160,7 +221,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.dummy_prefix = bool(markers) and model.normalizer_spec.add_dummy_prefix
         if self.dummy_prefix:
             model.normalizer_spec.add_dummy_prefix = False
-            self._after_symbol = _processor(model.SerializeToString())
+            self._after_marker = _processor(model.SerializeToString())
 
     @staticmethod
     def _rename_markers(model: Any, kinds: Any) -> dict[int, str]:
@@ -185,8 +246,8 @@ class SentencePieceTokenizer(Tokenizer):
             return [self._plain.encode(text, return_type="numpy") for text in texts]
         return self._plain.encode(texts, num_threads=1, return_type="numpy")
 
-    def _encode_after_symbol(self, text: str) -> np.ndarray:
-        return self._after_symbol.encode(text, return_type="numpy")
+    def _encode_after_marker(self, text: str) -> np.ndarray:
+        return self._after_marker.encode(text, return_type="numpy")
 
     def decode(self, ids: Iterable[int]) -> str:  # noqa: D102
         numbers = [int(i) for i in ids]
@@ -194,8 +255,9 @@ class SentencePieceTokenizer(Tokenizer):
         return decoder.decode(numbers) or ""
 
     def token_to_id(self, piece: str) -> int | None:  # noqa: D102
-        found = self._plain.piece_to_id(self._plain_names.get(piece, piece))
-        return found if self.id_to_piece(found) == piece else None
+        # The library answers with the unknown token's id for what is not in the vocabulary.
+        id = self._plain.piece_to_id(self._plain_names.get(piece, piece))
+        return id if self.id_to_piece(id) == piece else None
 
     def id_to_piece(self, id: int) -> str:  # noqa: D102
         return self._markers.get(int(id)) or self._plain.id_to_piece(int(id))
@@ -207,8 +269,8 @@ class SentencePieceTokenizer(Tokenizer):
             pieces[i] = marker
         ids = [i for i, piece in enumerate(pieces) if wanted(piece)]
         silent = zip(self._plain.is_control(ids), self._plain.is_unknown(ids), self._plain.is_byte(ids), strict=True)
-        found = zip(ids, map(any, silent), strict=True)
-        return [pieces[i].replace("▁", " ") for i, is_silent in found if i in self._markers or not is_silent]
+        readable = [i for i, kinds in zip(ids, silent, strict=True) if i in self._markers or not any(kinds)]
+        return [pieces[i].replace("▁", " ") for i in readable]
 
 
 def _plain_name(marker_id: int) -> str:
@@ -221,62 +283,11 @@ def _processor(model: bytes) -> Any:
     return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
-def load_tokenizer(path: PathLike) -> Tokenizer:
-    """Loads a SentencePiece `.model`, a `tokenizer.json`, or a folder that holds one (`tokenizer.model` goes first).
-
-    Raises:
-      ConfigError: nothing is there, or it has no end token.
-      DataError: the file is not what its name says.
-    """
-    found = epath.Path(path)
-    if found.is_dir():
-        names = ["tokenizer.model", "tokenizer.json", *sorted(p.name for p in found.glob("*.model"))]
-        inside = next((found / name for name in names if (found / name).exists()), None)
-        if inside is None:
-            raise ConfigError(f"{found} holds neither a SentencePiece .model nor a tokenizer.json")
-        found = inside
-    elif not found.exists():
-        raise ConfigError(f"no tokenizer at {found}; give a SentencePiece .model, a tokenizer.json or a folder with one")
-    if found.suffix not in (".model", ".json"):
-        raise ConfigError(f"{found}: the name of a tokenizer ends in .model (SentencePiece) or .json (tokenizer.json)")
-    if found.suffix == ".json":
-        return JsonTokenizer(str(found))
-    return SentencePieceTokenizer(str(found))
-
-
-def copy_tokenizer(path: PathLike, folder: PathLike) -> str:
-    """Copies a tokenizer file, and what stands beside a `tokenizer.json`, into `folder`; returns the file's name there.
-
-    Token datasets and run directories carry their tokenizer, so that they can be moved and `load_tokenizer(folder)` works.
-    """
-    source, target = epath.Path(path), epath.Path(folder)
-    name = f"tokenizer{source.suffix}"
-    beside = ("tokenizer_config.json", "special_tokens_map.json") if source.suffix == ".json" else ()
-    for original, copy in ((source, target / name), *((source.parent / other, target / other) for other in beside)):
-        if original.exists() and original != copy:
-            write_bytes(copy, original.read_bytes())
-    return name
-
-
-def _unencodable(texts: list[str], error: Exception) -> Exception:
-    for text in texts:
-        if not isinstance(text, str):
-            return RecordError(f"text is {type(text).__name__}, not a string")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as found:
-            return RecordError(f"text is not valid Unicode: a lone surrogate at character {found.start}; repair or drop it")
-    return error
-
-
-KNOWN_EOS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>")
-KNOWN_BOS = ("<s>", "<|begin_of_text|>", "<bos>")
-
-
 class JsonTokenizer(Tokenizer):
     """A `tokenizer.json` of the `tokenizers` library.
 
-    In the plain encoder all markers, special or not, are special tokens that encoding treats as text.
+    In the plain encoder all markers, special or not, are special tokens that encoding treats as text. Where the model itself
+    could spell one (its vocabulary holds the string), it has another name there.
     """
 
     def __init__(self, path: str) -> None:
@@ -309,7 +320,7 @@ class JsonTokenizer(Tokenizer):
         if len(texts) == 1:
             out = [self._plain.encode(texts[0], add_special_tokens=False).ids]
         else:
-            out = [found.ids for found in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
+            out = [encoding.ids for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
         for text, ids in zip(texts, out, strict=True):
             if not self._forbidden.isdisjoint(ids):
                 raise RecordError(f"text spells a control token that {self.path} cannot write as characters: {text[:80]!r}")
@@ -367,7 +378,11 @@ def _unknown(model: dict[str, Any]) -> str | None:
 
 
 def _without_markers(spec: dict[str, Any], markers: list[dict[str, Any]]) -> dict[str, Any]:
-    """A copy of a tokenizer.json in which `markers` are special, and renamed where the model itself could spell them."""
+    """A copy of a tokenizer.json in which `markers` are special, and renamed where the model itself could spell them.
+
+    A vocabulary's entry `<tool>` with id 57 becomes `57` between U+10FFFE and U+10FFFF, and merges that make or use `<tool>` go.
+    Unicode never assigns these two characters; a text that spells the new name all the same is refused (`_forbidden`).
+    """
     spec = json.loads(json.dumps(spec))
     renamed = {token["content"]: f"\U0010fffe{token['id']}\U0010ffff" for token in markers}
     model = spec["model"]

@@ -1,6 +1,17 @@
-"""Records in, tokens and targets out: the same assembly for every dialogue format (HuatuoGPT-II, training code).
+"""From records to tokens and targets: the same assembly for every dialogue format, after HuatuoGPT-II's training code.
 
-Targets are not shifted: target i belongs to token i. `IGNORED` marks what is not learned.
+On the way: `formats.py` cuts a dialogue into pieces, `tokenizers.py` encodes them, here they are joined; `huatuo-data build`
+stores the result (`token_store.py`), and generation asks with the same pieces (`prompt_tokens`). What must hold: a prompt has the
+same tokens as the dialogue in training, up to where the answer begins.
+
+Two turns in the huatuo format, each piece tokenised on its own ("-" is IGNORED; a letter stands for a token):
+
+    piece     "<问>：" + question    "\\n<答>：" + answer    "\\n<问>：" + question    "\\n<答>：" + answer
+    tokens     p p q q q              r r a a                s s q q                r r a      EOS
+    targets    - - - - -              - - a a                EOS - - -              - - a      EOS
+
+Targets are not shifted here: target i belongs to token i. The first token of the second question has EOS as its target: where it
+would be said, the answer ends. `rows.py` shifts.
 """
 
 from collections.abc import Sequence
@@ -124,7 +135,11 @@ def _pieces(record: Record, dialogue_format: DialogueFormat) -> list[Piece]:
 def _join(
     pieces: Sequence[Piece], encoded: Sequence[np.ndarray], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens and targets of pieces end to end, and the piece boundaries (int64 [pieces + 1])."""
+    """Tokens and targets of pieces end to end, and the piece boundaries (int64 [pieces + 1]).
+
+    A piece is a run of ignored tokens, then a run of targets, either of which may be empty: a question of 5 tokens is (5, 0), an
+    answer of 4 whose prefix has 2 is (2, 2). So the targets of all pieces are one `repeat` of False, True, False, True, …
+    """
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     tokens = np.concatenate([np.zeros(0, np.int32), *encoded])

@@ -1,8 +1,13 @@
-"""Loader: rows and a sharding come in, global batches on the devices go out; the step is the only state.
+"""The loader: reads rows ahead and puts them on the devices as global batches, so that no training step waits for data.
 
-Batch s holds rows s·batch_size … (s + 1)·batch_size − 1. Each process reads only the rows that its devices hold, so batches
-are the same for any mesh and any number of processes. Grain's threads read rows ahead; one more thread stacks them and moves
-them to the devices, so that the training step does not wait.
+The last room of the data's way: after `rows.py`, before the training step. What must hold: batch s holds rows s·batch_size …
+(s + 1)·batch_size − 1 for any mesh and any number of processes, so the number of the step is the only state, and to resume is to
+start at it. Each process reads only the rows that its devices hold. Of a batch of 8 on a mesh of data 2 × fsdp 2, two processes:
+
+    process 0    devices 0 (rows 0 1), 1 (rows 2 3)    reads rows 8s … 8s + 3
+    process 1    devices 2 (rows 4 5), 3 (rows 6 7)    reads rows 8s + 4 … 8s + 7
+
+Grain's threads each read one batch at a time; one more thread moves finished batches to the devices.
 """
 
 import queue
@@ -131,7 +136,7 @@ def _to_devices(local: np.ndarray, place: np.ndarray, sharding: NamedSharding, s
 
     def held(index: Index | None) -> np.ndarray:
         rows, columns = index or (slice(None), slice(None))
-        # The rows of a device follow one another, and all of them are this process's: a view holds them.
+        # The rows of a device follow one another, and this process has read all of them: a slice holds them.
         mine = place[rows]
         return local[mine[0] : mine[-1] + 1, columns]
 

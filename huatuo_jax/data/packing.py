@@ -1,17 +1,29 @@
-"""Packing: token counts in drawn order come in; which of them share a row goes out.
+"""Packing: which examples share a row, from their token counts in drawn order.
 
-Two modes, one rule, "put the example into the first open row that has room, else open a new row":
-- "first_fit" keeps 8 rows open. A full house closes the oldest row, so an example lands at most 7 rows before the newest one:
-  the curriculum's order blurs by a few rows, never more. Best-fit or closing the fullest row would fill no better and leave
-  that bound.
+The planner (`data_tools/planning/planner.py`) calls it after `priority.py` has drawn the order, and held-out rows are packed the
+same way (`rows.py`). Two modes, one rule: put the example into the first open row that has room, else open a new row.
+
+- "first_fit" keeps 8 rows open. Opening a ninth closes the oldest, so an example lands at most 7 rows before the newest one: the
+  curriculum's order blurs by a few rows, never more. Best-fit, or closing the fullest row, would fill no better and lose that
+  bound.
 - "faithful" keeps 1 row open and closes it after every 256 examples, as the original does.
 
-Rows come out in the order in which they were opened, so the first examples of successive rows are in drawn order; within a row
-examples keep their drawn order.
+Lengths 5 4 3 2 6 1 in rows of 8, with 2 open rows (a "|" closes a row):
 
-A loop over examples in Python would take minutes. The order is cut into contiguous chunks, and step t of the loop handles
-the t-th example of every chunk at once. A chunk holds at least 256 rows' worth, so that its last, partly filled rows cost
-little.
+    5            row 0: 5
+    4            row 0: 5       row 1: 4            4 has no room beside 5
+    3            row 0: 5 3     row 1: 4
+    2            row 0: 5 3     row 1: 4 2
+    6            row 0: 5 3 |   row 1: 4 2   row 2: 6
+    1                           row 1: 4 2 1 row 2: 6
+    row_starts = 0 2 5 6, members (places in drawn order) = 0 2 1 3 5 4
+
+What must hold: rows come in the order in which they were opened, so the first examples of successive rows are in drawn order;
+within a row examples keep their drawn order; and the result is the same on every machine.
+
+A Python loop over examples would take minutes for millions. So the order is cut into contiguous chunks, each packed on its own,
+and step t of the loop places the t-th example of every chunk at once, with numpy. A chunk holds at least 256 rows' worth, so that
+its last, partly filled rows cost little.
 """
 
 from typing import Literal
@@ -77,7 +89,10 @@ def _pack_chunks(lengths: np.ndarray, capacity: int, chunk: int, open_rows: int)
 
 
 class _OpenRows:
-    """The open rows of each chunk: [open rows, chunks], oldest row first."""
+    """The open rows of each chunk: [open rows, chunks], oldest row first.
+
+    A row that was never opened counts as full, so the first example of a chunk opens one like any other.
+    """
 
     def __init__(self, chunks: int, capacity: int, open_rows: int):
         self.capacity = capacity
@@ -91,9 +106,11 @@ class _OpenRows:
         n = len(length)
         fill, size, opened, columns = self.fill[:, :n], self.size[:, :n], self.opened[:n], self.columns[:n]
         rows = len(fill)
+        # The first slot with room: from the newest to the oldest, each one that has room overwrites the choice.
         slot = np.full(n, rows)
         for k in range(rows - 1, -1, -1):
             np.copyto(slot, k, where=fill[k] + length <= self.capacity)
+        # Where none has room, the oldest row leaves slot 0, the others move down, and a new row takes the last slot.
         opening = slot == rows
         if opening.any():
             for k in range(rows - 1):
@@ -112,7 +129,9 @@ class _OpenRows:
 def _members(row_of: np.ndarray, rank_of: np.ndarray, opened: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """From (row in the chunk, place in the row) of each example, both [chunk, chunks], to `pack`'s result.
 
-    Chunks are contiguous in drawn order, so rows of a slab of chunks hold exactly that slab's examples.
+    Chunks are contiguous in drawn order, so the rows of a slab of chunks hold exactly that slab's examples: slab by slab, the
+    temporary arrays stay small. Rows 0 1 0 1 and places 0 0 1 1 of four examples (row starts 0 2) give the members 0 2 1 3:
+    example 2 goes to starts[0] + 1.
     """
     chunk, chunks = row_of.shape
     first_row = np.concatenate([[0], np.cumsum(opened, dtype=np.int64)])

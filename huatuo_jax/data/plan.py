@@ -1,10 +1,15 @@
-"""The row plan, a folder: which documents each row holds, and a manifest that says of what data and how it was made.
+"""The row plan: which documents share each row, in the order of training, and of what data and how it was made.
 
     PLAN/row_starts.npy   int64 [rows + 1]
-    PLAN/row_docs.npy     int64 [kept draws]: document ids of the train split; row i = row_docs[row_starts[i]:row_starts[i+1]]
+    PLAN/row_docs.npy     int64 [kept draws]: document ids of the train split
     PLAN/manifest.json    written last: without it there is no plan
 
-`data_tools.planning.planner` makes one; training, reports and `huatuo-data inspect` read it.
+Row i holds the documents `row_docs[row_starts[i] : row_starts[i + 1]]`. Row starts 0 2 5 and documents 7 3 9 7 1 are two rows:
+documents 7 and 3, then 9, 7 (drawn a second time) and 1.
+
+`data_tools/planning/planner.py` makes a plan; training (through `rows.py`), reports and `huatuo-data inspect` read it. What must
+hold: everything random about the data is decided here, so step s of a run depends on the plan alone, and a plan never serves
+other data or settings than it was made for.
 """
 
 import dataclasses
@@ -18,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from huatuo_jax.config import DataConfig
-from huatuo_jax.config_files import flatten
+from huatuo_jax.config_files import differences
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, cached_copy, is_local, read_json, read_npy, sha256_json, write_json, write_npy
 
@@ -27,16 +32,15 @@ REMEDY = "make it with `huatuo-data plan --config CONFIG.py` (seconds)"
 
 
 class HasManifestHash(Protocol):
-    """A token dataset, as far as a plan must know it."""
+    """What a plan checks of a token dataset: the identity of the data."""
 
     @property
-    def manifest_hash(self) -> str:
-        """The identity of the data."""
+    def manifest_hash(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows as CSR arrays; see the module's docstring for shapes. `len(plan)` is the number of rows."""
+    """Rows as CSR arrays (see the module's docstring). `len(plan)` is the number of rows."""
 
     row_starts: np.ndarray
     row_docs: np.ndarray
@@ -134,14 +138,10 @@ class Plan:
     def check_matches(self, dataset: HasManifestHash, data: DataConfig) -> None:
         """Raises DataError on other data, ConfigError on other settings (listing each with both values)."""
         self.check_data(dataset)
-        planned, wanted = flatten(_only_settings(self.manifest)), flatten(settings(data))
-        names = sorted(planned.keys() | wanted.keys())
-        lines = [
-            f"{name}: {planned.get(name, 'absent')} planned, {wanted.get(name, 'absent')} configured"
-            for name in names
-            if planned.get(name) != wanted.get(name)
-        ]
-        if lines:
+        wanted = settings(data)
+        if changed := differences({name: self.manifest[name] for name in wanted}, wanted):
+            planned = [(name, *("absent" if value is None else value for value in values)) for name, *values in changed]
+            lines = [f"{name}: {old} planned, {new} configured" for name, old, new in planned]
             raise ConfigError(
                 "the plan was made with other settings; change the config's `data`, or plan with --config:\n  "
                 + "\n  ".join(lines)
@@ -158,10 +158,6 @@ def settings(data: DataConfig) -> dict[str, Any]:
             source: {"priority": float(mix.priority), "epochs": float(mix.epochs)} for source, mix in sorted(data.mixture.items())
         },
     }
-
-
-def _only_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: manifest[name] for name in settings(DataConfig())}
 
 
 def _sha256(array: np.ndarray) -> str:

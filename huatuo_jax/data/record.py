@@ -1,4 +1,4 @@
-"""The record: what everything upstream of tokens speaks.
+"""The record: one training example as text, which importers make and `dialogue.py` turns into tokens and targets.
 
 Either a dialogue (`turns`, user first, alternating, with an optional `system`) or a raw passage (`text`, for plain next-token
 training: every token a target, no prefix).

@@ -116,10 +116,10 @@ def prefix_fault(prefix: str, tokenizer: Tokenizer, texts: list[str], follows_te
     """Why `prefix` cannot mark off the text after it (and, if it `follows_text`, the text before it), "" if it can.
 
     Its tokens must be the same alone and in context, a dummy-prefix "▁" aside: a vocabulary with the token "？\\n" would take
-    the line break away from "\\n<答>：". The contexts are samples and whatever the vocabulary (`texts`) could glue to the prefix. What
-    may come before it is any text, for questions end in "？", and a program that renders a prompt as one string (a chat template)
-    must get the same tokens. After it only letters and digits count: an answer that begins with a rare mark of punctuation may
-    merge with the prefix without harm.
+    the line break away from "\\n<答>：". The contexts are samples and whatever the vocabulary (`texts`) could glue to the
+    prefix. What may come before it is any text, for questions end in "？", and a program that renders a prompt as one string
+    (a chat template) must get the same tokens. After it only letters and digits count: an answer that begins with a rare mark
+    of punctuation may merge with the prefix without harm.
     """
     alone = tokenizer.encode("", trusted_prefix=prefix)
     tails, heads = tuple(prefix[i:] for i in range(len(prefix))), tuple(prefix[: i + 1] for i in range(len(prefix)))

@@ -24,8 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.corpora import REAL, dialogues
-from huatuo_jax.config import ModelConfig, RunConfig
-from huatuo_jax.config_files import config_from_dict
+from huatuo_jax.config import ModelConfig, RunConfig, config_from_dict
 from huatuo_jax.data.dialogue import IGNORED, encode_record
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.token_store import TokenDataset

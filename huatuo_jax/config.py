@@ -5,14 +5,18 @@ Every field can be overridden on the command line by its dotted name (`--optimiz
 saved beside every output it made. Named architectures are in `models/presets.py`, mixtures of sources in `mixtures.py`.
 """
 
+import dataclasses
 import math
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from huatuo_jax.errors import ConfigError
 
 DType = Literal["float32", "bfloat16"]
+T = TypeVar("T")
 Family = Literal["baichuan", "llama", "qwen2", "qwen3"]
 
 
@@ -302,3 +306,42 @@ class RunConfig:
             f"data.sequence_length ({self.data.sequence_length}) is above model.max_length ({self.model.max_length}) "
             f"of {self.model.name}; plan shorter rows, or raise model.max_length knowingly",
         )
+
+
+# ---------------------------------------------------------------- configs as plain values, in run directories and checkpoints
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return config_to_dict(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def config_from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The inverse of `config_to_dict`; unknown fields are refused by name."""
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    require(not unknown, f"unknown fields of {kind.__name__}: {', '.join(unknown)}")
+    return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else _typed(args[0], value)
+    if dataclasses.is_dataclass(hint):
+        return config_from_dict(typing.cast(type, hint), value)
+    if origin is tuple:
+        return tuple(_typed(args[0], v) for v in value)
+    if origin is Mapping:
+        return {k: _typed(args[1], v) for k, v in value.items()}
+    return value

@@ -1,7 +1,6 @@
 """Config files in, `RunConfig`s out; configs to plain values and back; what a rerun may change."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import json
 import sys
@@ -11,12 +10,10 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from huatuo_jax.config import RunConfig, require
 from huatuo_jax.errors import ConfigError
-
-T = TypeVar("T")
 
 MAY_DIFFER_ON_RESUME = (
     "mesh",
@@ -118,42 +115,6 @@ def _is_installed(module: types.ModuleType) -> bool:
     places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
     roots = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
     return any(place.startswith(roots) for place in places)
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return config_to_dict(value)
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
-
-
-def config_from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The inverse of `config_to_dict`; unknown fields are refused by name."""
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    require(not unknown, f"unknown fields of {kind.__name__}: {', '.join(unknown)}")
-    return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return None if value is None else _typed(args[0], value)
-    if dataclasses.is_dataclass(hint):
-        return config_from_dict(typing.cast(type, hint), value)
-    if origin is tuple:
-        return tuple(_typed(args[0], v) for v in value)
-    if origin is Mapping:
-        return {k: _typed(args[1], v) for k, v in value.items()}
-    return value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

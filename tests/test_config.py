@@ -14,8 +14,10 @@ from huatuo_jax.config import (
     Question,
     RunConfig,
     SourceMix,
+    config_from_dict,
+    config_to_dict,
 )
-from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, config_from_dict, config_to_dict, differences, load_config
+from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, differences, load_config
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.mixtures import PAPER
 from huatuo_jax.models.presets import preset

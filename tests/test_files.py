@@ -10,8 +10,8 @@ import time
 import pytest
 
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import directory_aside, locked
-from huatuo_jax.io.jsonl import JsonLog, iterate_json, read_log, write_lines
+from huatuo_jax.io.files import JsonLog, directory_aside, locked, read_log
+from huatuo_jax.io.jsonl import iterate_json, write_lines
 
 
 def test_a_directory_aside_appears_whole_or_not_at_all(tmp_path):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from huatuo_jax.config import DataConfig, SourceMix, require
-from huatuo_jax.config_files import config_from_dict, load_config
+from huatuo_jax.config import DataConfig, SourceMix, config_from_dict, require
+from huatuo_jax.config_files import load_config
 from huatuo_jax.data.dialogue import IGNORED
 from huatuo_jax.data.packing import pack
 from huatuo_jax.data.plan import Plan, settings

@@ -1,6 +1,6 @@
 """Console script `huatuo`: Train a model from a plan, look at the run, ask the model."""
 
-from collections.abc import Sequence
+import functools
 
 from huatuo_jax.cli.console import main as run_program
 
@@ -16,7 +16,5 @@ COMMANDS = {
     "logits": "logits",
 }
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `huatuo`; returns the exit code."""
-    return run_program("huatuo", __doc__.split(": ", 1)[1].strip(), "huatuo_jax.cli", COMMANDS, argv)
+main = functools.partial(run_program, "huatuo", __doc__.split(": ", 1)[1].strip(), "huatuo_jax.cli", COMMANDS)
+"""Entry point of `huatuo`: arguments (None = the command line's) → exit code."""

@@ -28,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from huatuo_jax.cli.console import make_console, write_report
-    from huatuo_jax.config import Question, RunConfig, require
-    from huatuo_jax.config_files import config_from_dict
+    from huatuo_jax.config import Question, RunConfig, config_from_dict, require
     from huatuo_jax.data.token_store import TokenDataset
     from huatuo_jax.inference.ask import Asker
     from huatuo_jax.inference.recall import CHARACTERS, RECALL_TOKENS, exercises, recall, recall_per_source

@@ -76,7 +76,7 @@ def write_report(path: str | None, report: dict[str, Any]) -> None:
         write_json(path, report)
 
 
-def main(program: str, description: str, package: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
+def main(program: str, description: str, package: str, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
     """Runs one command of a program, whose modules are in `package`, and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     # "collect calibrate" before "collect", of which it is no argument.

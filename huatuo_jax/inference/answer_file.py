@@ -11,8 +11,7 @@ from typing import Any
 
 from huatuo_jax.config_files import differences, listed
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import locked, read_json, write_json
-from huatuo_jax.io.jsonl import JsonLog, read_log
+from huatuo_jax.io.files import JsonLog, locked, read_json, read_log, write_json
 
 
 class AnswerFile:

@@ -1,8 +1,9 @@
-"""Files as every room reads and writes them: opened whatever their compression, never half-written, locked, hashed.
+"""Files as every room reads and writes them: opened whatever their compression, never half-written, locked, hashed; and logs.
 
 What is written appears whole: it is written aside, under a hidden name in the same folder, and then renamed. Paths may be local,
 NFS, gcsfuse or `gs://` (through epath). Object stores have no atomic rename, so a *directory* there becomes visible by its
-manifest, which is written last. Next: `jsonl` for JSON lines and documents, `tasks` for work that is resumed.
+manifest, which is written last. A log grows line by line and loses at most its last one (`JsonLog`). Next: `jsonl` for JSON
+lines and documents, `tasks` for work that is resumed.
 """
 
 import contextlib
@@ -277,3 +278,95 @@ class _Zstandard(io.RawIOBase):
         buffer[:count] = self._waiting[:count]
         self._waiting = self._waiting[count:]
         return count
+
+
+class JsonLog:
+    """A file of JSON lines that grows line by line: what was logged of a run, the answers to a file of questions.
+
+    A kill may cut the last line short; that piece is dropped when the log is opened again. Object stores cannot append: there the
+    lines are held, and `sync` writes the whole file.
+
+    Attributes:
+      rows: what the file held when it was opened.
+    """
+
+    def __init__(self, path: PathLike, until: Callable[[Any], bool] = lambda row: False, durable: bool = False) -> None:
+        """Opens a log for more, or a new one.
+
+        Args:
+          until: the first row for which this is true is removed, and all that follow.
+          durable: each line is on the disk before `append` returns; else it survives the process, but not a loss of power.
+
+        Raises:
+          DataError: a line before the last one is not JSON.
+        """
+        content, size = _content(path), 0
+        self.path, self.rows = path, list[Any]()
+        for row, end in _rows_and_ends(content, path):
+            if until(row):
+                break
+            self.rows.append(row)
+            size = end
+        content = content[:size]
+        self._durable = durable
+        self._held = [content]
+        self._file: IO[bytes] | None = None
+        if is_local(path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab")  # noqa: SIM115
+            self._file.truncate(size)
+        if content and not content.endswith(b"\n"):
+            self._add(b"\n")
+
+    def append(self, row: Any) -> None:
+        """Adds a line; ValueError for NaN and infinity, which are not JSON."""
+        self._add(json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
+
+    def _add(self, line: bytes) -> None:
+        if self._file is None:
+            self._held.append(line)
+            return
+        self._file.write(line)
+        self._file.flush()
+        if self._durable:
+            os.fsync(self._file.fileno())
+
+    def sync(self) -> None:
+        """After this the file holds every line, in an object store too."""
+        if self._file is None:
+            write_bytes(self.path, b"".join(self._held))
+
+    def close(self) -> None:
+        """Syncs and closes."""
+        self.sync()
+        if self._file is not None:
+            self._file.close()
+
+
+def read_log(path: PathLike) -> list[Any]:
+    """The rows of a log, without a last line that is being written or was cut short by a kill; [] if there is no such file.
+
+    Raises:
+      DataError: a line before the last one is not JSON.
+    """
+    return [row for row, _ in _rows_and_ends(_content(path), path)]
+
+
+def _content(path: PathLike) -> bytes:
+    file = epath.Path(path)
+    return file.read_bytes() if file.exists() else b""
+
+
+def _rows_and_ends(content: bytes, path: PathLike) -> Iterator[tuple[Any, int]]:
+    """The rows of a log, each with the place of its line's end."""
+    end = 0
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        end += len(line)
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line.decode("utf-8")), end
+        except (ValueError, RecursionError) as error:
+            if end < len(content):
+                shown = line[:80].decode("utf-8", "replace").strip()
+                raise DataError(f"{path}, line {number}: not valid JSON ({error}): {shown!r}; remove that line") from error

@@ -1,4 +1,4 @@
-"""JSON lines and JSON documents: the one reader, the one writer, and logs that survive a kill.
+"""JSON lines and JSON documents: the one reader and the one writer. (Logs that grow line by line: `files.JsonLog`.)
 
 A file is *JSON lines* (one value per line) or one *document*, and its content says which, not its name:
 
@@ -23,10 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from etils import epath
-
-from huatuo_jax.errors import DataError
-from huatuo_jax.io.files import CHUNK, PathLike, is_local, open_bytes, write_bytes, written_aside
+from huatuo_jax.io.files import CHUNK, open_bytes, written_aside
 from huatuo_jax.io.json_document import JsonDocument, shape_of
 
 LONGEST_LINE = 256 << 20
@@ -175,95 +172,3 @@ def write_lines(path: Path, compact: bool = False) -> Iterator[LineWriter]:
             yield LineWriter(raw, compact)
         raw.flush()
         os.fsync(raw.fileno())
-
-
-class JsonLog:
-    """A file of JSON lines that grows line by line: what was logged of a run, the answers to a file of questions.
-
-    A kill may cut the last line short; that piece is dropped when the log is opened again. Object stores cannot append: there the
-    lines are held, and `sync` writes the whole file.
-
-    Attributes:
-      rows: what the file held when it was opened.
-    """
-
-    def __init__(self, path: PathLike, until: Callable[[Any], bool] = lambda row: False, durable: bool = False) -> None:
-        """Opens a log for more, or a new one.
-
-        Args:
-          until: the first row for which this is true is removed, and all that follow.
-          durable: each line is on the disk before `append` returns; else it survives the process, but not a loss of power.
-
-        Raises:
-          DataError: a line before the last one is not JSON.
-        """
-        content, size = _content(path), 0
-        self.path, self.rows = path, list[Any]()
-        for row, end in _rows_and_ends(content, path):
-            if until(row):
-                break
-            self.rows.append(row)
-            size = end
-        content = content[:size]
-        self._durable = durable
-        self._held = [content]
-        self._file: IO[bytes] | None = None
-        if is_local(path):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab")  # noqa: SIM115
-            self._file.truncate(size)
-        if content and not content.endswith(b"\n"):
-            self._add(b"\n")
-
-    def append(self, row: Any) -> None:
-        """Adds a line; ValueError for NaN and infinity, which are not JSON."""
-        self._add(json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
-
-    def _add(self, line: bytes) -> None:
-        if self._file is None:
-            self._held.append(line)
-            return
-        self._file.write(line)
-        self._file.flush()
-        if self._durable:
-            os.fsync(self._file.fileno())
-
-    def sync(self) -> None:
-        """After this the file holds every line, in an object store too."""
-        if self._file is None:
-            write_bytes(self.path, b"".join(self._held))
-
-    def close(self) -> None:
-        """Syncs and closes."""
-        self.sync()
-        if self._file is not None:
-            self._file.close()
-
-
-def read_log(path: PathLike) -> list[Any]:
-    """The rows of a log, without a last line that is being written or was cut short by a kill; [] if there is no such file.
-
-    Raises:
-      DataError: a line before the last one is not JSON.
-    """
-    return [row for row, _ in _rows_and_ends(_content(path), path)]
-
-
-def _content(path: PathLike) -> bytes:
-    file = epath.Path(path)
-    return file.read_bytes() if file.exists() else b""
-
-
-def _rows_and_ends(content: bytes, path: PathLike) -> Iterator[tuple[Any, int]]:
-    """The rows of a log, each with the place of its line's end."""
-    end = 0
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        end += len(line)
-        if not line.strip():
-            continue
-        row = parse_json(line)
-        if not isinstance(row, Fault):
-            yield row, end
-        elif end < len(content):
-            shown = line[:80].decode("utf-8", "replace").strip()
-            raise DataError(f"{path}, line {number}: {row.reason}: {shown!r}; remove that line")

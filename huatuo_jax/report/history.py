@@ -13,8 +13,7 @@ import numpy as np
 from huatuo_jax.config import require
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.errors import DataError
-from huatuo_jax.io.files import read_json
-from huatuo_jax.io.jsonl import read_log
+from huatuo_jax.io.files import read_json, read_log
 from huatuo_jax.mixtures import in_mixture_order, mixing_curve
 
 

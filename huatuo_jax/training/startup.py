@@ -19,8 +19,8 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from huatuo_jax.config import RunConfig, require
-from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, config_to_dict, differences
+from huatuo_jax.config import RunConfig, config_to_dict, require
+from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, differences
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError

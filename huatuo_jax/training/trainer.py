@@ -23,8 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from rich.console import Console
 
-from huatuo_jax.config import RunConfig
-from huatuo_jax.config_files import config_to_dict
+from huatuo_jax.config import RunConfig, config_to_dict
 from huatuo_jax.data.loader import make_loader
 from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset

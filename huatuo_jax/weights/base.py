@@ -17,8 +17,7 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from huatuo_jax.config import ModelConfig, require
-from huatuo_jax.config_files import config_to_dict
+from huatuo_jax.config import ModelConfig, config_to_dict, require
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DoesNotFitError

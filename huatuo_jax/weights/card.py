@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from huatuo_jax import __version__
-from huatuo_jax.io.jsonl import read_log
+from huatuo_jax.io.files import read_log
 from huatuo_jax.weights.hf_names import Layout
 from huatuo_jax.weights.open import StoredModel
 

@@ -26,8 +26,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh, Sharding
 
-from huatuo_jax.config import ModelConfig, require
-from huatuo_jax.config_files import config_from_dict
+from huatuo_jax.config import ModelConfig, config_from_dict, require
 from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import PathLike, sha256_file

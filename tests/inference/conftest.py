@@ -9,7 +9,7 @@ import pytest
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `huatuo train` leaves behind, as far as answering needs it; the context holds 512 tokens."""
     from data_tools.tokens.tokenizer_training import train_tokenizer
-    from huatuo_jax.config_files import config_to_dict
+    from huatuo_jax.config import config_to_dict
     from huatuo_jax.weights.checkpoint import write_checkpoint
     from tests.support.random_models import random_model
 

@@ -12,8 +12,7 @@ from qwix import QArray
 from safetensors.numpy import save_file
 
 from huatuo_jax.cli import main as huatuo
-from huatuo_jax.config import MeshConfig
-from huatuo_jax.config_files import config_to_dict
+from huatuo_jax.config import MeshConfig, config_to_dict
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.loading import Model

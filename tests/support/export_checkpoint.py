@@ -9,8 +9,7 @@ import numpy as np
 from flax import nnx
 
 from data_tools.tokens.tokenizer_training import train_tokenizer
-from huatuo_jax.config import ModelConfig
-from huatuo_jax.config_files import config_to_dict
+from huatuo_jax.config import ModelConfig, config_to_dict
 from huatuo_jax.data.tokenizers import copy_tokenizer, load_tokenizer
 from huatuo_jax.models.params import abstract_params, split_decoder
 from huatuo_jax.models.presets import preset

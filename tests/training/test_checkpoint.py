@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from huatuo_jax.config import MeshConfig
-from huatuo_jax.config_files import config_to_dict
+from huatuo_jax.config import MeshConfig, config_to_dict
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh

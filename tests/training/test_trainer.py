@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from huatuo_jax.cli.console import make_console
-from huatuo_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig, RunConfig
-from huatuo_jax.config_files import config_from_dict
+from huatuo_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig, RunConfig, config_from_dict
 from huatuo_jax.data.rows import HoldoutRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError, HuatuoError

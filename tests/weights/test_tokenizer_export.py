@@ -17,8 +17,7 @@ from huatuo_jax.data.dialogue import prompt_tokens
 from huatuo_jax.data.formats import FORMATS, get_format
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.weights.hf_tokenizer import check_reader, export_tokenizer
-from huatuo_jax.weights.sentencepiece_json import check_exact, differing_texts, tokenizer_json
+from huatuo_jax.weights.hf_tokenizer import check_exact, check_reader, differing_texts, export_tokenizer, tokenizer_json
 from tests.support.quickstart_data import EXAMPLES
 
 CASES = (

@@ -292,10 +292,12 @@ class RunConfig:
             self.batch_size % self.accumulation == 0,
             f"batch_size ({self.batch_size}) is not a multiple of accumulation ({self.accumulation})",
         )
+        # A group of the mean must not be cut by the end of the batch.
         require(
             self.loss == "global" or self.batch_size % self.rows_per_mean == 0,
             f"batch_size ({self.batch_size}) is not a multiple of rows_per_mean ({self.rows_per_mean})",
         )
+        # Chunks of unequal length would each need a program of their own.
         require(
             self.data.sequence_length % self.compute.loss_chunks == 0,
             f"data.sequence_length ({self.data.sequence_length}) is not a multiple of compute.loss_chunks "

@@ -51,7 +51,7 @@ class ShardingRules:
         return PartitionSpec(*spec)
 
 
-DEFAULT_RULES = ShardingRules()
+RULES = ShardingRules()
 
 
 class ParamSpec(jax.ShapeDtypeStruct):
@@ -64,6 +64,11 @@ class ParamSpec(jax.ShapeDtypeStruct):
 
 def _names(entry: MeshAxes) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _parts(mesh: Mesh | AbstractMesh, entry: MeshAxes) -> int:
+    """Into how many parts a dimension is split."""
+    return math.prod(mesh.shape[name] for name in _names(entry))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -80,6 +85,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     written = ", ".join(f"{name}={size}" for name, size in sizes.items())
     if fixed > len(devices):
         raise DoesNotFitError(f"mesh ({written}) needs {fixed} devices and there are {len(devices)}; lower a mesh size")
+    # The axis with -1, if there is one, takes what the fixed sizes leave.
     open_axis = next((name for name, size in sizes.items() if size == -1), None)
     must_cover = open_axis is not None or jax.process_count() > 1
     if must_cover and (len(devices) % fixed or (open_axis is None and fixed != len(devices))):
@@ -93,22 +99,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
 
 
-def batch_sharding(mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over (data, fsdp), the rest whole: for arrays [batch, …]."""
-    return NamedSharding(mesh, PartitionSpec(rules.batch))
+    return NamedSharding(mesh, PartitionSpec(RULES.batch))
 
 
-def check_batch(batch_size: int, mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> None:
+def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Raises ConfigError if the rows of a micro-batch do not divide over the mesh."""
-    parts = math.prod(mesh.shape[name] for name in _names(rules.batch))
+    parts = _parts(mesh, RULES.batch)
     if batch_size % parts:
         raise ConfigError(
-            f"{batch_size} rows do not divide over {parts} devices (mesh axes {', '.join(_names(rules.batch))}); "
+            f"{batch_size} rows do not divide over {parts} devices (mesh axes {', '.join(_names(RULES.batch))}); "
             f"choose a multiple of {parts} rows per micro-batch, or a smaller mesh"
         )
 
 
-def param_shardings(abstract: dict[str, Any], mesh: Mesh, rules: ShardingRules = DEFAULT_RULES) -> dict[str, Any]:
+def param_shardings(abstract: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """A tree of `NamedSharding` for the tree of `ParamSpec` that `abstract_params` returned.
 
     Raises:
@@ -116,9 +122,10 @@ def param_shardings(abstract: dict[str, Any], mesh: Mesh, rules: ShardingRules =
     """
 
     def sharding(path: tuple[Any, ...], param: ParamSpec) -> NamedSharding:
-        spec = rules.spec(param.axes)
+        # Checked here and not left to jit, so that the message names the parameter and the axis.
+        spec = RULES.spec(param.axes)
         for axis, size, entry in zip(param.axes, param.shape, spec, strict=True):
-            parts = math.prod(mesh.shape[name] for name in _names(entry))
+            parts = _parts(mesh, entry)
             if size % parts:
                 name = "/".join(str(key.key) for key in path)
                 raise ConfigError(
@@ -144,22 +151,23 @@ def with_shardings(abstract: Tree, shardings: Tree) -> Tree:
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
 
-def activation_spec(mesh: Mesh | AbstractMesh, *axes: str | None, rules: ShardingRules = DEFAULT_RULES) -> PartitionSpec:
+def activation_spec(mesh: Mesh | AbstractMesh, *axes: str | None) -> PartitionSpec:
     """The partition of an activation with these logical axes over the mesh axes that `mesh` has."""
-    spec = rules.spec(axes)
+    spec = RULES.spec(axes)
     return PartitionSpec(*(tuple(name for name in _names(entry) if name in mesh.axis_names) or None for entry in spec))
 
 
-def constrain(x: jax.Array, *axes: str | None, rules: ShardingRules = DEFAULT_RULES) -> jax.Array:
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """`x` laid out by its logical axes on the mesh of the surrounding `jax.set_mesh`; does nothing without one.
 
     A dimension that does not divide stays open to the compiler: a hint about rows must not forbid a batch of one at inference.
     """
+    # Traced outside of any mesh (tests, one device) or on one device there is nothing to lay out.
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
     spec = [
-        entry if size % math.prod(mesh.shape[name] for name in _names(entry)) == 0 else PartitionSpec.UNCONSTRAINED
-        for size, entry in zip(x.shape, activation_spec(mesh, *axes, rules=rules), strict=True)
+        entry if size % _parts(mesh, entry) == 0 else PartitionSpec.UNCONSTRAINED
+        for size, entry in zip(x.shape, activation_spec(mesh, *axes), strict=True)
     ]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

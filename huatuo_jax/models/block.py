@@ -23,6 +23,8 @@ from huatuo_jax.models.norms import rms_norm
 from huatuo_jax.sharding import constrain
 
 Initializer = Callable[..., jax.Array]
+RopeTables = tuple[jax.Array, jax.Array]
+"""Cosine and sine of each angle, fp32 [B, S, P]."""
 
 
 # ---------------------------------------------------------------- rotary positions (ALiBi's slopes are in attention.py)
@@ -30,6 +32,7 @@ Initializer = Callable[..., jax.Array]
 
 def rope_frequencies(config: ModelConfig) -> np.ndarray:
     """Angle per position of each rotated pair, fp32 [head_dim / 2] (arXiv 2104.09864, eq. 15), with Llama-3's scaling if set."""
+    # In fp64 and on the host: a power in fp32 would be off by angles at far positions.
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
     frequencies = config.rope_theta**-exponents
     if config.rope_scaling is not None:
@@ -45,13 +48,13 @@ def _scale_llama3(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
     return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
-def rope_tables(config: ModelConfig, positions_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
+def rope_tables(config: ModelConfig, positions_BS: jax.Array) -> RopeTables:
     """Cosine and sine of the angles at int32 positions [B, S]; both fp32 [B, S, head_dim / 2]."""
     angles_BSP = positions_BS.astype(jnp.float32)[..., None] * rope_frequencies(config)
     return jnp.cos(angles_BSP), jnp.sin(angles_BSP)
 
 
-def apply_rope(x_BSNH: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+def apply_rope(x_BSNH: jax.Array, tables: RopeTables) -> jax.Array:
     """Rotates [B, S, N, H] by the half-split layout (pair i is dims i and i + H/2); computed in fp32, returned in x's dtype."""
     cos_BS1P, sin_BS1P = (table[:, :, None, :] for table in tables)
     first, second = jnp.split(x_BSNH.astype(jnp.float32), 2, axis=-1)
@@ -70,6 +73,7 @@ class ParamFactory:
         self._normal = nnx.initializers.normal(deviation)
 
     def _make(self, initializer: Initializer, axes: dict[str, int]) -> nnx.Param:
+        # All layers of a parameter are one array: one scan runs them, one entry of a checkpoint holds them.
         sizes = axes if self._stack is None else {"layers": self._stack, **axes}
         value = initializer(self._rngs.params(), tuple(sizes.values()), self._dtype)
         return nnx.Param(value, axes=tuple(sizes))
@@ -129,9 +133,7 @@ class Block(nnx.Module):
         self.ffn_norm = make.scale(norm=config.hidden_size)
         self.ffn = FeedForward(config, make)
 
-    def queries_keys_values(
-        self, x_BSD: jax.Array, rope: tuple[jax.Array, jax.Array] | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def queries_keys_values(self, x_BSD: jax.Array, rope: RopeTables | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Normed queries [B, S, N, H], keys and values [B, S, K, H]; queries and keys rotated if the model has RoPE."""
         weights, epsilon = self.attention, self.config.norm_eps
         normed_BSD = rms_norm(x_BSD, self.attention_norm[...], epsilon)
@@ -145,6 +147,7 @@ class Block(nnx.Module):
             )
         if self.config.qk_norm:
             q, k = rms_norm(q, weights.query_norm[...], epsilon), rms_norm(k, weights.key_norm[...], epsilon)
+        # Keys are rotated before they are cached, so that a cached key never needs its position again.
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
         q = constrain(q, "batch", None, "heads", None)

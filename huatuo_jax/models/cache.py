@@ -55,6 +55,7 @@ class KVCache:
 
 def write(cache_LBKTH: jax.Array, new_BSKH: jax.Array, layer: jax.Array, rows_B: jax.Array, slots_BS: jax.Array) -> jax.Array:
     """The cache with new keys or values of one layer at each row's own slots; a slot or row beyond the cache is dropped."""
+    # Rows and slots beyond the cache belong to tokens that only pad the batch.
     at = cache_LBKTH.at[layer, rows_B[:, None], :, slots_BS]
     return constrain(at.set(new_BSKH.astype(cache_LBKTH.dtype), mode="drop"), *CACHE_AXES)
 
@@ -62,6 +63,7 @@ def write(cache_LBKTH: jax.Array, new_BSKH: jax.Array, layer: jax.Array, rows_B:
 def read(cache_LBKTH: jax.Array, layer: jax.Array, rows_B: jax.Array | None, visible: int) -> jax.Array:
     """The first `visible` slots of one layer, [B, K, visible, H]; `rows_B` = which rows, None = all in order."""
     _, rows, kv_heads, slots, size = cache_LBKTH.shape
+    # Short answers in a long cache read only the slots in use: attention's time is that of reading the cache.
     window = (1, rows, kv_heads, min(visible, slots), size)
     window_BKTH = jax.lax.dynamic_slice(cache_LBKTH, (layer, 0, 0, 0, 0), window)[0]
     return window_BKTH if rows_B is None else jnp.take(window_BKTH, rows_B, axis=0, mode="clip")

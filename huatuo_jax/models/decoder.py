@@ -24,15 +24,15 @@ from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.attention import Visibility, alibi_slopes, attend
-from huatuo_jax.models.block import Block, ParamFactory, rope_tables
+from huatuo_jax.models.block import Block, ParamFactory, RopeTables, rope_tables
 from huatuo_jax.models.cache import KVCache, attend_cached, read, write
 from huatuo_jax.models.matmul import PRODUCT, in_dtype, matmul
 from huatuo_jax.models.norms import rms_norm, row_lengths
 from huatuo_jax.sharding import constrain
 
-Rope = tuple[jax.Array, jax.Array] | None
 Carry = tuple[jax.Array, jax.Array, jax.Array]
 
+# What is kept of each layer for the backward pass; its input always is.
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -76,10 +76,20 @@ class Decoder(nnx.Module):
           remat: what the backward pass recomputes: "none", "dots" (keeps matrix products) or "full" (keeps layer inputs).
           unroll: layers that one iteration of the scan runs; the whole number of layers leaves no loop.
         """
-        rope, slopes = self._rope(positions_BS), self._slopes()
-        x_BSD = self._embed(tokens_BS, dtype)
-        visibility = Visibility(segment_ids_BS, slopes)
-        return self._norm(self._run_layers(x_BSD, rope, visibility, attention, remat, unroll))
+        rope, visibility = self._rope(positions_BS), Visibility(segment_ids_BS, self._slopes())
+        graphdef, stacked = nnx.split(self.layers)
+
+        def layer(x_BSD: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
+            block = nnx.merge(graphdef, state)
+            q, k, v = block.queries_keys_values(x_BSD, rope)
+            return block.finish(x_BSD, attend(attention, q, k, v, visibility)), None
+
+        if remat != "none":
+            # A scan already keeps the two passes apart; the barriers of prevent_cse would only cost.
+            layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[remat], prevent_cse=False)
+        # One layer is compiled, whatever their number; its parameters are slices of the stacked ones.
+        x_BSD, _ = jax.lax.scan(layer, self._embed(tokens_BS, dtype), stacked, unroll=unroll)
+        return self._norm(x_BSD)
 
     def extend(
         self,
@@ -102,6 +112,7 @@ class Decoder(nnx.Module):
             position beyond the cache are not kept.
           dtype: of activations and matrix products.
         """
+        # Padding behind a row's tokens gets positions too: what it writes there is overwritten before any query sees it.
         positions_BS = starts_B[:, None] + jnp.arange(tokens_BS.shape[1])
         rope, slopes = self._rope(positions_BS), self._slopes()
         written_B = jnp.arange(len(tokens_BS)) if rows_B is None else rows_B
@@ -122,7 +133,7 @@ class Decoder(nnx.Module):
         (x_BSD, keys, values), _ = jax.lax.scan(layer, carry, (stacked, jnp.arange(self.config.num_layers)))
         return self._norm(x_BSD), KVCache(keys, values)
 
-    def _rope(self, positions_BS: jax.Array) -> Rope:
+    def _rope(self, positions_BS: jax.Array) -> RopeTables | None:
         return rope_tables(self.config, positions_BS) if self.config.positions == "rope" else None
 
     def _slopes(self) -> jax.Array | None:
@@ -136,21 +147,6 @@ class Decoder(nnx.Module):
 
     def _norm(self, x_BSD: jax.Array) -> jax.Array:
         return rms_norm(x_BSD, self.final_norm[...], self.config.norm_eps)
-
-    def _run_layers(
-        self, x_BSD: jax.Array, rope: Rope, visibility: Visibility, attention: str, remat: str, unroll: int
-    ) -> jax.Array:
-        graphdef, stacked = nnx.split(self.layers)
-
-        def layer(x_BSD: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
-            block = nnx.merge(graphdef, state)
-            q, k, v = block.queries_keys_values(x_BSD, rope)
-            return block.finish(x_BSD, attend(attention, q, k, v, visibility)), None
-
-        if remat != "none":
-            # A scan already keeps the two passes apart; the barriers of prevent_cse would only cost.
-            layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[remat], prevent_cse=False)
-        return jax.lax.scan(layer, x_BSD, stacked, unroll=unroll)[0]
 
     def output_weights(self) -> jax.Array:
         """The output matrix as used, fp32 [V, D] or quantised: head or tied embedding; a NormHead's rows are normalised, gradient

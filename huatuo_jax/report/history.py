@@ -58,6 +58,7 @@ def read_history(run: Path, windows: int = 33) -> History:
         (run / "config.json").is_file(),
         f"{run} is no run directory (it has no config.json); `huatuo train CONFIG.py --run {run}` makes one",
     )
+    # A run that has just started has a config and no log yet: that is no mistake of the user, so not a ConfigError.
     if not (run / "metrics.jsonl").is_file():
         raise DataError(f"{run} has no metrics.jsonl: nothing was logged yet; let the run reach its first logged step")
     lines = read_log(run / "metrics.jsonl")
@@ -83,6 +84,7 @@ def _trained_mixing(run: Path, config: dict[str, Any], last_step: int, windows: 
         plan = Plan.load(config["data"]["plan"])
     except (DataError, OSError) as error:
         return {}, f"the plan could not be read: {error}"
+    # A new plan may have taken the place of the one trained on; its curve would be of another run.
     trained_on = read_json(run / "data.json")["plan_hash"] if (run / "data.json").is_file() else plan.hash
     if plan.hash != trained_on:
         return {}, f"{config['data']['plan']} now holds another plan than the one trained on ({trained_on[:12]})"

@@ -95,17 +95,13 @@ def _draw_mixing(axes: "Axes", history: History) -> None:
 
 
 def _draw_learning_rate(axes: "Axes", history: History) -> None:
-    steps, rates = history.series("learning_rate")
-    axes.plot(steps, rates, color=PALETTE[0], linewidth=2, marker=_marker(steps))
+    _draw_line(axes, history, "learning_rate", PALETTE[0])
     axes.set(title="Learning rate", xlabel="step", ylabel="rate")
-    axes.set_ylim(bottom=0)
 
 
 def _draw_throughput(axes: "Axes", history: History) -> None:
-    steps, tokens = history.series("tokens_per_second")
-    axes.plot(steps, tokens, color=PALETTE[2], linewidth=1.5, marker=_marker(steps))
+    _draw_line(axes, history, "tokens_per_second", PALETTE[2])
     axes.set(title="Throughput", xlabel="step", ylabel="tokens per second")
-    axes.set_ylim(bottom=0)
 
 
 def _draw_recall(axes: "Axes", history: History) -> None:
@@ -117,6 +113,12 @@ def _draw_recall(axes: "Axes", history: History) -> None:
     axes.grid(visible=False)
     characters = history.recall["characters"]
     axes.set(title="Recall of trained records, greedy", xlabel=f"% of the first {characters} characters right", xlim=(0, 112))
+
+
+def _draw_line(axes: "Axes", history: History, key: str, color: str) -> None:
+    steps, values = history.series(key)
+    axes.plot(steps, values, color=color, linewidth=2, marker=_marker(steps))
+    axes.set_ylim(bottom=0)
 
 
 def _legend_beside(axes: "Axes") -> None:
@@ -132,6 +134,7 @@ def _marker(steps: np.ndarray) -> str:
 
 
 def _page(history: History, pictures: dict[str, bytes]) -> str:
+    # Prompts, answers, names and the config come from data: everything but our own tags is escaped.
     parts = [_summary(history), *(html_image(title, png) for title, png in pictures.items())]
     if history.mixing_note:
         parts.append(f'<p class="faint">No mixing curve: {html.escape(history.mixing_note)}</p>')

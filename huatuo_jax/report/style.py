@@ -54,6 +54,7 @@ def new_figure(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
+    # Lines behind the data: matplotlib would draw them over bars.
     for axes in figure.subplots(1, columns, squeeze=False)[0]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
@@ -104,6 +105,7 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], total: bool =
 
 def html_page(title: str, parts: Iterable[str], style: str = "") -> str:
     """A page of these parts under its title; `style` adds CSS rules to those that all pages share."""
+    # Fonts and pictures are named or embedded, never linked: the page can be mailed, and opened without a network.
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head += f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style>"
     return f"<!doctype html><html><head>{head}</head><body><h1>{html.escape(title)}</h1>{''.join(parts)}</body></html>\n"

@@ -75,45 +75,45 @@ def weighted_loss(
       The loss, a fp32 scalar, differentiable in `hidden` and `output_weights`; and the cross-entropies [batch, sequence] fp32, 0
       where ignored, through which no gradient passes.
     """
-    loss, cross_entropy = _loss(hidden, output_weights, targets, weights, square_weights, chunks)
+    loss, cross_entropy = _loss(hidden, output_weights, (targets, weights, square_weights), chunks)
     return loss, jax.lax.stop_gradient(cross_entropy)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _loss(
-    hidden: Array, output_weights: Array, targets: Array, weights: Array, square_weights: Array | None, chunks: int
-) -> tuple[Array, Array]:
-    return _over_chunks(hidden, output_weights, targets, weights, square_weights, chunks, with_gradients=False)[0]
+Facts = tuple[Array, Array, Array | None]
+"""targets, weights and square_weights of `weighted_loss`: what no gradient goes to."""
+Gradients = tuple[Array, Array]
+"""To the hidden states and to the output weights."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _loss(hidden: Array, output_weights: Array, facts: Facts, chunks: int) -> tuple[Array, Array]:
+    return _over_chunks(hidden, output_weights, facts, chunks, with_gradients=False)[0]
 
 
 def _loss_forward(
-    hidden: Array, output_weights: Array, targets: Array, weights: Array, square_weights: Array | None, chunks: int
-) -> tuple[tuple[Array, Array], tuple[Array, Array] | None]:
-    return _over_chunks(hidden, output_weights, targets, weights, square_weights, chunks, with_gradients=True)
+    hidden: Array, output_weights: Array, facts: Facts, chunks: int
+) -> tuple[tuple[Array, Array], Gradients | None]:
+    # The gradients are taken while the logits are there: the backward pass only scales them.
+    return _over_chunks(hidden, output_weights, facts, chunks, with_gradients=True)
 
 
-def _loss_backward(chunks: int, gradients: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
+def _loss_backward(chunks: int, gradients: Gradients, cotangents: tuple[Array, Array]) -> tuple[Array, Array, None]:
     to_hidden, to_weights = gradients
-    return (to_hidden * cotangents[0]).astype(to_hidden.dtype), to_weights * cotangents[0], None, None, None
+    return (to_hidden * cotangents[0]).astype(to_hidden.dtype), to_weights * cotangents[0], None
 
 
 _loss.defvjp(_loss_forward, _loss_backward)
 
 
 def _over_chunks(
-    hidden: Array,
-    output_weights: Array,
-    targets: Array,
-    weights: Array,
-    square_weights: Array | None,
-    chunks: int,
-    with_gradients: bool,
-) -> tuple[tuple[Array, Array], tuple[Array, Array] | None]:
+    hidden: Array, output_weights: Array, facts: Facts, chunks: int, with_gradients: bool
+) -> tuple[tuple[Array, Array], Gradients | None]:
     """(loss, cross-entropies), and the loss's gradients to `hidden` and `output_weights` if wanted."""
     # Example of one row, 8 positions in 4 chunks of 2; targets . . 7 . 9 4 . . at the positions 0 to 7 ("." = ignored):
     #   order  2 4 5 0 1 3 6 7   positions that count first, each group in its old order
     #   used   2                 the row that counts most has 3 targets, in the first 2 chunks; chunks 2 and 3 are never computed
     #   back   3 4 0 5 1 2 6 7   where each position went: brings the results to their old places
+    targets, _, square_weights = facts
     counts = targets >= 0 if square_weights is None else (targets >= 0) | (square_weights > 0)
     order = jnp.argsort(~counts, axis=1, stable=True)
     back = jnp.argsort(order, axis=1)
@@ -121,7 +121,7 @@ def _over_chunks(
     used = 1 if chunks == 1 else -(-counts.sum(axis=1).max() // size)
     # Cast, and gathered over the devices, once and not once a chunk.
     rounded = constrain(output_weights.astype(hidden.dtype), "vocab", None)
-    columns = jax.tree.map(lambda x: _reorder(x, order), (hidden, targets, weights, square_weights))
+    columns = jax.tree.map(lambda x: _reorder(x, order), (hidden, *facts))
 
     def chunk_loss(logits: Array, targets: Array, weights: Array, square_weights: Array | None) -> tuple[Array, Array]:
         # A masked sum instead of a gather: it stays on its device where the vocabulary is sharded.
@@ -136,9 +136,9 @@ def _over_chunks(
     def add_chunk(index: int, sums: tuple[Any, ...]) -> tuple[Any, ...]:
         total, cross_entropy, gradients = sums
         start = index * size
-        part, *facts = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), columns)
+        part, *part_facts = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), columns)
         logits = jnp.einsum("bsd,vd->bsv", part, rounded, preferred_element_type=jnp.float32)
-        (loss, of_tokens), to_logits = jax.value_and_grad(chunk_loss, has_aux=True)(logits, *facts)
+        (loss, of_tokens), to_logits = jax.value_and_grad(chunk_loss, has_aux=True)(logits, *part_facts)
         if gradients is not None:
             to_hidden, to_weights = gradients
             # Both factors of each product in one dtype: a mixed product would run at fp32 speed.

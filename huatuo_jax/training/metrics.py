@@ -48,6 +48,7 @@ PEAK_BF16_TFLOPS = (
 
 def peak_flops(device_kind: str) -> float | None:
     """Dense bf16 FLOP/s of one device, or None if the kind is not in the table."""
+    # The order of the table matters: "v5 lite" is found before "v5", which is a v5p.
     kind = device_kind.lower()
     return next((tflops * 1e12 for part, tflops in PEAK_BF16_TFLOPS if part in kind), None)
 
@@ -126,6 +127,7 @@ class Meter:
         self._fetch()
         sums, seconds = self.sums, time.perf_counter() - self._started
         speed = self._tokens / seconds if seconds > 0 else None
+        # Totals of the run are cumulative, everything else is of this interval; a resumed run goes on with both.
         line = {
             "step": step,
             "loss": sums.loss / sums.updates if sums.updates else None,
@@ -156,6 +158,7 @@ class Meter:
             self._tokens += float(metrics["tokens"])
             self.sums.tokens += float(metrics["tokens"])
             self.sums.target_tokens += float(metrics["target_tokens"])
+            # A skipped batch made no update, and its loss is not a number: it enters the tokens and no mean.
             if metrics["skipped"]:
                 self.sums.skipped += 1
                 continue
@@ -196,6 +199,7 @@ class Evaluator:
 
     def __call__(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
         """(loss sums, target tokens), each float64 [num_sources]."""
+        # All batches are dispatched before the first result is fetched, so the devices do not wait for this loop.
         with make_loader(self.rows, self.batch_rows, self.sharding, threads=self.threads) as batches:
             sums = jax.device_get([self._evaluate(params, batch) for batch in batches])
         names = ("source_loss_sum", "source_target_tokens")
@@ -273,6 +277,7 @@ class RunLog:
         """Writes a line of `Meter`."""
         self._write(line)
         text = step_text(line)
+        # A terminal shows one line that changes; a file or a pipe gets a line each time.
         if self.console.is_terminal:
             self._bar.update(self._task, description=text, completed=line["step"])
         else:

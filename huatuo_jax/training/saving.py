@@ -1,10 +1,12 @@
 """Checkpoints of a run: `RUN/checkpoints/STEP/`, written in the background and verified when they are read.
 
 A checkpoint is an Orbax composite of `params`, `opt_state` and `meta` (JSON: config, facts of the data, sums of the log,
-fingerprint of every array); its layout and verification are in `weights/checkpoint.py`, which inference and export read too. Here
-is what only training needs: saving while the next steps run, keeping the newest few, and going back to an older one when the
-newest is damaged. At every moment one complete checkpoint lies on the disk: an older one is removed after the newer one is
-complete.
+fingerprint of every array). Its layout and verification are in `weights/checkpoint.py`, which inference and export read too. Here
+is what only training needs: saving while the next steps run, keeping the newest few, going back to an older one when the newest
+is damaged. At every moment one complete checkpoint lies on the disk: an older one is removed after the newer one is complete.
+
+Orbax's own CheckpointManager is not used: it unlinks the files of an old step in place, so that a removal that is interrupted
+leaves a directory that still counts as complete; and it knows neither fingerprints nor checkpoints set aside.
 """
 
 import contextlib
@@ -77,6 +79,7 @@ class Checkpoints:
         Raises:
           HuatuoError: this or the checkpoint before could not be written (a full disk); the older ones stay as they are.
         """
+        # One save at a time: the one before must be complete before older ones are removed, and its arrays leave host memory.
         self.wait()
         arguments = save_arguments(step, {"params": params, "opt_state": opt_state}, meta)
         with self._explained(step):
@@ -135,7 +138,8 @@ class Checkpoints:
                     if aside.exists():
                         aside.rmtree()
                     (self.directory / str(step)).rename(aside)
-                _barrier(f"aside-{step}")
+                # No process may list the checkpoints again before the renaming is done.
+                multihost_utils.sync_global_devices(f"aside-{step}")
         return None
 
     @contextlib.contextmanager
@@ -145,10 +149,10 @@ class Checkpoints:
         except Exception as error:
             self._saving = None
             usable = self.steps()
-            newest = f"the one of step {usable[-1]} stays usable" if usable else "there is no older one"
+            newest = f"The one of step {usable[-1]} stays usable" if usable else "There is no older one"
             raise HuatuoError(
-                f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}. {newest[0].upper()}"
-                f"{newest[1:]}; make room (or set a smaller checkpoint.keep) and run the same command again to continue"
+                f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}. {newest}; make room "
+                "(or set a smaller checkpoint.keep) and run the same command again to continue"
             ) from error
 
 
@@ -163,11 +167,6 @@ def _remove(path: epath.Path) -> None:
 
 def _is_writer() -> bool:
     return jax.process_index() == 0
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ def open_run_data(config: RunConfig, console: Console) -> RunData:
       DataError: data or plan are missing or torn, or the plan is of other data.
       ConfigError: the plan was made with other settings or has too few rows; the tokenizer is larger than the model's vocabulary.
     """
+    # The plan names the data it was made of and its own settings, so both are checked against what is here before they are used.
     dataset = TokenDataset.open(config.data.tokens)
     plan = Plan.load(config.data.plan)
     plan.check_matches(dataset, config.data)
@@ -117,9 +118,11 @@ def choose_case(checkpoints: Checkpoints, config: RunConfig, facts: Mapping[str,
       HuatuoError: all checkpoints of the run are set aside as corrupt.
     """
     newest = _newest_readable(checkpoints)
+    # Cases 1 and 3; a directory whose checkpoints were all set aside is neither.
     if newest is None:
         _refuse_if_all_corrupt(checkpoints)
         return Start("weights", weights=open_init(config, facts)) if config.init else Start("fresh")
+    # Case 5, or 2 and 4. Fields that only change how the run is computed (mesh, logging, …) may differ.
     step, meta = newest
     changed = differences(_identity(meta["config"], meta), _identity(config_to_dict(config), facts), MAY_DIFFER_ON_RESUME)
     if changed:
@@ -193,6 +196,7 @@ def load_state(
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to train from and the facts of its checkpoint ({} unless resumed)."""
     if start.case == "resume":
+        # The abstract state has this run's shardings, so a checkpoint of another mesh is read right into the new one.
         abstract = train_step.abstract_state
         restored = checkpoints.restore_newest(abstract.params, without_params(abstract), report)
         if restored is None:
@@ -200,6 +204,7 @@ def load_state(
             lost = f"{checkpoints.directory} lost its checkpoints while this process started; is another process using it?"
             raise DataError(lost)
         return TrainState(params=restored.params, **restored.opt_state), restored.meta
+    # The optimizer's state depends on the shapes of the parameters only, so it is made from random ones also in case 3.
     state = train_step.init(config.seed)
     if start.weights is not None:
         # The random weights go first: two copies of the parameters may not fit beside the optimizer's state.

@@ -61,19 +61,15 @@ class TrainStep:
       step: (state, batch) → (state, metrics); the given state is donated. Metrics are fp32 and on every device: loss, grad_norm,
         learning_rate, tokens, target_tokens, skipped (0 or 1), source_loss_sum and source_target_tokens [num_sources].
       abstract_state: the state as ShapeDtypeStructs with shardings; also what a checkpoint is restored to.
-      state_shardings: of the state.
       batch_sharding: of every field of a batch: rows over devices.
       abstract_batch: the batch as ShapeDtypeStructs with shardings.
-      schedule: updates made → learning rate.
     """
 
     init: Callable[[int], TrainState]
     step: jax.stages.Wrapped
     abstract_state: TrainState
-    state_shardings: TrainState
     batch_sharding: NamedSharding
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
-    schedule: optax.Schedule
 
     def lower(self) -> jax.stages.Lowered:
         """The step lowered for its mesh; nothing is allocated."""
@@ -163,10 +159,8 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
             _on_mesh(step, mesh), in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0
         ),
         abstract_state=with_shardings(abstract_state, shardings),
-        state_shardings=shardings,
         batch_sharding=rows,
         abstract_batch={name: jax.ShapeDtypeStruct(row_shape, jnp.int32, sharding=rows) for name in BATCH_FIELDS},
-        schedule=schedule,
     )
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -68,6 +69,7 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
         return {"case": start.case, "steps": total_steps}
     with alone_in(run), one_error_per_failure(), StopSignals() as signals, out_of_memory_explained(config):
         checkpoints.remove_leftovers()
+        # Compiled before the state is loaded: a step that does not fit fails before minutes are spent on reading weights.
         console.print("compiling the step")
         compiled = train_step.lower().compile()
         state, meta = load_state(start, checkpoints, train_step, config, mesh, console.print)
@@ -82,17 +84,20 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
             write_json(epath.Path(run) / "data.json", facts)
             copy_tokenizer(dataset.tokenizer_path, run)
         log = RunLog(run, step, total_steps, console, config.logging.tensorboard) if is_writer else None
-        loop = Loop(
-            config, facts, checkpoints, log, meter_of(config, mesh, dataset, state, meta), Evaluator(config, mesh, dataset)
-        )
-        loop.skipped_in_a_row = meta.get("skipped_in_a_row", 0)
+        meter, evaluator = make_meter(config, mesh, dataset, state, meta), Evaluator(config, mesh, dataset)
+        loop = Loop(config, facts, checkpoints, log, meter, evaluator, meta.get("skipped_in_a_row", 0))
 
         # ------------------------------------------------------------ the steps
-        reading = {"threads": config.data.threads, "prefetch": config.data.prefetch}
-        rows = PlannedRows(data.plan, dataset)
+        # The step is the position in the data: row step × batch_size of the plan is the next one, on any mesh.
         try:
             with make_loader(
-                rows, config.batch_size, train_step.batch_sharding, start_step=step, num_steps=total_steps - step, **reading
+                PlannedRows(data.plan, dataset),
+                config.batch_size,
+                train_step.batch_sharding,
+                start_step=step,
+                num_steps=total_steps - step,
+                threads=config.data.threads,
+                prefetch=config.data.prefetch,
             ) as batches:
                 loop.run(compiled, state, batches, step, signals)
         finally:
@@ -103,24 +108,20 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
     return {"case": start.case, "steps": total_steps, **loop.last, "seconds": time.time() - began}
 
 
+@dataclass
 class Loop:
     """The loop over steps: dispatches one step ahead, and decides what happens between steps."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        facts: Mapping[str, Any],
-        checkpoints: Checkpoints,
-        log: RunLog | None,
-        meter: Meter,
-        evaluator: Evaluator,
-    ) -> None:
-        self.config, self.facts, self.checkpoints, self.log = config, facts, checkpoints, log
-        self.meter, self.evaluator = meter, evaluator
-        self.skipped_in_a_row = 0
-        self.last: dict[str, Any] = {}
-        # Steps that are dispatched and not yet waited for: (step, its metrics on the devices, seconds waited for its batch).
-        self._in_flight: deque[tuple[int, Mapping[str, jax.Array], float]] = deque()
+    config: RunConfig
+    facts: Mapping[str, Any]
+    checkpoints: Checkpoints
+    log: RunLog | None
+    meter: Meter
+    evaluator: Evaluator
+    skipped_in_a_row: int = 0
+    last: dict[str, Any] = field(default_factory=dict)
+    # Steps that are dispatched and not yet waited for: (step, its metrics on the devices, seconds waited for its batch).
+    _in_flight: deque[tuple[int, Mapping[str, jax.Array], float]] = field(default_factory=deque)
 
     def run(
         self,
@@ -146,11 +147,13 @@ class Loop:
             step += 1
             self._in_flight.append((step, metrics, input_wait))
 
+            # All processes come to the same answers here, from the step number, the coordination service and global metrics.
             is_last = step == total_steps
             evaluate = is_last or bool(logging.eval_every and step % logging.eval_every == 0)
             save = is_last or step % self.config.checkpoint.every == 0
             stop = signals.stop_after(step) and not is_last
             self._settle(0 if evaluate or save or stop else 1)
+            # Seen up to one step late, unless all steps are waited for: one more skipped step changes nothing in the state.
             diverged = self.skipped_in_a_row >= self.config.max_skipped
             if evaluate:
                 self._evaluate(step, state)
@@ -257,7 +260,7 @@ class StopSignals:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def meter_of(config: RunConfig, mesh: Mesh, dataset: TokenDataset, state: TrainState, meta: Mapping[str, Any]) -> Meter:
+def make_meter(config: RunConfig, mesh: Mesh, dataset: TokenDataset, state: TrainState, meta: Mapping[str, Any]) -> Meter:
     """The meter of this model on this mesh, continued where the checkpoint left it."""
     parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(state.params))
     peak = peak_flops(mesh.devices.flat[0].device_kind)

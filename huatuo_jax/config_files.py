@@ -1,6 +1,12 @@
-"""Config files in, `RunConfig`s out; configs to plain values and back; what a rerun may change."""
+"""Config files: loaded by path or, if they ship with this project, by name; and configs as plain values, compared and saved.
+
+A config is a Python file with a function `config() -> RunConfig` (see `config`). Everything that a run depends on is in that
+value: it is saved as JSON beside the run's output (`config_to_dict`) and read back from checkpoints (`config_from_dict`), and a
+rerun with other values is refused (`differences`). Next: `huatuo_jax.cli.train`, which lets flags replace single fields.
+"""
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import sys
@@ -54,21 +60,22 @@ def load_config(name: str | Path) -> RunConfig:
         shipped = recipes()
         require(str(name) in shipped, f"no config file {name} and no recipe of that name; the recipes are {', '.join(shipped)}")
         path = shipped[str(name)]
-    spec = importlib.util.spec_from_file_location(f"_run_config_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"_run_config_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file; a config is a .py file with `def config() -> RunConfig`")
     module = importlib.util.module_from_spec(spec)
     try:
         with _importing_neighbours(path.resolve().parent):
+            sys.modules[spec.name] = module  # dataclasses look their module up
             spec.loader.exec_module(module)
             make = getattr(module, "config", None)
             if make is None:
-                raise ConfigError(f"{path} has no function `config() -> RunConfig`")
+                raise ConfigError("it has no function `config() -> RunConfig`")
             made = make()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:
-        at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
         line = at[-1] if at else getattr(error, "lineno", None)
         place = f"{path}, line {line}" if line else str(path)
         raise ConfigError(f"{place}: {type(error).__name__}: {error}; correct the config") from error
@@ -78,43 +85,69 @@ def load_config(name: str | Path) -> RunConfig:
 
 @contextlib.contextmanager
 def _importing_neighbours(folder: Path) -> Iterator[None]:
-    """Within the context the modules of `folder` can be imported, by their own name and as `<name of the folder>.<module>`.
+    """Within the context, modules of `folder` can be imported by their own name and as `<name of the folder>.<module>`.
 
-    Afterwards they are forgotten: one process may load two folders that are both called `configs`, and a neighbour that was
-    edited is read again.
+    The folder may be called like any other that is loaded in the same process, or like a library, and so may its files. For
+    `~/law/configs/run.py` the search goes through
+
+        the standard library and installed packages  →  ~/law/configs  →  ~/law  →  the rest (the working directory, PYTHONPATH)
+
+    and `configs` is the folder itself; if an installed package has that name, it is found as well. Afterwards all of it is
+    forgotten, so that two folders do not mix, and a neighbour that was edited is read again.
     """
-
-    def in_package(name: str) -> bool:
-        return name.split(".")[0] == folder.name
-
-    hidden = {name: module for name, module in sys.modules.items() if in_package(name)}
-    library = folder.name in hidden and _is_installed(hidden[folder.name])  # ~/jax/law.py must not hide the library jax
-    path_before = list(sys.path)
-    if not library:
-        for name in hidden:
+    modules_before, path_before = dict(sys.modules), list(sys.path)
+    hidden = {folder.name, *(path.stem for path in folder.glob("*.py"))}
+    hidden -= {name for name in hidden if name in sys.modules and _is_library(sys.modules[name])}
+    for name in modules_before:
+        if name.split(".")[0] in hidden:
             del sys.modules[name]
-        package = types.ModuleType(folder.name)  # made here, for an installed package may have the folder's name
-        package.__path__ = [str(folder)]
-        sys.modules[folder.name] = package
-    # The parent for packages beside the folder; the folder itself last, for it may hold a `random.py`.
-    sys.path[:] = [str(folder.parent), *path_before, str(folder)]
+    libraries = [entry for entry in path_before if _is_library_place(entry)]
+    sys.path[:] = libraries
     importlib.invalidate_caches()
+    library = _imported(folder.name)
+    package = library or types.ModuleType(folder.name)
+    library_path = list(getattr(package, "__path__", ()))
+    package.__path__ = [str(folder), *library_path]
+    sys.modules[folder.name] = package
+    sys.path += [str(folder), str(folder.parent), *(entry for entry in path_before if entry not in libraries)]
     try:
         yield
     finally:
         sys.path[:] = path_before
+        package.__path__ = library_path
+        if library is None:
+            del sys.modules[folder.name]
         for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if (in_package(name) and not library) or (file and Path(file).parent == folder):
+            new = name not in modules_before and not _is_library(module)
+            if new and any(Path(place).is_relative_to(folder.parent) for place in _places(module)):
                 del sys.modules[name]
-        sys.modules.update(hidden)
+        sys.modules.update(modules_before)
 
 
-def _is_installed(module: types.ModuleType) -> bool:
-    """Whether a module belongs to the standard library or to an installed package."""
-    places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
-    roots = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
-    return any(place.startswith(roots) for place in places)
+def _imported(name: str) -> types.ModuleType | None:
+    """The module of this name that is imported, or installed."""
+    if name in sys.modules:
+        return sys.modules[name]
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+def _places(module: types.ModuleType) -> list[str]:
+    """The file of a module, or the folders of a package without one."""
+    file = getattr(module, "__file__", None)
+    return [file] if file else list(map(str, getattr(module, "__path__", ())))
+
+
+def _is_library(module: types.ModuleType) -> bool:
+    """Whether a module belongs to the standard library, to an installed package or to this project."""
+    is_built_in = getattr(module, "__name__", "") in sys.builtin_module_names
+    return is_built_in or any(map(_is_library_place, _places(module)))
+
+
+def _is_library_place(place: str) -> bool:
+    ours = Path(__file__).parent
+    roots = [sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    roots += [str(ours), str(ours.with_name("data_tools"))]
+    return place.startswith(tuple(roots)) or not {"site-packages", "dist-packages"}.isdisjoint(Path(place).parts)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,11 @@
 """Configs: impossible values are refused before anything is loaded; saved configs come back as they were."""
 
 import dataclasses
+import os
+import random
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -88,7 +93,7 @@ def test_a_file_without_config_and_one_that_returns_something_else_are_refused(t
     (tmp_path / "wrong.py").write_text("def config():\n    return {}\n")
     with pytest.raises(ConfigError, match="no config file"):
         load_config(tmp_path / "absent.py")
-    with pytest.raises(ConfigError, match="has no function"):
+    with pytest.raises(ConfigError, match=r"empty.py: it has no function"):
         load_config(tmp_path / "empty.py")
     with pytest.raises(ConfigError, match="returned dict, not RunConfig"):
         load_config(tmp_path / "wrong.py")
@@ -124,3 +129,136 @@ def test_the_baselines_differ_from_one_stage_in_data_only():
     assert set(second.data.mixture) == {"sft"} and second.init == "runs/huatuo2_7b_stage1"
     for baseline in (random, first, second):
         assert baseline.model == one_stage.model and baseline.optimizer == one_stage.optimizer
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+NAMED = """
+import dataclasses
+from huatuo_jax.config_files import load_config
+{imports}
+
+def config():
+    return dataclasses.replace(load_config("quickstart"), name={name})
+"""
+
+
+def named(path: Path, imports: str = "", name: str = "NAME") -> Path:
+    """A config file that is called what `name`, an expression, says."""
+    return write(path, NAMED.format(imports=imports, name=name))
+
+
+LOAD = "import sys; from huatuo_jax.config_files import load_config; print(*(load_config(n).name for n in sys.argv[1:]))"
+
+
+def load_elsewhere(cwd: Path, *names: str | Path, path: str = str(REPOSITORY)) -> list[str]:
+    """The names of configs that another process loads in the working directory `cwd`, which it has on its path."""
+    words = [sys.executable, "-c", LOAD, *map(str, names)]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_recipes_are_found_by_name_from_anywhere(tmp_path):
+    assert load_elsewhere(tmp_path, "huatuo2_7b", "quickstart_random") == ["huatuo2_7b", "quickstart_random"]
+
+
+def test_an_unknown_name_lists_the_recipes():
+    with pytest.raises(ConfigError, match=r"no config file huatuo2_7c and no recipe of that name; .*huatuo2_7b, "):
+        load_config("huatuo2_7c")
+
+
+@pytest.mark.parametrize(
+    "imports", ["from configs.mine import NAME", "from mine import NAME", "import configs.mine\nNAME = configs.mine.NAME"]
+)
+def test_a_config_imports_its_neighbour(tmp_path, imports):
+    write(tmp_path / "configs" / "mine.py", "NAME = 'law'\n")
+    law = named(tmp_path / "configs" / "law.py", imports)
+    assert load_config(law).name == "law"
+    assert load_elsewhere(tmp_path, "configs/law.py") == ["law"]
+    assert "mine" not in sys.modules and "configs" not in sys.modules
+
+
+@pytest.mark.parametrize("imports", ["from configs.mine import NAME", "from mine import NAME", "from shared.names import NAME"])
+def test_two_folders_of_one_name_do_not_mix(tmp_path, imports):
+    files = []
+    for name in ("law", "finance"):
+        for neighbour in ("configs/mine.py", "shared/names.py"):
+            write(tmp_path / name / neighbour, f"NAME = {name!r}\n")
+        files.append(named(tmp_path / name / "configs" / "run.py", imports))
+    assert [load_config(file).name for file in (*files, *files)] == ["law", "finance"] * 2
+    # In a working directory that has such a folder, and such a file, too.
+    write(tmp_path / "configs" / "mine.py", "NAME = 'wrong'\n")
+    write(tmp_path / "mine.py", "NAME = 'wrong'\n")
+    assert load_elsewhere(tmp_path, *files) == ["law", "finance"]
+
+
+def test_an_edited_neighbour_is_read_again(tmp_path):
+    law = named(tmp_path / "configs" / "law.py", "from mine import NAME")
+    for name in ("first", "the second"):
+        write(tmp_path / "configs" / "mine.py", f"NAME = {name!r}\n")
+        assert load_config(law).name == name
+
+
+def test_a_neighbour_hides_no_library(tmp_path):
+    for name in ("random", "json", "time", "numpy", "tomllib"):
+        write(tmp_path / "configs" / f"{name}.py", "raise RuntimeError('not the library')\n")
+    imports = "import json, random, time, tomllib\nimport numpy\nNAME = numpy.__name__ + str(random.Random(0).randrange(10))"
+    law = named(tmp_path / "configs" / "law.py", imports)
+    assert load_config(law).name == "numpy6"
+    assert load_elsewhere(tmp_path, law) == ["numpy6"]
+    assert sys.modules["random"] is random
+
+
+@pytest.mark.parametrize("folder", ["jax", "numpy", "huatuo_jax", "data_tools", "json"])
+def test_a_folder_called_like_a_library_hides_it_no_more(tmp_path, folder):
+    imports = "import jax, numpy, json\nimport data_tools.records.layouts\nfrom mine import NAME\nassert jax.jit"
+    write(tmp_path / folder / "mine.py", "NAME = 'law'\n")
+    law = named(tmp_path / folder / "law.py", imports)
+    assert load_config(law).name == "law"
+    assert load_elsewhere(tmp_path / folder, law) == ["law"]
+
+
+def test_a_config_may_define_dataclasses(tmp_path):
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Names:\n    name: str = 'law'\n"
+    )
+    law = write(tmp_path / "law.py", text + NAMED.format(imports="", name="Names().name"))
+    assert load_config(law).name == "law"
+
+
+def test_the_line_at_fault_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "division.py", "def config():\n    x = 1\n    return x / 0\n")
+    write(tmp_path / "syntax.py", "x = 1\ndef config(:\n")
+    write(tmp_path / "neighbour.py", "\nimport syntax\n")
+    write(tmp_path / "value.py", "from huatuo_jax.config import SourceMix\nx = SourceMix(priority=0)\n")
+    for name, message in (
+        ("division.py", "division.py, line 3: ZeroDivisionError"),
+        ("syntax.py", "syntax.py, line 2: SyntaxError"),
+        ("neighbour.py", "neighbour.py, line 2: SyntaxError"),
+        ("value.py", "value.py: .*priority is 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(name)
+        with pytest.raises(ConfigError, match=message):
+            load_config(tmp_path / name)
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_brings_its_recipes_and_no_package_called_configs(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, REPOSITORY], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"huatuo_jax", "data_tools"}
+    subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "installed", wheel], check=True)
+    shipped = [path.stem for path in SHIPPED]
+    (tmp_path / "empty").mkdir()
+    assert load_elsewhere(tmp_path / "empty", *shipped, path=str(tmp_path / "installed")) == shipped
+    write(tmp_path / "configs" / "mine.py", "NAME = 'law'\n")
+    law = named(tmp_path / "configs" / "law.py", "from configs.mine import NAME")
+    assert load_elsewhere(tmp_path, "configs/law.py", law, path=str(tmp_path / "installed")) == ["law", "law"]

@@ -1,7 +1,7 @@
 """What is wrong with a passage (advertising, links, other scripts, repetition, garble, length …), and masks for personal data.
 
 `passages.py` asks here three times: for a document without control characters, for the rule that drops a passage, and for the
-passage with phone numbers and the like masked. A rule is a function in `_CHECKS`; to add one, write it there, and its limits in
+passage with phone numbers and the like masked. A rule is a function and its entry in `RULES`; its limits stand in
 `CleanRules`. Everything here sees one text at a time and keeps nothing.
 
 The phrases of `advertising` and `boilerplate` are data files in `phrases/`, one a line; `#` begins a comment, `~` a phrase that
@@ -87,7 +87,7 @@ def remove_control_characters(text: str) -> str:
 
 def dropping_rule(text: str, language: str, rules: CleanRules) -> str | None:
     """The name of the first rule that drops a passage; None if it is clean."""
-    return next((name for name in RULES if name not in rules.disabled and _CHECKS[name](text, language, rules)), None)
+    return next((name for name, drops in RULES.items() if name not in rules.disabled and drops(text, language, rules)), None)
 
 
 def repetition(text: str) -> float:
@@ -180,7 +180,7 @@ def _is_list(text: str) -> bool:
     return len(lines) >= LIST_LINES and len(beginnings) == len(lines) and max(map(len, lines)) <= LIST_LINE_LENGTH
 
 
-_CHECKS: dict[str, Callable[[str, str, CleanRules], bool]] = {
+RULES: dict[str, Callable[[str, str, CleanRules], bool]] = {
     "too_short": _too_short,
     "garble": _garble,
     "no_prose": _no_prose,
@@ -190,8 +190,7 @@ _CHECKS: dict[str, Callable[[str, str, CleanRules], bool]] = {
     "boilerplate": _boilerplate,
     "repetition": _repetition,
 }
-RULES = tuple(_CHECKS)
-"""In the order in which they are tried: the first that applies names the drop."""
+"""Name → whether the rule drops (text, language, limits), in the order in which they are tried: the first names the drop."""
 
 
 # Personal data: mobile and landline numbers, identity-card numbers whose check digit is right, e-mail addresses, chat accounts

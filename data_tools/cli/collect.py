@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     if not any(report["done_now"].values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
+    # A misspelt source would change nothing, silently.
     named = {*config.in_domain, *config.source_priority}
     if unknown := sorted(named - set(report["sources"])):
         known = ", ".join(list(report["sources"])[:20])
@@ -116,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 def to_config(args: argparse.Namespace) -> "CollectConfig":
     """The settings that the arguments name."""
+    # Imported here, as everywhere in command modules, so that `--help` does not wait for numpy.
     from data_tools.collect.clean import CleanRules
     from data_tools.collect.settings import CollectConfig, NearDuplicates, ReadingConfig, Semantic
     from data_tools.records.importing import check_inputs
@@ -128,6 +130,7 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
     return CollectConfig(
         reading=ReadingConfig(args.text_field, args.title_field, args.source_field, args.source, args.max_line_bytes),
         extract=not args.any_domain,
+        # By the names that rows get when they are read: Medical_Books_cn is medical_books_cn.
         in_domain=tuple(map(canonical_source, args.in_domain)),
         windows={"zh": args.window_zh, "en": args.window_en},
         clean=CleanRules(disabled=tuple(args.disable_rule)),

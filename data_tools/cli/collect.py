@@ -33,19 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the run")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument("--engine", default="processes", help="processes (default), or ray: Ray tasks, over many machines")
-    parser.add_argument(
-        "--redo", action="store_true", help="allow other settings than DIR was made with; make again what they touch"
-    )
+    parser.add_argument("--redo", action="store_true", help="allow settings other than DIR's; make again what they touch")
     parser.add_argument("--keep-dropped", action="store_true", help="write what is dropped, with the reason, to DIR/dropped")
 
     domain = parser.add_argument_group("extract: which documents are of the domain")
     add_vocabulary(domain)
-    domain.add_argument(
-        "--domain-model", type=local_path, metavar="FILE", help="model of `collect calibrate`, instead of a vocabulary"
-    )
-    domain.add_argument(
-        "--threshold", action="append", default=[], type=_threshold, metavar="LANGUAGE=SCORE", help="such as zh=0.08; overrides"
-    )
+    domain.add_argument("--domain-model", type=local_path, metavar="FILE", help="made by `collect calibrate`; has a vocabulary")
+    score = "least score of a document, such as zh=0.08"
+    domain.add_argument("--threshold", action="append", default=[], type=_threshold, metavar="LANGUAGE=SCORE", help=score)
     domain.add_argument("--in-domain", action="append", default=[], metavar="SOURCE", help="keep all documents of this source")
     domain.add_argument("--any-domain", action="store_true", help="keep all documents of all sources")
 
@@ -64,20 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     passages.add_argument("--no-mask", action="store_true", help="leave personal data as it is")
 
     copies = parser.add_argument_group("de-duplicate")
-    copies.add_argument(
-        "--near-threshold", type=float, default=0.8, metavar="J", help="Jaccard index of copies (default 0.8; 0: off)"
-    )
+    copies.add_argument("--near-threshold", type=float, default=0.8, metavar="J", help="Jaccard index (default 0.8; 0: off)")
     copies.add_argument("--source-priority", default="", metavar="A,B,…", help="sources whose copies stay, the first before all")
-    copies.add_argument(
-        "--embedder", metavar="DIR|URL", help="also compare meanings: a sentence-transformers folder or an endpoint"
-    )
+    copies.add_argument("--embedder", metavar="DIR|URL", help="compare meanings too: sentence-transformers folder or endpoint")
     copies.add_argument("--semantic-model", default="", metavar="NAME", help="embedding model of the endpoint")
     copies.add_argument("--semantic-threshold", type=float, default=0.95, metavar="COS", help="cosine of copies (default 0.95)")
 
     exams = parser.add_argument_group("decontaminate")
-    exams.add_argument(
-        "--exams", nargs="+", default=[], type=local_path, metavar="FILES", help="questions that must not be in it"
-    )
+    exams.add_argument("--exams", nargs="+", default=[], type=local_path, metavar="FILES", help="questions to be taken out")
     add_overlap(exams)
 
 
@@ -116,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     if not any(report["done_now"].values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
+    # A misspelt source would change nothing, silently.
     named = {*config.in_domain, *config.source_priority}
     if unknown := sorted(named - set(report["sources"])):
         known = ", ".join(list(report["sources"])[:20])
@@ -127,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 def to_config(args: argparse.Namespace) -> "CollectConfig":
     """The settings that the arguments name."""
+    # Imported here, as everywhere in command modules, so that `--help` does not wait for numpy.
     from data_tools.collect.clean import CleanRules
     from data_tools.collect.settings import CollectConfig, NearDuplicates, ReadingConfig, Semantic
     from data_tools.records.importing import check_inputs
@@ -139,6 +130,7 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
     return CollectConfig(
         reading=ReadingConfig(args.text_field, args.title_field, args.source_field, args.source, args.max_line_bytes),
         extract=not args.any_domain,
+        # By the names that rows get when they are read: Medical_Books_cn is medical_books_cn.
         in_domain=tuple(map(canonical_source, args.in_domain)),
         windows={"zh": args.window_zh, "en": args.window_en},
         clean=CleanRules(disabled=tuple(args.disable_rule)),

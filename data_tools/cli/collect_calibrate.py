@@ -23,9 +23,7 @@ huatuo-data collect raw/ --domain-model medicine.json --out passages
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "files", nargs="+", type=local_path, metavar="FILES", help="JSONL with a text and a label (true or false)"
-    )
+    parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSONL: a text and a label (true or false)")
     add_vocabulary(parser)
     parser.add_argument("--learn", action="store_true", help="learn weights of words and character pairs from the sample")
     parser.add_argument("--out", required=True, type=local_path, metavar="MODEL.json", help="model for `collect --domain-model`")

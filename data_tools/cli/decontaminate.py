@@ -18,9 +18,8 @@ huatuo-data decontaminate sft.jsonl pairs.jsonl --exams exams/*.jsonl.xz --out c
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
-    parser.add_argument(
-        "--exams", nargs="+", required=True, type=local_path, metavar="EXAMS", help="rows with `question` and perhaps `options`"
-    )
+    rows = "rows with `question` and perhaps `options`"
+    parser.add_argument("--exams", nargs="+", required=True, type=local_path, metavar="EXAMS", help=rows)
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the cleaned files")
     add_overlap(parser)
 

@@ -216,6 +216,7 @@ def features(text: str, language: str) -> set[str]:
 
 def _logistic(means: np.ndarray, roots: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
     """Ridge logistic regression on the two columns, standardised so that the penalty treats them alike: 1, means, roots."""
+    # The model file holds coefficients of the columns as they are, so that scoring needs neither their mean nor their spread.
     columns = np.column_stack([means, roots])
     centre, scale = columns.mean(axis=0), columns.std(axis=0) + 1e-12
     solver = LogisticRegression(C=1 / RIDGE, solver="newton-cholesky", tol=1e-8)

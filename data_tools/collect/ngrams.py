@@ -18,6 +18,7 @@ import numpy as np
 from data_tools.records.language import language_of
 
 CODE_POINTS = 0x110000
+# Unified ideographs with extension A; compatibility ideographs; extensions B to G.
 HAN_BLOCKS = ((0x3400, 0xA000), (0xF900, 0xFB00), (0x20000, 0x31350))
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2^64 over the golden ratio: the usual odd constant of multiplicative hashing."""
@@ -45,6 +46,7 @@ class HashedRows:
 
     def sets(self) -> "HashedRows":
         """The same rows as sets: every hash once, ascending."""
+        # One sort for all rows, by row and then by hash: a value that equals the one before it in its row is a repetition.
         rows = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         order = np.lexsort((self.hashes, rows))
         hashes, rows = self.hashes[order], rows[order]
@@ -149,6 +151,7 @@ def _offsets(rows: np.ndarray, count: int) -> np.ndarray:
 @functools.cache
 def _is_word() -> np.ndarray:
     """Per code point: 0 = neither letter nor digit, 1 = letter or digit, 2 = Chinese character. uint8 [CODE_POINTS]."""
+    # A table, so that a whole batch of texts is looked up at once; Python's own answer for each code point, as in str.isalnum.
     table = np.fromiter((chr(code).isalnum() for code in range(CODE_POINTS)), np.uint8, CODE_POINTS)
     for first, end in HAN_BLOCKS:
         table[first:end] *= 2

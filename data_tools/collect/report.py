@@ -207,6 +207,7 @@ def _percent(value: float) -> str:
 
 def _colours(report: dict[str, Any]) -> dict[str, str]:
     """The colour of each source; where there are more than colours, the smallest share the last one."""
+    # In the order of the sources' names, so that a source keeps its colour from one run to the next as far as it can.
     sources = report["sources"]
     largest = sorted(sources, key=lambda name: -sources[name]["raw"]["bytes"])[: len(PALETTE) - 1]
     shown = [name for name in sources if name in largest]
@@ -249,6 +250,7 @@ def _steps_table(report: dict[str, Any]) -> str:
 
 def _drops(report: dict[str, Any]) -> str:
     parts = []
+    # Those that cost most come first: they are what to look at when too little is left.
     for reason, drop in sorted(report["drops"].items(), key=lambda pair: -pair[1]["bytes"]):
         by_source = ", ".join(f"{html.escape(source)} {count:,}" for source, count in drop["by_source"].items())
         size = f"{drop['texts']:,} texts, {drop['bytes'] / 1e6:.2f} MB"

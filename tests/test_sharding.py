@@ -72,7 +72,7 @@ def test_a_dimension_that_does_not_divide_is_named():
 
 def test_rules_that_use_a_mesh_axis_twice_are_refused():
     with pytest.raises(ConfigError, match="one mesh axis on two dimensions"):
-        param_shardings(abstract_params(preset("tiny-yi")), make_mesh(FOUR_BY_TWO), ShardingRules(embed="tensor"))
+        ShardingRules(embed="tensor").spec(("embed", "heads", "head_dim"))
 
 
 def test_rows_lie_over_data_and_fsdp():

@@ -6,9 +6,10 @@ Imports no jax, so that planning tools can read it. Sources: HuatuoGPT-II's thre
 To add a model whose architecture `decoder.py` has (RoPE or ALiBi, grouped heads, q/k/v biases, q/k norms, tied embeddings,
 NormHead):
 
-1. a line in `_RELEASED`, and one in `_TINY`, which the tests of all presets then run;
-2. if its Hugging Face `model_type` is new: a line in `weights/hf_config.py`, which says which family's layout it has (Mistral's
-   tensors, for example, are Llama's);
+1. a line in `_RELEASED`, and one in `_TINY`: tests of names, configs, export and shardings run on every preset, and a line in
+   `tests/models/test_parity.py` compares logits and gradients with transformers;
+2. if its Hugging Face `model_type` is new: a line in `FAMILIES` of `weights/hf_config.py`, which says whose layout it has.
+   Mistral's, for example, is Llama's: `"mistral": ("llama", ("MistralForCausalLM",))` is all that it needs;
 3. only if its tensors have names of their own: a family in `config.py` and its rows in the table of `weights/hf_names.py`.
 """
 

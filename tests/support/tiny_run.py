@@ -73,6 +73,16 @@ def make_data(folder: Path, seed: int = 0) -> Path:
     return file
 
 
+TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
+"""Figures of a log line that differ from run to run."""
+
+
+def logged_lines(run: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl without their times: what two runs of the same steps have in common."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
 def row_hash(row: Mapping[str, np.ndarray]) -> str:
     """Of all arrays of one row, bit for bit."""
     return hashlib.sha256(b"".join(row[name].tobytes() for name in sorted(row))).hexdigest()

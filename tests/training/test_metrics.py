@@ -11,9 +11,9 @@ from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import DataError
 from huatuo_jax.training.metrics import Meter, RunLog, eval_line, flops_per_token, open_metrics, peak_flops, step_text
+from tests.support.tiny_run import TIMES
 
 SOURCES = ("books", "sft")
-TIMES = ("tokens_per_second", "step_seconds", "input_wait_seconds", "time")
 
 
 def metrics(loss: float, books: tuple[float, float], sft: tuple[float, float], skipped: int = 0) -> dict:

@@ -15,9 +15,8 @@ import pytest
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
-from tests.support.tiny_run import row_hash
+from tests.support.tiny_run import logged_lines, row_hash
 
-TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
 SCRIPT = Path(__file__).parents[1] / "support" / "tiny_run.py"
 
 
@@ -53,11 +52,6 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         assert process.poll() is None, process.communicate()[1][-2000:]
         time.sleep(0.1)
     raise AssertionError(f"{path} never appeared")
-
-
-def lines_of(run: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -97,7 +91,7 @@ def test_after_kill_9_the_same_command_gives_the_figures_of_the_run_that_was_not
     code, out, err = finish(start(0))
     assert code == 0, err
     assert "resume: step" in out
-    assert lines_of(tmp_path / "run") == lines_of(finished_run)
+    assert logged_lines(tmp_path / "run") == logged_lines(finished_run)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -113,7 +107,7 @@ def test_a_signal_saves_and_ends_with_its_own_exit_code(
     newest = max(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir())
     assert f"after step {newest} of 14" in " ".join(err.split())
     assert finish(start(0))[0] == 0
-    assert lines_of(tmp_path / "run") == lines_of(finished_run)
+    assert logged_lines(tmp_path / "run") == logged_lines(finished_run)
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(start_all, tmp_path: Path) -> None:
@@ -125,7 +119,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(start_a
     assert ends[0][2].splitlines()[-1].split("after")[1] == ends[1][2].splitlines()[-1].split("after")[1]
     ends = [finish(process) for process in start_all(0, 2, devices=4)]
     assert [code for code, _, _ in ends] == [0, 0], ends
-    assert [line["step"] for line in lines_of(tmp_path / "run") if "loss" in line] == [3, 6, 9, 12, 14]
+    assert [line["step"] for line in logged_lines(tmp_path / "run") if "loss" in line] == [3, 6, 9, 12, 14]
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
@@ -155,6 +149,6 @@ def test_another_number_of_processes_continues_with_the_same_batches(
     assert seen["after"] == set(range(min(seen["after"]), 14)) and min(seen["after"]) >= 4
 
     losses, uninterrupted = (
-        [line["loss"] for line in lines_of(run) if "loss" in line] for run in (tmp_path / "run", finished_run)
+        [line["loss"] for line in logged_lines(run) if "loss" in line] for run in (tmp_path / "run", finished_run)
     )
     np.testing.assert_allclose(losses, uninterrupted, rtol=1e-3)

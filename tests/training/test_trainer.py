@@ -17,20 +17,14 @@ from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError, HuatuoError
 from huatuo_jax.training.startup import open_init
 from huatuo_jax.training.trainer import alone_in, out_of_memory_explained, train
+from tests.support.tiny_run import logged_lines
 
 # Orbax leaves a coroutine behind when a file of a checkpoint is torn.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
-
 
 def run_quietly(config: RunConfig, run: Path) -> dict:
     return train(config, run, make_console(quiet=True))
-
-
-def lines_of(run: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 def copied(run: Path, to: Path, without: tuple[int, ...] = ()) -> Path:
@@ -51,7 +45,7 @@ def test_a_run_directory_holds_config_metrics_and_checkpoints(finished_run: Path
 
 
 def test_metrics_hold_every_logged_step_once_and_the_loss_falls(finished_run: Path) -> None:
-    steps = [line for line in lines_of(finished_run) if "loss" in line]
+    steps = [line for line in logged_lines(finished_run) if "loss" in line]
     assert [line["step"] for line in steps] == [3, 6, 9, 12, 14]
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert steps[0]["loss/medical_books_cn"] > 0 and steps[0]["mfu"] is None and steps[0]["skipped"] == 0
@@ -59,7 +53,7 @@ def test_metrics_hold_every_logged_step_once_and_the_loss_falls(finished_run: Pa
 
 
 def test_held_out_loss_is_measured_per_source(finished_run: Path) -> None:
-    held = [line for line in lines_of(finished_run) if "eval_loss" in line]
+    held = [line for line in logged_lines(finished_run) if "eval_loss" in line]
     assert [line["step"] for line in held] == [6, 12, 14]
     assert {"eval_loss/medical_books_cn", "eval_loss/sft"} <= held[0].keys()
 
@@ -88,14 +82,14 @@ def test_another_run_in_the_directory_is_refused_listing_old_and_new(finished_ru
 def test_resuming_gives_the_same_figures_bit_for_bit(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
     run = copied(finished_run, tmp_path, without=(12, 14))
     assert run_quietly(tiny_config, run)["case"] == "resume"
-    assert lines_of(run) == lines_of(finished_run)
+    assert logged_lines(run) == logged_lines(finished_run)
 
 
 def test_resuming_on_another_mesh_differs_by_rounding_only(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
     run = copied(finished_run, tmp_path, without=(12, 14))
     changed = dataclasses.replace(tiny_config, mesh=MeshConfig(fsdp=2, tensor=2), accumulation=2)
     assert run_quietly(changed, run)["case"] == "resume"
-    losses, expected = ([line["loss"] for line in lines_of(r) if "loss" in line] for r in (run, finished_run))
+    losses, expected = ([line["loss"] for line in logged_lines(r) if "loss" in line] for r in (run, finished_run))
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
 
 
@@ -107,7 +101,7 @@ def test_a_torn_newest_checkpoint_is_set_aside_and_the_one_before_used(
     train(tiny_config, run, make_console())
     assert "corrupt-12" in capsys.readouterr().out.replace("\n", "")
     assert (run / "checkpoints" / "corrupt-12").is_dir()
-    assert lines_of(run) == lines_of(finished_run)
+    assert logged_lines(run) == logged_lines(finished_run)
 
 
 def test_a_run_with_no_usable_checkpoint_never_starts_anew_by_itself(
@@ -126,7 +120,7 @@ def test_weights_of_another_run_are_taken_without_its_optimizer(
     config = dataclasses.replace(tiny_config, init=str(finished_run))
     report = run_quietly(config, tmp_path / "run")
     assert report["case"] == "weights"
-    assert lines_of(tmp_path / "run")[0]["loss"] < lines_of(finished_run)[0]["loss"]
+    assert logged_lines(tmp_path / "run")[0]["loss"] < logged_lines(finished_run)[0]["loss"]
 
 
 def test_weights_of_another_model_are_refused(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
@@ -196,7 +190,7 @@ def test_a_full_disk_ends_the_run_and_the_older_checkpoint_continues_it(
         with pytest.raises(HuatuoError, match=r"No space left on device.*step 8 stays usable"):
             run_quietly(tiny_config, run)
     run_quietly(dataclasses.replace(tiny_config, checkpoint=CheckpointConfig(every=5, keep=1)), run)
-    assert lines_of(run) == lines_of(finished_run)
+    assert logged_lines(run) == logged_lines(finished_run)
 
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path: Path) -> None:

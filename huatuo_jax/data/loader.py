@@ -10,14 +10,13 @@ start at it. Each process reads only the rows that its devices hold. Of a batch 
 Grain's threads each read one batch at a time; one more thread moves finished batches to the devices.
 """
 
-import queue
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
 import jax
 import numpy as np
+from grain.experimental import ThreadPrefetchDatasetIterator, ThreadPrefetchIterDataset
 from jax.sharding import NamedSharding
 
 from huatuo_jax.config import require
@@ -81,10 +80,14 @@ def make_loader(
     )
     steps = range(start_step, stop)
     if not steps:
-        return Loader(iter(()))
+        return Loader(None)
     shape = batch_size, rows.sequence_length
     mine = rows_of_devices(indices_of_devices(sharding, *shape), batch_size)
-    return Loader(_batches(_RowsOfProcess(rows, batch_size, mine, steps), sharding, shape, min(threads, prefetch), prefetch))
+    place = np.full(batch_size, -1)
+    place[mine] = np.arange(len(mine))
+    options = grain.ReadOptions(num_threads=min(threads, prefetch), prefetch_buffer_size=prefetch)
+    batches = grain.MapDataset.source(_RowsOfProcess(rows, batch_size, mine, steps)).to_iter_dataset(options)
+    return Loader(batches.map(lambda batch: {name: _to_devices(batch[name], place, sharding, shape) for name in batch}))
 
 
 def indices_of_devices(sharding: NamedSharding, batch_size: int, length: int) -> Mapping[jax.Device, Index]:
@@ -121,16 +124,6 @@ class _RowsOfProcess:
         return self.rows.read_rows((self.steps[index] * self.batch_size + self.mine).tolist())
 
 
-def _batches(
-    source: _RowsOfProcess, sharding: NamedSharding, shape: tuple[int, int], threads: int, prefetch: int
-) -> Iterator[dict[str, jax.Array]]:
-    place = np.full(shape[0], -1)
-    place[source.mine] = np.arange(len(source.mine))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    for batch in grain.MapDataset.source(source).to_iter_dataset(options):
-        yield {name: _to_devices(array, place, sharding, shape) for name, array in batch.items()}
-
-
 def _to_devices(local: np.ndarray, place: np.ndarray, sharding: NamedSharding, shape: tuple[int, int]) -> jax.Array:
     """A global array of which this process gives its rows; `place` maps a row of the batch to its row in `local`."""
 
@@ -144,33 +137,29 @@ def _to_devices(local: np.ndarray, place: np.ndarray, sharding: NamedSharding, s
 
 
 class Loader(Iterator[dict[str, jax.Array]]):
-    """An iterator that runs in a background thread, a few items ahead; errors there are raised here."""
+    """An iterator that runs in a background thread, a few items ahead; an error there is raised here, once."""
 
-    def __init__(self, batches: Iterator[dict[str, jax.Array]]):
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(BATCHES_ON_DEVICE)
-        self._closed = threading.Event()
-        self._finished = False
-        self._thread = threading.Thread(
-            target=_produce, args=(batches, self._queue, self._closed), name="batches to devices", daemon=True
-        )
-        self._thread.start()
+    def __init__(self, batches: grain.IterDataset | None) -> None:
+        self._batches: ThreadPrefetchDatasetIterator | None = None
+        if batches is not None:
+            self._batches = iter(ThreadPrefetchIterDataset(batches, prefetch_buffer_size=BATCHES_ON_DEVICE))
+            self._batches.start_prefetch()
 
     def __next__(self) -> dict[str, jax.Array]:
-        if self._finished:
+        if self._batches is None:
             raise StopIteration
-        kind, value = self._queue.get()
-        if kind == "batch":
-            return value
-        self._finished = True
-        if kind == "error":
-            raise value
-        raise StopIteration
+        try:
+            return next(self._batches)
+        except BaseException:
+            # Without this, Grain would go on behind the batch that failed.
+            self.close()
+            raise
 
     def close(self) -> None:
         """Stops reading; batches that wait are dropped."""
-        self._finished = True
-        self._closed.set()
-        self._thread.join()
+        if self._batches is not None:
+            self._batches.close()
+        self._batches = None
 
     def __enter__(self) -> "Loader":
         return self
@@ -179,25 +168,5 @@ class Loader(Iterator[dict[str, jax.Array]]):
         self.close()
 
     def __del__(self) -> None:
-        self._closed.set()
-
-
-def _produce(batches: Iterator[dict[str, jax.Array]], out: queue.Queue, closed: threading.Event) -> None:
-    """Runs without a reference to the `Loader`, so that dropping the loader ends the thread."""
-
-    def put(item: tuple[str, Any]) -> bool:
-        while not closed.is_set():
-            try:
-                out.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    try:
-        for batch in batches:
-            if not put(("batch", batch)):
-                return
-        put(("end", None))
-    except BaseException as error:
-        put(("error", error))
+        # The thread does not end by itself: it holds what it reads, not this object.
+        self.close()

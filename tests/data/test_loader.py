@@ -127,7 +127,7 @@ def test_batches_are_made_while_the_consumer_is_busy():
 
 
 def test_a_loader_that_is_closed_or_dropped_ends_its_thread():
-    alive = lambda: [t for t in threading.enumerate() if t.name == "batches to devices"]
+    alive = lambda: [t for t in threading.enumerate() if t.name.startswith("grain-thread-prefetch")]
     with make_loader(CountedRows(), 8, sharding()) as loader:
         next(loader)
     assert not alive()

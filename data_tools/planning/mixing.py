@@ -39,7 +39,7 @@ def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
     draws = {source: int(counts[source] * mix.epochs) for source, mix in mixture.items()}
     n = np.array(list(draws.values()), np.float64)[:, None]
     priority = np.array([mix.priority for mix in mixture.values()], np.float64)[:, None]
-    priority = priority / priority.max()
+    priority = priority / priority.max()  # only ratios matter, and so u stays within what float64 can tell apart
     drawn = np.linspace(0, n.sum(), windows + 1)
     low, high = np.zeros(windows + 1), np.full(windows + 1, 750.0 / priority.min())  # exp(-750) is 0 in float64: all is drawn
     for _ in range(200):

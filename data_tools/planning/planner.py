@@ -104,10 +104,11 @@ def make_plan(dataset: TokenDataset, data: DataConfig) -> Plan:
             f"data.sequence_length is {data.sequence_length}: no record has a target before that cut (the earliest target is at "
             f"position {int(first_targets.min())}); plan longer rows, above all longer than a prompt's prefix"
         )
+    # Two ways to count: `draws` says how often each document is drawn, `docs` lists what is kept of the draws, in their order.
     draws = np.bincount(order, minlength=len(lengths))
     kept = has_target if data.packing == "first_fit" else cut_lengths > 0
     docs = order[kept[order]]
-    del order
+    del order  # 8 bytes a draw, and packing needs memory of its own
     row_starts, members = pack(cut_lengths[docs], data.sequence_length, data.packing)
     sources = _source_statistics(dataset, data, draws, kept, has_target)
     tokens = sum(facts["tokens"] for facts in sources.values())
@@ -166,13 +167,11 @@ def _cut_share(kept: int, cut: int) -> float:
 
 
 def _targets_before(dataset: TokenDataset, source: str, offset: int, length: int, times: np.ndarray) -> np.ndarray:
-    """Targets of each record at positions 1 … length − 1: int64 [records].
-
-    Where the targets of a record run without a gap to its end (one question, one answer), its sizes are enough. Cut at 6:
-
-        - - - 4 5 6 7    7 tokens, first target at 3, 4 targets: gapless, 6 - 3 = 3 targets are left
-        - 2 - - 5 6 7    7 tokens, first target at 1, 4 targets: the gap may lie before or behind the cut, so it must be read
-    """
+    """Targets of each record at positions 1 … length − 1: int64 [records]."""
+    # Where the targets of a record run without a gap to its end (one question, one answer), its sizes are enough. Cut at 6:
+    #
+    #     - - - 4 5 6 7    7 tokens, first target at 3, 4 targets: no gap, so 6 - 3 = 3 targets are left
+    #     - 2 - - 5 6 7    7 tokens, first target at 1, 4 targets: how many of them lie before the cut, only the record tells
     lengths = dataset.lengths(source)
     first = dataset.first_targets(source)
     targets = np.array(dataset.target_counts(source), np.int64)

@@ -95,6 +95,7 @@ def _decoded(tokens: np.ndarray, start: int, begin: int, end: int, tokenizer: To
     Decoding the stretch alone would lose its leading space.
     """
     text, first = "", begin
+    # Decoders drop the end token, so the text is decoded up to each one, and what is new is appended.
     for i in range(begin, end + 1):
         if i == end or tokens[i] == tokenizer.eos_id:
             before, whole = tokenizer.decode(tokens[start:first].tolist()), tokenizer.decode(tokens[start:i].tolist())

@@ -106,7 +106,7 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     new_records = sum(len(task.records) for task in open_tasks)
 
     def check() -> None:
-        # Against the whole vocabulary: while the workers start, that costs no time.
+        # The check goes through the whole vocabulary: while the workers start, that costs no time.
         dialogue_format.check(tokenizer)
         on_start(new_records)
 
@@ -114,6 +114,7 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     try:
         run_tasks(builder.build, open_tasks, request.workers, on_progress=on_done, meanwhile=check)
     except ConfigError:
+        # The format does not work with the tokenizer: leave no trace of a build that should not have begun.
         if not resumed:
             _remove_build(tasks, out)
         raise
@@ -132,6 +133,7 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
         "unified": settings["unified"],
         "sources": _finish_sources(tasks, out),
     }
+    # Nothing that a killed worker left aside belongs to a finished dataset, nor do the markers.
     for left_by_a_kill in out.glob("*/.*.tmp"):
         left_by_a_kill.unlink(missing_ok=True)
     write_json(out / "manifest.json", manifest)
@@ -154,7 +156,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _remove_build(tasks: Sequence[ShardTask], out: Path) -> None:
-    """Leaves `out` as it was before a build that should not have begun."""
+    """Leaves `out` as it was before the build."""
     for source in {task.source for task in tasks}:
         shutil.rmtree(out / source, ignore_errors=True)
     (out / "build.json").unlink(missing_ok=True)

@@ -73,11 +73,9 @@ def plan_shards(datasets: Sequence[UnifiedDataset], holdout: int) -> list[ShardT
 
 
 def _cuts(sizes: np.ndarray, count: int, limit: int) -> list[int]:
-    """Where to cut records into `count` parts of about equal bytes and at most `limit` records each.
-
-    Sizes 9 1 1 1 1 1 1 1 1 1 (18 bytes), 2 parts: half of the bytes are reached after 1 record. With limit 8 the first part must
-    take 2, or 9 would be left for the second.
-    """
+    """Where to cut records into `count` parts of about equal bytes and at most `limit` records each."""
+    # Sizes 9 1 1 1 1 1 1 1 1 1 (18 bytes) in 2 parts: half of the bytes are reached after 1 record (`equal`). With limit 8 the
+    # first part must take 2 (`least`), or 9 records would be left for the second; it may take 8 (`most`).
     bytes_before = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     cuts = [0]
     for part in range(1, count):
@@ -92,12 +90,7 @@ def choose_holdout(source_ids: np.ndarray, text_hashes: np.ndarray, sources: Seq
     """Picks `count` records of every source.
 
     Texts are taken in the order of their hashes; all records with the same text are taken together, in whichever source they
-    are, and only if no source then has more than `count`. A source made of long runs of duplicates may thus get fewer. With
-    count 2:
-
-        source   a  a  a  a  b  b        a takes hash 3 (1 of 2 taken); 5 needs two more records of a, so it stays;
-        hash     5  3  5  7  7  1        7 fills a and takes one of b along; then b takes 1.
-        held out -  +  -  +  +  +
+    are, and only if no source then has more than `count`. A source made of long runs of duplicates may thus get fewer.
 
     Args:
       source_ids: int [n], indices into `sources`. text_hashes: uint64 [n].
@@ -117,6 +110,11 @@ def choose_holdout(source_ids: np.ndarray, text_hashes: np.ndarray, sources: Seq
             f"--holdout {count} would leave nothing to train on in {', '.join(too_small)}; "
             f"give at most {records.min() - 1}, or leave these sources out"
         )
+    # Two records of each source, from
+    #
+    #     source    a  a  a  a  b  b      a takes the text with hash 3, so one more is left to take; hash 5 would need two
+    #     hash      5  3  5  7  7  1      records of a, so it stays; hash 7 fills a, and takes its copy in b along;
+    #     held out  -  +  -  +  +  +      then b takes hash 1.
     by_hash = np.argsort(text_hashes, kind="stable")
     hashes = text_hashes[by_hash]
     left = np.full(len(sources), count)

@@ -107,6 +107,7 @@ def encode_records(
         first, second = (encode_records(half, tokenizer, dialogue_format) for half in (records[:middle], records[middle:]))
         both = Examples(*map(np.concatenate, zip(first[0], second[0], strict=True)))
         return both, first[1] | {middle + place: error for place, error in second[1].items()}
+    # From here on with numpy: piece_ends[ends] are the ends of records, and each record that closes with EOS gets one there.
     tokens, targets, piece_ends = _join(pieces, encoded, tokenizer)
     record_ends = piece_ends[ends]
     closing = record_ends[closed]
@@ -123,6 +124,7 @@ def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, dialogue_format: D
     if len(turns) % 2 == 0:
         raise RecordError(f"a prompt of {len(turns)} turns does not end with a question; give an odd number of turns")
     pieces = list(dialogue_format.render((*turns, ""), system))
+    # The empty answer marks where the real one begins: what the format writes before it stays, what comes behind it goes.
     last = max(i for i, piece in enumerate(pieces) if piece.learned)
     pieces = [*pieces[:last], Piece(before=pieces[last].before, prefix=pieces[last].prefix)]
     return np.concatenate(_encode_pieces(pieces, tokenizer, dialogue_format)).tolist()
@@ -135,18 +137,17 @@ def _pieces(record: Record, dialogue_format: DialogueFormat) -> list[Piece]:
 def _join(
     pieces: Sequence[Piece], encoded: Sequence[np.ndarray], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens and targets of pieces end to end, and the piece boundaries (int64 [pieces + 1]).
-
-    A piece is a run of ignored tokens, then a run of targets, either of which may be empty: a question of 5 tokens is (5, 0), an
-    answer of 4 whose prefix has 2 is (2, 2). So the targets of all pieces are one `repeat` of False, True, False, True, …
-    """
+    """Tokens and targets of pieces end to end, and the piece boundaries (int64 [pieces + 1])."""
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     tokens = np.concatenate([np.zeros(0, np.int32), *encoded])
+    # A piece is a run of ignored tokens, then a run of targets, either of which may be empty: a question of 5 tokens is (5, 0),
+    # an answer of 4 whose prefix has 2 is (2, 2). So all targets are one `repeat` of False, True, False, True, … by these runs.
     unlearned = [len(p.before) + tokenizer.prefix_length(p.prefix) if p.learned else len(tokens) for p in pieces]
     ignored = np.minimum(np.array(unlearned, np.int64), lengths)
     runs = np.stack([ignored, lengths - ignored], axis=1).ravel()
     targets = np.where(np.repeat(np.tile([False, True], len(pieces)), runs), tokens, np.int32(IGNORED))
+    # An empty piece has no first token to carry EOS.
     ends_previous = np.array([piece.ends_previous for piece in pieces], bool) & (lengths > 0)
     targets[bounds[:-1][ends_previous]] = tokenizer.eos_id
     return tokens, targets, bounds

@@ -64,6 +64,7 @@ def pack(lengths: np.ndarray, sequence_length: int, packing: Packing) -> tuple[n
         raise ValueError(f"an example has {longest} tokens, a row only {sequence_length}; cut lengths before packing")
     if packing == "faithful":
         return _pack_chunks(lengths, sequence_length, FAITHFUL_GROUP, open_rows=1)
+    # Chunks of equal size, for the loop takes as many steps as the longest has examples.
     mean = max(float(lengths.mean(dtype=np.float64)), 1.0)
     chunk = max(_CHUNK_DRAWS, int(_CHUNK_ROWS * sequence_length / mean))
     chunks = -(-n // chunk)
@@ -81,6 +82,7 @@ def _pack_chunks(lengths: np.ndarray, capacity: int, chunk: int, open_rows: int)
         by_step[:rest, whole] = lengths[whole * chunk :]
 
     open_rows_of_chunks = _OpenRows(chunks, capacity, open_rows)
+    # With 10 examples in chunks of 4 the third chunk has 2: from step 2 on only the first two chunks are active.
     row_of, rank_of = np.empty_like(by_step), np.empty_like(by_step)
     for step in range(chunk):
         active = chunks if step < rest or not rest else whole

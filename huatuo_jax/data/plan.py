@@ -74,6 +74,7 @@ class Plan:
             raise DataError(f"{folder}/manifest.json is not a plan's manifest ({error}); {REMEDY}") from error
         if schema != SCHEMA:
             raise DataError(f"{folder} has plan schema {schema}, this version reads {SCHEMA}; {REMEDY}")
+        # Object stores cannot be memory-mapped, so the arrays are copied to local disk, once for each plan.
         cached = cache and not is_local(path)
         source = folder
         if cached:
@@ -93,7 +94,7 @@ class Plan:
         """Writes the folder; a plan that is already there disappears first, so that no reader sees a mixture of two."""
         folder = epath.Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").unlink(missing_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)  # from here on there is no plan, until the new manifest is there
         write_npy(folder / "row_starts.npy", self.row_starts)
         write_npy(folder / "row_docs.npy", self.row_docs)
         write_json(folder / "manifest.json", self.manifest)
@@ -117,6 +118,7 @@ class Plan:
     @property
     def hash(self) -> str:
         """Identity of the plan: of its manifest, which holds the hashes of data and arrays."""
+        # Where the token dataset lies is no part of it: a plan may move.
         return sha256_json({name: value for name, value in self.manifest.items() if name != "tokens"})
 
     def __len__(self) -> int:

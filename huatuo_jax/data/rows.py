@@ -7,13 +7,13 @@ and whatever was read before it; targets are shifted here and nowhere else.
 
 import itertools
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from huatuo_jax.data.dialogue import IGNORED, Examples
 from huatuo_jax.data.packing import Packing, pack
 from huatuo_jax.data.plan import Plan
+from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError
 
 RowArrays = dict[str, np.ndarray]
@@ -29,30 +29,12 @@ source_ids: index into the token dataset's sources; -1 = padding.
 PADDING = {"tokens": 0, "targets": IGNORED, "segment_ids": 0, "positions": 0, "source_ids": -1}
 
 
-class Documents(Protocol):
-    """What rows need of a token dataset; see `TokenDataset` for each."""
-
-    @property
-    def manifest_hash(self) -> str: ...  # noqa: D102
-
-    @property
-    def sources(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def offsets(self, split: str) -> np.ndarray: ...  # noqa: D102
-
-    def lengths(self, source: str, split: str = "train") -> np.ndarray: ...  # noqa: D102
-
-    def first_targets(self, source: str, split: str = "train") -> np.ndarray: ...  # noqa: D102
-
-    def read_joined(self, doc_ids: np.ndarray, split: str = "train", limit: int | None = None) -> Examples: ...  # noqa: D102
-
-
 class PackedRows:
     """Rows by number. Row i holds the documents `row_docs[row_starts[i] : row_starts[i + 1]]`; without any it is all padding."""
 
     def __init__(
         self,
-        dataset: Documents,
+        dataset: TokenDataset,
         split: str,
         row_starts: np.ndarray,
         row_docs: np.ndarray,
@@ -95,7 +77,7 @@ class PlannedRows(PackedRows):
       DataError: the plan was made of other data.
     """
 
-    def __init__(self, plan: Plan, dataset: Documents) -> None:
+    def __init__(self, plan: Plan, dataset: TokenDataset) -> None:
         plan.check_data(dataset)
         self.plan = plan
         facts = plan.manifest
@@ -114,7 +96,7 @@ class HoldoutRows(PackedRows):
     """
 
     def __init__(
-        self, dataset: Documents, sources: Sequence[str], sequence_length: int, max_rows: int, multiple: int = 1
+        self, dataset: TokenDataset, sources: Sequence[str], sequence_length: int, max_rows: int, multiple: int = 1
     ) -> None:
         starts, docs = [0], [np.zeros(0, np.int64)]
         for source in sources:
@@ -126,6 +108,7 @@ class HoldoutRows(PackedRows):
             row_starts = row_starts[: max_rows + 1]
             docs.append(kept[members[: row_starts[-1]]] + dataset.offsets("holdout")[dataset.sources.index(source)])
             starts += (row_starts[1:] + starts[-1]).tolist()
+        # A row of padding holds no document: it starts where the row before it ends.
         starts += [starts[-1]] * (-(len(starts) - 1) % multiple)
         super().__init__(dataset, "holdout", np.array(starts), np.concatenate(docs), sequence_length, "first_fit")
 
@@ -135,14 +118,19 @@ def assemble(
 ) -> RowArrays:
     """Lays examples (unshifted targets, no longer than a row) side by side into rows: [len(docs_per_row), sequence_length] each.
 
-    Two examples, 11 12 13 with targets - 12 13 and 21 22 with targets 21 22, in a row of 7 ("-" is -100):
-
-        tokens                  11  12  13  21  22   0   0
-        targets      first fit  12  13   -  22   -   -   -      the last token of an example predicts nothing
-                     faithful   12  13  21  22   -   -   -      but for 13, which predicts the next example's first token
-        segment_ids  first fit   1   1   1   2   2   0   0      faithful: 1 1 1 1 1 0 0
-        positions    first fit   0   1   2   0   1   0   0      faithful: 0 1 2 3 4 0 0
+    In first-fit packing the last token of an example predicts nothing. In faithful packing it predicts the first token of the
+    next example, where that is a target.
     """
+    # Two examples in a row of 7, 11 12 13 with targets - 12 13 and 21 22 with targets 21 22 ("-" is -100):
+    #
+    #     tokens                  11  12  13  21  22   0   0
+    #     targets      first fit  12  13   -  22   -   -   -
+    #                  faithful   12  13  21  22   -   -   -
+    #     segment_ids  first fit   1   1   1   2   2   0   0      faithful: 1 1 1 1 1 0 0
+    #     positions    first fit   0   1   2   0   1   0   0      faithful: 0 1 2 3 4 0 0
+    #
+    # Everything is made for all rows end to end, without padding, and then cut into rows: numpy is called some twenty times,
+    # however many rows and examples there are.
     lengths = examples.lengths
     docs_of_row = np.concatenate([[0], np.cumsum(docs_per_row)])
     ends = np.concatenate([[0], np.cumsum(lengths)])
@@ -153,6 +141,7 @@ def assemble(
     else:
         segments = (np.arange(len(lengths)) - np.repeat(docs_of_row[:-1], docs_per_row) + 1).astype(np.int32)
         begins, last = ends[:-1], ends[1:] - 1
+    # The one shift: the target of position i is the next token. `last` are the places that have no next token of their own.
     targets = np.append(examples.targets[1:], np.int32(IGNORED))
     if len(examples.targets):
         targets[last] = IGNORED

@@ -52,6 +52,7 @@ def pack_words(tokens: np.ndarray, targets: np.ndarray, eos_id: int) -> np.ndarr
             f"token {tokens[place]} at place {place} has the target {targets[place]}; a token dataset holds only {IGNORED} "
             f"(ignored), the token itself or the end token {eos_id}: change the dialogue format that makes other targets"
         )
+    # A negative id would become a large unsigned one, so one comparison finds both.
     words = tokens.astype("<u4")
     if np.any(words > _TOKEN_MASK):
         raise DataError(f"a token id is outside 0 … {_TOKEN_MASK:,}; use a tokenizer with a smaller vocabulary")
@@ -75,13 +76,17 @@ def write_shard(path: PathLike, batches: Iterable[Examples], eos_id: int) -> Non
 def sizes_of(examples: Examples) -> np.ndarray:
     """int32 [3, n], the STATISTICS: length, targets from position 1 on (the shift never uses position 0), place of the first one.
 
-    The place is the length where there is no target. Two examples, of which the second has no target:
-
-        targets                   -   5   7 | -   -
-        learned                   0   1   1 | 0   0
-        learned before            0   0   1   2   2   2
-        lengths 3 2, target_counts 2 0, first_targets 1 2
+    The place is the length where there is no target.
     """
+    # Two examples, the second without a target ("-" is ignored):
+    #
+    #     targets    -  5  7 |  -  -          starts 0 3, ends 3 5
+    #     learned    0  1  1 |  0  0
+    #     before     0  0  1    2  2  2       targets before each place, and in all
+    #     places     1  2  5                  where targets are, and the end
+    #
+    # target_counts: before[ends] - before[starts] = 2 0. The first target of an example is number before[start] of all, at
+    # places[0] = 1 and places[2] = 5; the second lies at the example's end, so there is none: first_targets 1 2.
     lengths = examples.lengths
     ends = np.cumsum(lengths)
     starts = ends - lengths
@@ -216,13 +221,15 @@ class TokenDataset:
 class _Words:
     """The words of one split, through all sources and shards under one numbering of places.
 
-    Shard files are checked at once and mapped when a record of theirs is first read. Two sources, three shards:
-
-        shard_starts   0         900            2000      2600      (from the manifest)
-        record_starts  0  300  900  1100  1500  2000  2300  2600    (sums of lengths)
-
-    Document 4 (words 1500 … 1999) is in shard 1 at 600 … 1099. A shard never ends within a record.
+    Shard files are checked at once and mapped when a record of theirs is first read.
     """
+
+    # Two sources with three shards in all:
+    #
+    #     shard_starts   0       900              2000        2600    from the manifest
+    #     record_starts  0  300  900  1100  1500  2000  2300  2600    sums of the lengths
+    #
+    # Document 4 has the words 1500 … 1999; they are in shard 1, at 600 … 1099. A shard never ends within a record.
 
     def __init__(self, dataset: TokenDataset, split: str) -> None:
         self._dataset, self._split = dataset, split
@@ -256,10 +263,12 @@ class _Words:
             lengths = np.minimum(lengths, limit)
         shards = np.searchsorted(self._shard_starts[1:-1], begins, side="right")
         begins = begins - self._shard_starts[shards]
+        # Slices of a map copy nothing; `concatenate` reads them from the page cache straight into the result.
         spans = zip(shards.tolist(), begins.tolist(), (begins + lengths).tolist(), strict=True)
         return np.concatenate([self._map(shard)[begin:end] for shard, begin, end in spans]), lengths
 
     def _starts_of_records(self) -> np.ndarray:
+        # Two threads may both compute it, or both open a map: they get the same, and one of the two is dropped.
         if self._record_starts is None:
             dataset = self._dataset
             lengths = [np.zeros(1, np.int32), *(dataset.lengths(source, self._split) for source in dataset.sources)]

@@ -102,6 +102,7 @@ class Tokenizer(ABC):
         self._split_prefixes: dict[str, tuple[np.ndarray, str]] = {}
         self._prefix_lengths: dict[str, int] = {}
 
+    # The libraries' objects do not pickle (or at great cost): another process loads the file again.
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
         return load_tokenizer, (self.path,)
 
@@ -123,6 +124,7 @@ class Tokenizer(ABC):
             encoded = self._encode_plain(strings)
         except (RuntimeError, TypeError, UnicodeError) as error:
             raise _unencodable([text for _, text in pieces], error) from error
+        # A prefix that ends in or holds a marker: its ids go in front of what the plain encoder made of the rest.
         with_marker = {prefix: ids for prefix, (ids, _) in prefixes.items() if len(ids)}
         for i, (prefix, _) in enumerate(pieces if with_marker else ()):
             if prefix in with_marker:
@@ -223,6 +225,8 @@ class SentencePieceTokenizer(Tokenizer):
             model.normalizer_spec.add_dummy_prefix = False
             self._after_marker = _processor(model.SerializeToString())
 
+    # A processor cannot be told to leave user-defined pieces alone, so the plain one gets another model: the same ids, merges and
+    # scores, with the markers out of reach.
     @staticmethod
     def _rename_markers(model: Any, kinds: Any) -> dict[int, str]:
         """Makes the plain model of `model`; returns the markers by id."""
@@ -307,6 +311,7 @@ class JsonTokenizer(Tokenizer):
             t for t in spec.get("added_tokens", []) if t["content"].strip() and (t["special"] or not is_harmless(t["content"]))
         ]
         self.symbols = frozenset(token["content"] for token in markers)
+        # The unknown token is the one marker that ordinary text yields: characters outside the vocabulary become it.
         self._forbidden = frozenset(self._full.token_to_id(symbol) for symbol in self.symbols - {_unknown(spec["model"])})
         self._plain = tokenizers.Tokenizer.from_str(json.dumps(_without_markers(spec, markers)))
         self._plain.encode_special_tokens = True

@@ -34,7 +34,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tokenizer_file(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+def tokenizer_named(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     """The file of a tokenizer by name: "golden", "golden dummy prefix"; "baichuan2" and "llama2" where the real data is."""
     from tests.support.golden_tokenizers import FILES
 
@@ -45,11 +45,11 @@ def tokenizer_file(request: pytest.FixtureRequest) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session", params=["golden", "baichuan2"])
-def baichuan_like(request: pytest.FixtureRequest, tokenizer_file: Callable[[str], Path]) -> "Tokenizer":
+def baichuan_like(request: pytest.FixtureRequest, tokenizer_named: Callable[[str], Path]) -> "Tokenizer":
     """A vocabulary without a dummy prefix, with Baichuan2's chat tokens; `known_ids` says which ids its dialogues have."""
     from huatuo_jax.data.tokenizers import load_tokenizer
 
-    return load_tokenizer(tokenizer_file(request.param))
+    return load_tokenizer(tokenizer_named(request.param))
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +61,8 @@ def known_ids(baichuan_like: "Tokenizer") -> "KnownIds":
 
 
 @pytest.fixture(scope="session", params=["golden dummy prefix", "llama2"])
-def llama_like(request: pytest.FixtureRequest, tokenizer_file: Callable[[str], Path]) -> "Tokenizer":
+def llama_like(request: pytest.FixtureRequest, tokenizer_named: Callable[[str], Path]) -> "Tokenizer":
     """A vocabulary that puts a "▁" before every text, and has neither symbols nor chat tokens."""
     from huatuo_jax.data.tokenizers import load_tokenizer
 
-    return load_tokenizer(tokenizer_file(request.param))
+    return load_tokenizer(tokenizer_named(request.param))

@@ -39,14 +39,14 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=["quickstart", "real"])
-def case(request, tokenizer_file) -> Case:
+def case(request, tokenizer_named) -> Case:
     if request.param == "quickstart":
         passages = sorted((EXAMPLES / "corpus").glob("*.jsonl"))
-        return Case(passages, EXAMPLES / "sft.jsonl", tokenizer_file("golden"), held_out=1, length=256, fill=0.9)
+        return Case(passages, EXAMPLES / "sft.jsonl", tokenizer_named("golden"), held_out=1, length=1024, fill=0.9)
     data = request.getfixturevalue("shared_data")
     passages = sorted((data / "corpus").glob("*.jsonl.xz"))
     dialogues = data / "sft" / "sft_zh.jsonl.xz"
-    return Case(passages, dialogues, tokenizer_file("baichuan2"), held_out=64, length=4096, fill=0.98)
+    return Case(passages, dialogues, tokenizer_named("baichuan2"), held_out=64, length=4096, fill=0.98)
 
 
 def run(*words) -> None:

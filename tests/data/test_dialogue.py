@@ -131,8 +131,8 @@ def test_a_dummy_prefix_takes_the_end_target(llama_like):
 @settings(max_examples=200, deadline=None)
 @given(turns=st.lists(st.text(alphabet="你好吗？ac1 \n，<问>：", max_size=12), max_size=6), max_len=st.integers(1, 60))
 @pytest.mark.parametrize("name", ["golden", "golden dummy prefix", "baichuan2", "llama2"])
-def test_every_dialogue_equals_the_rules_written_down_once_more(name, turns, max_len, tokenizer_file):
-    tokenizer = load_tokenizer_once(tokenizer_file(name))
+def test_every_dialogue_equals_the_rules_written_down_once_more(name, turns, max_len, tokenizer_named):
+    tokenizer = load_tokenizer_once(tokenizer_named(name))
     # The bare library would turn a symbol of the vocabulary into a token wherever a text spells it.
     assume(not any(symbol in turn for symbol in tokenizer.symbols for turn in turns))
     assert encoded(dialogue(*turns), tokenizer, max_len) == of_original(turns, bare(tokenizer.path).encode, max_len)

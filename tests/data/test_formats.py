@@ -49,8 +49,8 @@ def test_names_are_listed_when_one_is_wrong():
 
 
 @pytest.mark.parametrize("model", ["golden", "golden dummy prefix", "baichuan2", "llama2"])
-def test_the_huatuo_format_works_with_trained_and_released_tokenizers(tokenizer_file, model):
-    get_format("huatuo").check(load_tokenizer(tokenizer_file(model)))
+def test_the_huatuo_format_works_with_trained_and_released_tokenizers(tokenizer_named, model):
+    get_format("huatuo").check(load_tokenizer(tokenizer_named(model)))
 
 
 def test_default_training_loses_the_format_and_is_refused(tmp_path):

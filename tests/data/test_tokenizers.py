@@ -192,8 +192,8 @@ def test_a_marker_after_a_dummy_prefix_model_keeps_the_text_unspaced(tmp_path):
 @pytest.mark.parametrize(
     ("name", "size"), [("golden", 2000), ("golden dummy prefix", 2000), ("baichuan2", 125_696), ("llama2", 32_000)]
 )
-def test_files_say_how_large_the_vocabulary_is_and_how_texts_begin_and_end(tokenizer_file, name, size):
-    tokenizer = load_tokenizer(tokenizer_file(name))
+def test_files_say_how_large_the_vocabulary_is_and_how_texts_begin_and_end(tokenizer_named, name, size):
+    tokenizer = load_tokenizer(tokenizer_named(name))
     assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (size, 1, 2)
 
 

@@ -87,7 +87,7 @@ def test_a_row_that_is_not_there_is_refused(plan, tmp_path, capsys):
     assert "the plan has rows 0 to 0" in capsys.readouterr().err
 
 
-def test_another_tokenizer_is_refused(plan, tmp_path, tokenizer_file, capsys):
-    other = str(tokenizer_file("golden dummy prefix"))
+def test_another_tokenizer_is_refused(plan, tmp_path, tokenizer_named, capsys):
+    other = str(tokenizer_named("golden dummy prefix"))
     assert main(["inspect", str(plan), "--tokens", str(tmp_path / "tokens"), "--tokenizer", other]) == 2
     assert "is not the tokenizer that made the tokens" in capsys.readouterr().err

@@ -105,8 +105,8 @@ def test_bfloat16_computes_close_to_float32():
 
 
 @pytest.fixture(scope="module", params=["golden dummy prefix", "llama2"])
-def text_engine(request, tokenizer_file):
-    tokenizer = load_tokenizer(tokenizer_file(request.param))
+def text_engine(request, tokenizer_named):
+    tokenizer = load_tokenizer(tokenizer_named(request.param))
     config, params = random_model("tiny-llama2", vocab_size=tokenizer.vocab_size)
     return Engine(config, params, (tokenizer.eos_id,), tokenizer=tokenizer, num_rows=2)
 

@@ -12,8 +12,8 @@ TEXT = "发热39℃，咳嗽三日。Take 2 tablets (500 mg) daily. 🧑‍⚕�
 
 
 @pytest.fixture(scope="module", params=["golden", "golden dummy prefix", "baichuan2", "llama2"])
-def tokenizer(request, tokenizer_file):
-    return load_tokenizer(tokenizer_file(request.param))
+def tokenizer(request, tokenizer_named):
+    return load_tokenizer(tokenizer_named(request.param))
 
 
 def pieces_of(tokenizer, ids, stop=()):

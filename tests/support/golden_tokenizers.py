@@ -22,7 +22,7 @@ from data_tools.tokens.tokenizer_training import find_texts, read_sentences, tra
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"
 FILES = {"golden": GOLDEN / "tokenizer.model", "golden dummy prefix": GOLDEN / "dummy_prefix.model"}
-"""By the names that the fixture `tokenizer_file` takes."""
+"""By the names that the fixture `tokenizer_named` takes."""
 
 VOCABULARY = 2000
 GREETINGS = ("你好", "好的", "谢谢", "再见")

@@ -46,9 +46,9 @@ HARD = [
 
 
 @pytest.fixture(scope="module")
-def golden_model(tokenizer_file) -> Path:
+def golden_model(tokenizer_named) -> Path:
     """As `huatuo-data tokenizer train` makes it."""
-    return tokenizer_file("golden")
+    return tokenizer_named("golden")
 
 
 @pytest.fixture(scope="module", params=CASES, ids=" on ".join)
@@ -57,8 +57,8 @@ def case(request) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def model_file(case, tokenizer_file) -> Path:
-    return tokenizer_file(case[0])
+def model_file(case, tokenizer_named) -> Path:
+    return tokenizer_named(case[0])
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ DEFAULT_BATCH_SIZE = 128
 CUT_WARNING = 0.01
 """Share of a source's tokens beyond the sequence length from which on the user is warned."""
 
+# Records that are read together to count the targets of cut dialogues.
 _READ_AT_ONCE = 1024
 
 
@@ -98,6 +99,7 @@ def make_plan(dataset: TokenDataset, data: DataConfig) -> Plan:
     lengths = np.concatenate([dataset.lengths(source) for source in dataset.sources])
     first_targets = np.concatenate([dataset.first_targets(source) for source in dataset.sources])
     cut_lengths = np.minimum(lengths, data.sequence_length)
+    # A record teaches something if its first target lies before the cut.
     has_target = first_targets < cut_lengths
     if not has_target[order].any():
         raise ConfigError(

@@ -31,6 +31,7 @@ from huatuo_jax.io.files import read_json, write_bytes, write_json, write_npy, w
 from huatuo_jax.io.jsonl import write_lines
 from huatuo_jax.io.tasks import advance, run_tasks
 
+# So many records go through the tokenizer in one call: enough to make numpy's calls cheap, and little memory even of books.
 BATCH_RECORDS = 1024
 BATCH_BYTES = 4 << 20
 
@@ -102,6 +103,7 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
     tasks = plan_shards(datasets, request.holdout)
     resumed = (out / "build.json").exists()
     write_json(out / "build.json", settings)
+    # The largest first, so that no worker is left alone with it at the end.
     open_tasks = sorted((task for task in tasks if _read_marker(task, out) is None), key=lambda task: -task.size)
     new_records = sum(len(task.records) for task in open_tasks)
 
@@ -207,6 +209,7 @@ class _ShardBuilder:
 
     def _batches(self, indices: np.ndarray) -> Iterator[list[Record]]:
         """The records in batches, bounded in number and in bytes."""
+        # A task's indices count through all unified datasets, in the order of the request.
         starts = np.cumsum([0, *map(len, self.datasets)])
         owners = np.searchsorted(starts, indices, side="right") - 1
         for owner in np.unique(owners).tolist():
@@ -230,6 +233,7 @@ def _read_marker(task: ShardTask, out: Path) -> dict[str, Any] | None:
         return None
     with np.load(marker, allow_pickle=False) as arrays:
         done = {**json.loads(str(arrays["summary"])), **{name: arrays[name] for name in STATISTICS}}
+    # The shard itself may have been torn since, by a full disk or by hand.
     return done if path.exists() and path.stat().st_size == done["bytes"] else None
 
 

@@ -15,6 +15,8 @@ from data_tools.records.unified import UnifiedDataset
 from huatuo_jax.data.token_store import SPLITS, shard_name
 from huatuo_jax.errors import ConfigError
 
+# A shard is what one worker does at a time and what is lost when a build is killed; too many files are slow on network disks.
+# Smaller shards were slower (benchmarks/RESULTS.md).
 SHARD_RECORDS = 10_000
 MAX_SHARDS = 1_000
 

@@ -1,8 +1,8 @@
-"""Text files in, a verified SentencePiece model out, made for the dialogue format.
+"""`huatuo-data tokenizer train`: a SentencePiece model that keeps every character and works with the huatuo dialogue format.
 
-The library's defaults would lose it: normalisation turns `：` into `:` and drops line breaks, a dummy prefix and the removal
-of spaces alter answers. So: identity normalisation, neither of the two, bytes for rare characters, and the marks of the format
-as symbols that never merge with a text.
+Needed only where there is no base model, whose tokenizer one would take; `huatuo-data build` is next on the way. What must hold:
+the same text gives the same bytes, a text decodes to itself, and the model is written only if the format works with it. The
+library's defaults would break the second: see the options of `train_tokenizer`.
 """
 
 import glob
@@ -104,11 +104,14 @@ def train_tokenizer(
             hard_vocab_limit=not at_most,
             input_sentence_size=limit,
             shuffle_input_sentence=limit > 0,
+            # The marks of the format are single tokens that never merge with the text before or after them.
             user_defined_symbols=list(dict.fromkeys((*DIALOGUE_SYMBOLS, *symbols))),
+            # Normalisation would turn `：` into `:` and drop line breaks; a dummy prefix and the removal of spaces alter answers.
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
+            # A character that the text does not have becomes bytes, not "unknown"; a number becomes its digits.
             byte_fallback=True,
             split_digits=True,
             unk_id=0,
@@ -146,6 +149,8 @@ class _Watched:
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[str]:
+        # Every stride-th sentence is kept; when twice too many are there, every other one goes and the stride doubles. So the
+        # sample is even over the whole text, whose length is not known before.
         stride = 1
         try:
             for sentence in self._source:
@@ -162,6 +167,7 @@ class _Watched:
 
 
 def _explained(error: Exception, watched: _Watched, vocab_size: int) -> Exception:
+    # The library says what is possible, but not which of our options to change.
     message = str(error)
     if not watched.characters:
         return DataError("the files hold no text: .jsonl objects need `text`, `title` or `turns`")

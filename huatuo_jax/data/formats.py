@@ -121,6 +121,8 @@ def prefix_fault(prefix: str, tokenizer: Tokenizer, texts: list[str], follows_te
     (a chat template) must get the same tokens. After it only letters and digits count: an answer that begins with a rare mark
     of punctuation may merge with the prefix without harm.
     """
+    # Whatever the vocabulary has across an end of the prefix: an entry "：好" begins with the tail "：" of "<问>：", so "好"
+    # behind the prefix may be glued to it; heads show the same of what comes before.
     alone = tokenizer.encode("", trusted_prefix=prefix)
     tails, heads = tuple(prefix[i:] for i in range(len(prefix))), tuple(prefix[: i + 1] for i in range(len(prefix)))
     glued = {text[len(tail) :] for text in texts if text.startswith(tails) for tail in tails if text.startswith(tail)}
@@ -129,6 +131,7 @@ def prefix_fault(prefix: str, tokenizer: Tokenizer, texts: list[str], follows_te
             return f"has other tokens before {text!r} than alone"
     if not follows_text:
         return ""
+    # Alone, a prefix may begin with the "▁" that SentencePiece puts in front of a text; within a text there is none.
     pieces = [tokenizer.id_to_piece(i) for i in alone]
     without_dummy = [piece for piece in (pieces[0].removeprefix("▁"), *pieces[1:]) if piece]
     glued = {text[: -len(head)] for text in texts if text.endswith(heads) for head in heads if text.endswith(head)}
@@ -268,6 +271,8 @@ _CHATML_JINJA = (
 )
 
 
+# `version` 1 of each is what the first release wrote. A format whose tokens change gets the next number, so that a build of the
+# old version is not continued with the new one.
 FORMATS = {
     dialogue_format.name: dialogue_format
     for dialogue_format in (

@@ -67,6 +67,7 @@ def make_loader(
     Raises:
       ConfigError: steps that the rows do not have; a batch that does not divide among the devices.
     """
+    # All of this is checked before anything is read or compiled.
     total = len(rows) // batch_size
     require(
         0 <= start_step <= total,

@@ -34,9 +34,12 @@ Packing = Literal["first_fit", "faithful"]
 
 OPEN_ROWS = 8
 FAITHFUL_GROUP = 256
+
+# A chunk has at least this many draws, and at least so many rows' worth of them: it ends with up to 8 rows that are not full,
+# and among 256 rows that is little.
 _CHUNK_DRAWS = 16_384
 _CHUNK_ROWS = 256
-_SLAB_DRAWS = 1 << 22
+_SLAB_DRAWS = 1 << 22  # draws that are brought from chunks into rows at a time: 100 MB of temporary arrays
 
 
 def pack(lengths: np.ndarray, sequence_length: int, packing: Packing) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from huatuo_jax.config import SourceMix, require
 
+# A block of 512 KiB stays in the cache while its logarithms are taken.
 _BLOCK = 1 << 16
 _LN2 = 0.6931471805599453
 _SQRT_HALF = 0.7071067811865476
@@ -59,6 +60,7 @@ def draw_order(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], seed
             documents.append(records + offset)
             keys.append(_exponentials(_stream(source, "order", seed), len(records)) / mixture[source].priority)
         offset += count
+    # Stable, so that equal keys (they do occur among 10⁸ draws) come in the order of the sources everywhere.
     order = np.argsort(np.concatenate(keys), kind="stable")
     keys.clear()
     return np.concatenate(documents)[order]

@@ -26,6 +26,7 @@ from huatuo_jax.errors import ConfigError, DataError, RecordError
 from huatuo_jax.io.files import PathLike, sha256_file, write_bytes
 
 BRACKETS = frozenset("<>[]{}|")
+# What end and begin tokens are called in released vocabularies, for a tokenizer.json that comes without its config.
 KNOWN_EOS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>")
 KNOWN_BOS = ("<s>", "<|begin_of_text|>", "<bos>")
 
@@ -254,6 +255,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._after_marker.encode(text, return_type="numpy")
 
     def decode(self, ids: Iterable[int]) -> str:  # noqa: D102
+        # The plain processor knows the markers under another name, and control pieces decode to nothing.
         numbers = [int(i) for i in ids]
         decoder = self._plain if self._markers.keys().isdisjoint(numbers) else self._full
         return decoder.decode(numbers) or ""

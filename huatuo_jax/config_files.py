@@ -1,8 +1,8 @@
-"""Config files: loaded by path or, if they ship with this project, by name; and configs as plain values, compared and saved.
+"""Config files: loaded by path or, if they ship with this project, by name; and the plain values of two configs, compared.
 
 A config is a Python file with a function `config() -> RunConfig` (see `config`). Everything that a run depends on is in that
-value: it is saved as JSON beside the run's output (`config_to_dict`) and read back from checkpoints (`config_from_dict`), and a
-rerun with other values is refused (`differences`). Next: `huatuo_jax.cli.train`, which lets flags replace single fields.
+value: it is saved as JSON beside the run's output (`config.config_to_dict`) and read back from checkpoints (`config_from_dict`),
+and a rerun with other values is refused (`differences`). Next: `huatuo_jax.cli.train`, which lets flags replace single fields.
 """
 
 import contextlib

@@ -397,7 +397,7 @@ def _leftmost_first(pairs: list[Pair]) -> list[Pair]:
 def _added_tokens(model: Any, kinds: Any) -> list[dict[str, Any]]:
     """What `tokenizers` finds in a text before it merges anything.
 
-    Example: `<问>：` as a user-defined symbol is an added token that is not special; `</s>` is special, so that transformers can
+    Example: `<问>：`, a user-defined symbol, is an added token that is not special. `</s>` is special, so that transformers can
     be told not to read it in a user's text.
     """
     # Matched in the normalised text where one holds a space, for there "▁" and the space are the same.

@@ -29,7 +29,7 @@ TEXTS = ["<问>：感冒了可以喝酒吗？\n<答>：感冒期间最好不要�
 
 
 @pytest.fixture(scope="module")
-def tokenizer_file(tmp_path_factory) -> Path:
+def tiny_file(tmp_path_factory) -> Path:
     from data_tools.tokens.tokenizer_training import train_tokenizer
 
     path = tmp_path_factory.mktemp("tokenizer") / "tiny.model"
@@ -38,12 +38,12 @@ def tokenizer_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path, tokenizer_file) -> Path:
+def folder(tmp_path, tiny_file) -> Path:
     """A Llama in bfloat16 with a tokenizer, a generation config and a Python file."""
-    config = preset("tiny-llama2", vocab_size=load_tokenizer(tokenizer_file).vocab_size)
+    config = preset("tiny-llama2", vocab_size=load_tokenizer(tiny_file).vocab_size)
     tensors = {name: tensor.bfloat16() for name, tensor in tensors_of(random_model(config)).items()}
     write_by_hand(tmp_path / "llama", write_config(config, "llama", "bfloat16"), tensors)
-    (tmp_path / "llama" / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
+    (tmp_path / "llama" / "tokenizer.model").write_bytes(tiny_file.read_bytes())
     (tmp_path / "llama" / "generation_config.json").write_text('{"top_p": 0.7}')
     (tmp_path / "llama" / "modeling_llama.py").write_text("raise SystemExit")
     return tmp_path / "llama"
@@ -111,11 +111,11 @@ def test_a_vocabulary_with_its_own_tokenizer(tmp_path, baichuan_like):
     assert_close(our_logits(model, params), their_logits(module, config))
 
 
-def test_what_config_json_leaves_open_is_answered_by_flags(tmp_path, tokenizer_file, capsys):
+def test_what_config_json_leaves_open_is_answered_by_flags(tmp_path, tiny_file, capsys):
     config = preset("tiny-baichuan2-13b", vocab_size=512)
     module = random_model(config)
     write_by_hand(tmp_path / "baichuan", baichuan_json(config), tensors_of(module))
-    words = [tmp_path / "baichuan", tmp_path / "base", "--tokenizer", tokenizer_file]
+    words = [tmp_path / "baichuan", tmp_path / "base", "--tokenizer", tiny_file]
     assert "--positions rope or alibi" in refusal(capsys, *words)
     assert "--head linear or norm" in refusal(capsys, *words, "--positions", "alibi")
     assert convert(*words, "--positions", "alibi", "--head", "norm", "--name", config.name) == 0

@@ -70,7 +70,7 @@ def against_transformers(clock: Callable[[], float], pairs: int, theirs: Any, co
     import torch
 
     from huatuo_jax.inference.engine import Engine
-    from huatuo_jax.inference.request import Request
+    from huatuo_jax.inference.requests import Request
 
     for rows in (1, 8, 32):
         prompts = np.random.default_rng(rows).integers(1, SHAPE["vocab_size"], (rows, PROMPT))
@@ -79,7 +79,7 @@ def against_transformers(clock: Callable[[], float], pairs: int, theirs: Any, co
         ids = torch.tensor(prompts)
 
         def our_run(engine: Engine = engine, requests: Sequence[Request] = requests) -> int:
-            return sum(len(answer.tokens) for answer in engine.answers(requests))
+            return sum(len(answer.tokens) for answer in engine.complete(requests))
 
         def their_run(ids: Any = ids) -> int:
             with torch.inference_mode():
@@ -94,7 +94,7 @@ def against_transformers(clock: Callable[[], float], pairs: int, theirs: Any, co
 def refilled_against_static(clock: Callable[[], float], pairs: int, config: Any, params: Any) -> None:
     """Answers of unequal length: rows that take the next prompt at once, against batches that end with their longest row."""
     from huatuo_jax.inference.engine import Engine
-    from huatuo_jax.inference.request import Request
+    from huatuo_jax.inference.requests import Request
 
     shortest, longest, per_row = RAGGED
     rng = np.random.default_rng(0)
@@ -104,11 +104,11 @@ def refilled_against_static(clock: Callable[[], float], pairs: int, config: Any,
     engine = Engine(config, params, (), num_rows=ROWS)
 
     def refilled() -> int:
-        return sum(len(answer.tokens) for answer in engine.answers(requests))
+        return sum(len(answer.tokens) for answer in engine.complete(requests))
 
     def static() -> int:
         batches = [requests[start : start + ROWS] for start in range(0, len(requests), ROWS)]
-        return sum(len(answer.tokens) for batch in batches for answer in engine.answers(batch))
+        return sum(len(answer.tokens) for batch in batches for answer in engine.complete(batch))
 
     print(f"{len(requests)} answers of {lengths.min()} to {lengths.max()} tokens (mean {lengths.mean():.0f}) in {ROWS} rows, ")
     print("refilled against static: ", end="", flush=True)

@@ -29,7 +29,7 @@ from huatuo_jax.data.dialogue import IGNORED, encode_record
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.inference.loading import Model, open_model
+from huatuo_jax.inference.model import Model, open_model
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization, stored_bytes
 from huatuo_jax.io.files import read_json
 from huatuo_jax.models.params import abstract_params
@@ -50,7 +50,7 @@ def texts_of(run: Path, model: Model, count: int) -> dict[str, Rows]:
         found[name] = dataset.read(np.arange(sum(dataset.count(source, split) for source in dataset.sources)), split)
     if REAL.is_dir():
         records = [Record(id=str(i), source="sft", turns=tuple(turns)) for i, turns in enumerate(dialogues(count))]
-        found["unseen dialogues"] = [encode_record(record, model.tokenizer, model.template) for record in records]
+        found["unseen dialogues"] = [encode_record(record, model.tokenizer, model.dialogue_format) for record in records]
     longest = model.config.max_length
     return {name: [(tokens[:longest], targets[:longest]) for tokens, targets in rows] for name, rows in found.items()}
 

@@ -24,4 +24,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `huatuo-data`; returns the exit code."""
     # numpy multiplies no matrices here, and the threads that it starts for that forbid a build to fork its workers.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return run_program("huatuo-data", __doc__.split(": ", 1)[1].strip(), "data_tools.cli", COMMANDS, argv)
+    commands = {name: f"data_tools.cli.{module}" for name, module in COMMANDS.items()}
+    return run_program("huatuo-data", __doc__.split(": ", 1)[1].strip(), commands, argv)

@@ -1,20 +1,22 @@
-"""Console script `huatuo`: Train a model from a plan, look at the run, ask the model."""
+"""Console script `huatuo`: its commands, by module, and its entry point. `console.py` says what a command is."""
 
-import functools
+from collections.abc import Sequence
 
 from huatuo_jax.cli.console import main as run_program
 
 COMMANDS = {
-    "train": "train",
-    "report": "report",
-    "ask": "ask",
-    "generate": "generate",
-    "chat": "chat",
-    "convert from-hf": "convert_from_hf",
-    "convert to-hf": "convert_to_hf",
-    "convert compare": "convert_compare",
-    "logits": "logits",
+    "train": "huatuo_jax.cli.train:train",
+    "report": "huatuo_jax.cli.train:report",
+    "ask": "huatuo_jax.cli.answer:ask",
+    "generate": "huatuo_jax.cli.answer:generate",
+    "chat": "huatuo_jax.cli.answer:chat",
+    "logits": "huatuo_jax.cli.answer:logits",
+    "convert from-hf": "huatuo_jax.cli.convert:from_hf",
+    "convert to-hf": "huatuo_jax.cli.convert:to_hf",
+    "convert compare": "huatuo_jax.cli.convert:compare",
 }
 
-main = functools.partial(run_program, "huatuo", __doc__.split(": ", 1)[1].strip(), "huatuo_jax.cli", COMMANDS)
-"""Entry point of `huatuo`: arguments (None = the command line's) → exit code."""
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `huatuo`; returns the exit code."""
+    return run_program("huatuo", "Train a model from a plan, look at the run, ask the model.", COMMANDS, argv)

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from huatuo_jax.config import MeshConfig, ModelConfig, require
+from huatuo_jax.config_files import load_config
 from huatuo_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
+    from huatuo_jax.inference.model import EngineOptions, Model
     from huatuo_jax.inference.sampling import Sampling
     from huatuo_jax.weights.hf_config import FolderOptions
 
@@ -51,9 +51,20 @@ MODEL_HELP = "run directory, RUN/checkpoints/STEP, base directory or Hugging Fac
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `ConfigError` for wrong words, and names the flag that an unknown one is closest to."""
 
+    _takes_config = False
+
+    def add_config_argument(self) -> None:
+        """Declares CONFIG, the first argument, whose fields become flags; `args.config` is the config with what they set."""
+        self._takes_config = True
+        self.add_argument("config", metavar="CONFIG", help=f"{CONFIG_HELP}; comes first")
+
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The arguments that a command line gives; `--learning_rate` is read as `--learning-rate`."""
-        words = list(words)
+        words, config = list(words), None
+        if self._takes_config and words and not words[0].startswith("-"):
+            config = load_config(words[0])
+            self.usage = self.format_usage().removeprefix("usage: ").strip() + " [--FIELD VALUE …]"  # not a hundred fields
+            add_config_fields(self, config)
         flags = words[: words.index("--")] if "--" in words else words
         for place, word in enumerate(flags):
             flag, equals, value = word.partition("=")
@@ -64,7 +75,10 @@ class Parser(argparse.ArgumentParser):
                 # Before argparse looks: it would complain of the flag that is missing because it is misspelt.
                 self.error(f"no flag {flag}{did_you_mean(flag, self._option_string_actions)}")
             words[place] = flag + equals + value
-        return self.parse_intermixed_args(words)
+        args = self.parse_intermixed_args(words)
+        if config is not None:
+            args.config = with_config_fields(config, args)
+        return args
 
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError in place of argparse's own ending, so that all errors of a program look alike."""
@@ -166,7 +180,7 @@ def _attribute_texts(kind: type) -> dict[str, str]:
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what a user may have to say of a Hugging Face folder."""
+    """Declares what the config.json of a Hugging Face folder may leave open."""
     parser.add_argument("--positions", choices=("rope", "alibi"), help="where the config.json of a Baichuan leaves it open")
     parser.add_argument("--head", choices=("linear", "norm"), help="where the config.json of a Baichuan leaves it open")
     parser.add_argument(
@@ -174,10 +188,10 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def answers(args: argparse.Namespace) -> "FolderOptions":
-    """What the user said of a Hugging Face folder, without what was not said."""
-    said: dict[str, Any] = {"positions": args.positions, "head": args.head, "ignore": args.ignore}
-    return cast("FolderOptions", {name: value for name, value in said.items() if value})
+def folder_options(args: argparse.Namespace) -> "FolderOptions":
+    """The options of a Hugging Face folder that were given."""
+    options: dict[str, Any] = {"positions": args.positions, "head": args.head, "ignore": args.ignore}
+    return cast("FolderOptions", {name: value for name, value in options.items() if value})
 
 
 def add_format_argument(parser: argparse.ArgumentParser, default: str | None = "", origin: str = "the one of MODEL") -> None:
@@ -260,18 +274,19 @@ def new_tokens(args: argparse.Namespace, config: ModelConfig) -> int:
     return args.max_new_tokens
 
 
-def choose_dtype(name: str) -> str:
-    """The dtype of "auto" on this machine, or the one asked for."""
+def engine_options(args: argparse.Namespace, model: "Model") -> "EngineOptions":
+    """Dtype, mesh and quantisation that the arguments ask for; "auto" is the dtype that suits this machine.
+
+    Raises:
+      ConfigError: the quantisation fits neither model nor mesh. DoesNotFitError: there are not enough devices.
+    """
     import jax
 
-    if name != "auto":
-        return name
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-
-
-def choose_mesh(args: argparse.Namespace) -> "Mesh | None":
-    """The mesh asked for, or None for one device; raises DoesNotFitError if there are not enough devices."""
     from huatuo_jax.sharding import make_mesh
 
+    dtype = args.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     config = with_config_fields(ONE_DEVICE, args, "mesh.")
-    return None if config == ONE_DEVICE else make_mesh(config)
+    mesh = None if config == ONE_DEVICE else make_mesh(config)
+    return {"dtype": dtype, "mesh": mesh, "quantizer": model.quantizer(args.quantize, dtype, mesh)}

@@ -1,20 +1,31 @@
 """The frame of both programs: finds and runs a command, turns errors into one line and an exit code, and prints.
 
-A program is a table from a command's words ("convert to-hf") to its module. A command module has `HELP` (first line = summary),
-`EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`, which makes one library call and reports. Where it sets
-`CONFIG_FIRST = True`, its first argument is a config whose fields become flags, and `run` finds it as `args.config`. Its module
-imports nothing heavy at its top, so that `--help` is instant; `arguments.py` holds the parser and what commands share.
+A program is a table from a command's words to a function, "convert to-hf" → "huatuo_jax.cli.convert:to_hf", and beside the
+function stands another that declares its arguments:
+
+    def to_hf_arguments(parser: Parser) -> None: ...
+    def to_hf(args: argparse.Namespace) -> Report:
+        \"""Summary, in one line.
+
+        The rest of the help.
+
+        Example:
+        huatuo convert to-hf …
+        \"""
+
+The function makes one library call, prints, and returns its report, which `--json FILE` saves. Its module imports nothing heavy
+at its top, so that `--help` is instant. `arguments.py` holds the parser and what commands share.
 """
 
+import argparse
 import contextlib
 import importlib
+import inspect
 import os
 import signal
 import sys
 import textwrap
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,8 +35,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from huatuo_jax import __version__
-from huatuo_jax.cli.arguments import CONFIG_HELP, Parser, add_config_fields, did_you_mean
+from huatuo_jax.cli.arguments import Parser, did_you_mean
 from huatuo_jax.errors import EXIT_FAILED, EXIT_USAGE, HuatuoError
+
+Report = dict[str, Any]
+"""What a command found, as JSON values; a `passed` that is false makes the command fail."""
 
 err_console = Console(stderr=True, highlight=False)
 
@@ -76,17 +90,16 @@ def write_report(path: str | None, report: dict[str, Any]) -> None:
         write_json(path, report)
 
 
-def main(program: str, description: str, package: str, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
-    """Runs one command of a program, whose modules are in `package`, and returns its exit code."""
+def main(program: str, description: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
+    """Runs one command of a program and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     # "collect calibrate" before "collect", of which it is no argument.
     name = next((c for c in sorted(commands, key=len, reverse=True) if words[: len(c.split())] == c.split()), None)
     try:
         try:
             if name is None:
-                return _program_help(program, description, package, commands, words)
-            module = importlib.import_module(f"{package}.{commands[name]}")
-            return _run(module, f"{program} {name}", words[len(name.split()) :])
+                return _program_help(program, description, commands, words)
+            return _run(commands[name], f"{program} {name}", words[len(name.split()) :])
         except HuatuoError as error:
             err_console.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
             return error.exit_code
@@ -105,36 +118,47 @@ def main(program: str, description: str, package: str, commands: Mapping[str, st
         where = error.filename or error.filename2
         if where is None:
             raise
-        err_console.print(f"[bold red]error[/]: {escape(f'{where}: {error.strerror}')}; choose another path, or correct this one")
+        reason = escape(f"{where}: {error.strerror}")
+        err_console.print(f"[bold red]error[/]: {reason}; choose another path, or correct this one")
         return EXIT_FAILED
 
 
-def _run(module: ModuleType, command: str, words: Sequence[str]) -> int:
+def _run(target: str, command: str, words: Sequence[str]) -> int:
+    """Reads the arguments of one command, runs it and saves its report; returns its exit code."""
+    from huatuo_jax.io.files import write_json
+
+    run, declare = _command(target)
+    text, _, example = (inspect.getdoc(run) or "").partition("\nExample:\n")
     parser = Parser(
         prog=command,
-        description=module.HELP,
-        epilog="example:\n" + textwrap.indent(textwrap.dedent(module.EXAMPLE).strip(), "  "),
-        formatter_class=RawDescriptionHelpFormatter,
+        description=text,
+        epilog="example:\n" + textwrap.indent(textwrap.dedent(example), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    config = None
-    if getattr(module, "CONFIG_FIRST", False):
-        parser.add_argument("config", metavar="CONFIG", help=f"{CONFIG_HELP}; comes first")
-        if words and not words[0].startswith("-"):
-            from huatuo_jax.config_files import load_config
-
-            config = load_config(words[0])
-    module.add_arguments(parser)
+    declare(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
-    if config is not None:
-        parser.usage = parser.format_usage().removeprefix("usage: ").strip() + " [--FIELD VALUE …]"  # not a hundred fields
-        add_config_fields(parser, config)
     args = parser.read(words)
-    if config is not None:
-        args.config = config
     _check_writable(args.json)
-    return module.run(args)
+    report = run(args)
+    if args.json and report and ":" in target:
+        write_json(args.json, report)
+    return 0 if report.get("passed", True) else EXIT_FAILED
+
+
+def _command(target: str) -> tuple[Callable[[argparse.Namespace], Report], Callable[[Parser], None]]:
+    """The function of a command, and the one that declares its arguments."""
+    module, _, name = target.partition(":")
+    loaded = importlib.import_module(module)
+    if not name:  # a module of one command, with HELP, EXAMPLE, add_arguments and run
+
+        def run(args: argparse.Namespace) -> Report:
+            return {"passed": True} if loaded.run(args) == 0 else {"passed": False}
+
+        run.__doc__ = f"{loaded.HELP}\n\nExample:\n{loaded.EXAMPLE.strip()}"
+        return run, loaded.add_arguments
+    return getattr(loaded, name), getattr(loaded, f"{name}_arguments")
 
 
 def _check_writable(report: str | None) -> None:
@@ -144,21 +168,21 @@ def _check_writable(report: str | None) -> None:
         raise HuatuoError(f"--json {report}: {folder} cannot be written to; choose another folder")
 
 
-def _program_help(program: str, description: str, package: str, commands: Mapping[str, str], words: list[str]) -> int:
+def _program_help(program: str, description: str, commands: Mapping[str, str], words: list[str]) -> int:
+    """Lists the commands, or those of a group (`convert --help`); the exit code tells whether that was asked for."""
     if words and words[0] in ("--version", "-V"):
         print(f"{program} {__version__}")
         return 0
-    asked = bool(words) and words[-1] in ("-h", "--help")
-    group = {name: module for name, module in commands.items() if words and name.split()[0] == words[0]}
-    wrong = bool(words) and words[0] not in ("-h", "--help") and not (group and asked)
-    out = sys.stderr if wrong else sys.stdout
-    if wrong:
+    group = {name: target for name, target in commands.items() if words and name.split()[0] == words[0]}
+    asked = not words or (words[-1] in ("-h", "--help") and (bool(group) or len(words) == 1))
+    out = sys.stdout if asked else sys.stderr
+    if not asked:
         given = " ".join(words[: 2 if group else 1])
         print(f"{program}: no command {given!r}{did_you_mean(given, commands)}\n", file=out)
     print(f"usage: {program} COMMAND [options]\n\n{description}\n\ncommands:", file=out)
     width = max(map(len, group or commands)) + 2
-    for command, module in (group or commands).items():
-        summary = importlib.import_module(f"{package}.{module}").HELP.strip().splitlines()[0]
+    for command, target in (group or commands).items():
+        summary = (inspect.getdoc(_command(target)[0]) or "").splitlines()[0]
         print(f"  {command:<{width}}{summary}", file=out)
     print(f"\n`{program} COMMAND --help` explains a command and gives an example.", file=out)
-    return EXIT_USAGE if wrong or not words else 0
+    return 0 if words and asked else EXIT_USAGE

@@ -1,17 +1,20 @@
-"""Prompts in, answers out: batched decoding in which a finished row's place is taken by the next prompt.
+"""The generation engine: batched decoding in which the row of a finished request is taken by the next one.
 
     engine = Engine(config, params, end_ids=(2,), tokenizer=tokenizer, num_rows=32)
-    for index, answer in engine.generate([Request(prompt, max_new_tokens=256), …]): …    # as they finish
+    for index, completion in engine.generate([Request(prompt, max_new_tokens=256), …]): …    # as they finish
     for text in engine.stream(Request(prompt, 256)): …
 
-The cache of `num_rows` rows has a static size. A prompt but for its last token is prefilled into a free row, from where `decode`
-goes on, several steps to a call. A row's answer does not depend on its neighbours: it has its own positions, settings and draws.
+This is the host's part: it gives rows of a static-size cache to requests and reads the tokens. A prompt but for its last token is
+prefilled into a free row, from where `decode` goes on, several steps a call (`device.py` computes both). A row's answer must not
+depend on its neighbours: each has positions, settings and draws of its own. `requests.py` holds what goes in and comes out;
+`model.py` makes an engine of a directory.
 """
 
 import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -19,15 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.data.tokenizers import Tokenizer
-from huatuo_jax.inference.device import LARGEST_PIECE, Rows, Steps, admit, bucket, decode, prefill
-from huatuo_jax.inference.occupant import Occupant, rows_of
-from huatuo_jax.inference.request import Answer, Request, check_prompt
+from huatuo_jax.inference.device import LARGEST_PIECE, NO_TOKEN, Decoded, DecodeState, admit, bucket, decode, prefill
+from huatuo_jax.inference.requests import ActiveRequest, Completion, Request, check_prompt
+from huatuo_jax.inference.sampling import SamplingRows
 from huatuo_jax.models.cache import KVCache
 from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import split_decoder
+from huatuo_jax.models.params import Params, split_decoder
 from huatuo_jax.sharding import activation_spec
 
 STEPS_PER_CALL = 16
@@ -45,12 +49,12 @@ class Engine:
     def __init__(
         self,
         model: ModelConfig | nnx.GraphDef[Decoder],
-        params: Any,
+        params: Params,
         end_ids: Sequence[int],
         *,
         tokenizer: Tokenizer | None = None,
         num_rows: int = 8,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         steps_per_call: int = STEPS_PER_CALL,
     ) -> None:
@@ -60,7 +64,7 @@ class Engine:
           model: the config, or the graphdef of `split_decoder`.
           params: of the decoder, in any dtype (the dtype of the computation saves a cast per use), sharded over `mesh` or not.
           end_ids: tokens that end an answer.
-          tokenizer: makes text of tokens; None = answers have no text.
+          tokenizer: makes text of tokens; None = completions have no text.
           num_rows: rounded up to a multiple of the mesh axes that share rows.
           dtype: of the computation and the cache.
           mesh: over which the cache is sharded.
@@ -80,21 +84,20 @@ class Engine:
         self._ends = frozenset(end_ids)
         self._steps = steps_per_call
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answers requests in the order in which they finish: (place in `requests`, answer).
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """Answers requests in the order in which they finish: (place in `requests`, completion).
 
         Raises:
           ConfigError: before any work, for a request that cannot be served.
           DataError: logits that are not finite; names the prompt and the step.
         """
-        for occupant, answer, _ in self._run(requests, self._steps):
-            if answer is not None:
-                yield occupant.index, answer
+        for active, completion, _ in self._run(requests, self._steps):
+            if completion is not None:
+                yield active.index, completion
 
-    def answers(self, requests: Sequence[Request]) -> list[Answer]:
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """`generate`, in the order of the requests."""
-        found = dict(self.generate(requests))
-        return [found[index] for index in range(len(requests))]
+        return [completion for _, completion in sorted(self.generate(requests), key=lambda pair: pair[0])]
 
     def stream(self, request: Request) -> Iterator[str]:
         """The pieces of one answer's text as they become certain. Errors as `generate`."""
@@ -103,32 +106,32 @@ class Engine:
             if text:
                 yield text
 
-    def _run(self, requests: Sequence[Request], steps: int) -> Iterator[tuple[Occupant, Answer | None, str]]:
-        """(request, its answer when it has finished, its new text) after every call, for every row that runs."""
+    def _run(self, requests: Sequence[Request], steps: int) -> Iterator[tuple[ActiveRequest, Completion | None, str]]:
+        """(request, its completion when it has finished, its new text) after every call, for every row that is not idle."""
         self.check(requests)
-        waiting = deque(Occupant(index, request, self.tokenizer) for index, request in enumerate(requests))
+        waiting = deque(ActiveRequest(index, request, self.tokenizer) for index, request in enumerate(requests))
         if not waiting:
             return
         longest = max(len(request.prompt) + request.max_new_tokens for request in requests)
         cache = self.new_cache(self.rows_for(len(requests)), longest)
         num_rows = cache.keys.shape[1]
-        rows = Rows.resting(num_rows, self.config.vocab_size)
-        seats: list[Occupant | None] = [None] * num_rows
-        while waiting or any(seats):
-            entering = {place: waiting.popleft() for place, seat in enumerate(seats) if seat is None and waiting}
+        state = DecodeState.idle(num_rows, self.config.vocab_size)
+        active: dict[int, ActiveRequest] = {}
+        while waiting or active:
+            free = [row for row in range(num_rows) if row not in active]
+            entering = {row: waiting.popleft() for row in free[: len(waiting)]}
             if entering:
-                cache = self._prefill(cache, entering)
-                rows = self._admit(rows, entering)
-                seats = [entering.get(place, seat) for place, seat in enumerate(seats)]
-            seated = {place: seat for place, seat in enumerate(seats) if seat is not None}
-            cache, rows, done = self._decode(cache, rows, seated, steps, wait_for_all=not waiting)
-            for place, seat in seated.items():
-                answer, text = seat.take(done.tokens[:, place].tolist(), bool(done.failed[place]), self._ends)
-                if answer is not None:
-                    seats[place] = None
-                    if done.left[place] > 0:  # a stop string, which only the host sees
-                        rows = dataclasses.replace(rows, left=rows.left.at[place].set(0))
-                yield seat, answer, text
+                cache, state = self._prefill(cache, entering), self._admit(state, entering)
+                active |= entering
+            cache, state, done = self._decode(cache, state, active, steps, wait_for_all=not waiting)
+            for row, request in sorted(active.items()):
+                new = [token for token in done.tokens[:, row].tolist() if token != NO_TOKEN]
+                completion, text = request.add(new, bool(done.failed[row]), self._ends)
+                if completion is not None:
+                    del active[row]
+                    if done.left[row] > 0:  # ended by a stop string, which only the host sees
+                        state = dataclasses.replace(state, left=state.left.at[row].set(0))
+                yield request, completion, text
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raises ConfigError for the first request that cannot be served."""
@@ -146,66 +149,88 @@ class Engine:
         """Rows for so many requests: a power of two (few sizes are compiled) that the mesh divides."""
         return self.num_rows if self.mesh is not None else min(self.num_rows, 1 << (requests - 1).bit_length())
 
-    def _prefill(self, cache: KVCache, entering: dict[int, Occupant]) -> KVCache:
-        """Fills the places with the prompts but for their last tokens, prompts of similar length together."""
-        groups: dict[int, list[int]] = {}
-        for place, occupant in entering.items():
-            groups.setdefault(bucket(len(occupant.request.prompt)), []).append(place)
-        for places in groups.values():
-            prompts = [entering[place].request.prompt[:-1] for place in places]
-            cache = self.fill(cache, places, prompts)
+    def _prefill(self, cache: KVCache, entering: dict[int, ActiveRequest]) -> KVCache:
+        """Fills rows with the prompts but for their last tokens, prompts of similar length together."""
+        groups: dict[int, dict[int, Sequence[int]]] = {}
+        for row, active in entering.items():
+            prompt = active.request.prompt
+            groups.setdefault(bucket(len(prompt)), {})[row] = prompt[:-1]
+        for prompts in groups.values():
+            cache = self.fill(cache, prompts)
         return cache
 
-    def fill(self, cache: KVCache, places: Sequence[int], prompts: Sequence[Sequence[int]]) -> KVCache:
-        """Writes token ids from position 0 on into rows of the cache."""
-        longest, num_rows = max(map(len, prompts)), cache.keys.shape[1]
+    def fill(self, cache: KVCache, prompts: dict[int, Sequence[int]]) -> KVCache:
+        """The cache with token ids from position 0 on, by row."""
+        longest, num_rows = max(map(len, prompts.values())), cache.keys.shape[1]
         height = bucket(len(prompts), 1)
-        rows_R = np.full(height, num_rows, np.int32)
-        rows_R[: len(places)] = places
+        rows_R = np.full(height, num_rows, np.int32)  # a row beyond the cache: the padding up to the bucket is dropped
+        rows_R[: len(prompts)] = list(prompts)
         for start in range(0, longest, LARGEST_PIECE):
             width = bucket(min(longest - start, LARGEST_PIECE))
             tokens_RS = np.zeros((height, width), np.int32)
-            for row, prompt in enumerate(prompts):
+            for place, prompt in enumerate(prompts.values()):
                 piece = prompt[start : start + width]
-                tokens_RS[row, : len(piece)] = piece
+                tokens_RS[place, : len(piece)] = piece
             starts_R = np.full(height, start, np.int32)
             visible = bucket(start + width)
             with self.on_mesh():
                 cache = prefill(self.graphdef, self.params, cache, tokens_RS, starts_R, rows_R, visible=visible, dtype=self.dtype)
         return cache
 
-    def _admit(self, rows: Rows, entering: dict[int, Occupant]) -> Rows:
+    def _admit(self, state: DecodeState, entering: dict[int, ActiveRequest]) -> DecodeState:
+        """The state with the entering requests in their rows; their prompts, but for the last token, are in the cache."""
         height = bucket(len(entering), 1)
-        places_R = np.full(height, len(rows.last), np.int32)
-        places_R[: len(entering)] = list(entering)
-        requests = [occupant.request for occupant in entering.values()]
-        return admit(rows, places_R, rows_of(requests, height, self.config.vocab_size))
+        rows_R = np.full(height, len(state.last), np.int32)
+        rows_R[: len(entering)] = list(entering)
+        requests = [active.request for active in entering.values()]
+        seen_RV: Any = np.zeros((height, self.config.vocab_size), bool)
+        for place, request in enumerate(requests):
+            seen_RV[place, list(request.prompt)] = True
+
+        def column(values: Sequence[float], dtype: DTypeLike) -> Any:
+            return np.resize(np.asarray(values, dtype), height)  # repeats them in the padding, which is dropped
+
+        settings = [request.sampling for request in requests]
+        new = DecodeState(
+            last=column([request.prompt[-1] for request in requests], np.int32),
+            length=column([len(request.prompt) - 1 for request in requests], np.int32),
+            left=column([request.max_new_tokens for request in requests], np.int32),
+            seen=seen_RV,
+            sampling=SamplingRows(
+                temperature=column([one.temperature for one in settings], np.float32),
+                top_k=column([one.top_k for one in settings], np.int32),
+                top_p=column([one.top_p for one in settings], np.float32),
+                repetition_penalty=column([one.repetition_penalty for one in settings], np.float32),
+                seed=column([one.seed for one in settings], np.uint32),
+            ),
+        )
+        return admit(state, rows_R, new)
 
     def _decode(
-        self, cache: KVCache, rows: Rows, seated: dict[int, Occupant], steps: int, wait_for_all: bool
-    ) -> tuple[KVCache, Rows, Steps]:
-        longest = max(len(seat.request.prompt) + len(seat.tokens) for seat in seated.values())
+        self, cache: KVCache, state: DecodeState, active: dict[int, ActiveRequest], steps: int, wait_for_all: bool
+    ) -> tuple[KVCache, DecodeState, Decoded]:
+        longest = max(len(one.request.prompt) + len(one.tokens) for one in active.values())
         with self.on_mesh():
-            cache, rows, done = decode(
+            cache, state, done = decode(
                 self.graphdef,
                 self.params,
                 cache,
-                rows,
+                state,
                 self._end_ids,
-                np.int32(0 if wait_for_all else len(seated) - 1),
+                np.int32(0 if wait_for_all else len(active) - 1),
                 visible=bucket(longest + steps, 128),
                 steps=steps,
-                sampled=any(seat.request.sampling.temperature > 0 for seat in seated.values()),
+                sampled=any(one.request.sampling.temperature > 0 for one in active.values()),
                 dtype=self.dtype,
             )
-        return cache, rows, jax.device_get(done)
+        return cache, state, jax.device_get(done)
 
-    def on_mesh(self) -> Any:
+    def on_mesh(self) -> AbstractContextManager[object]:
         """The mesh in scope while a step is traced; nothing without one."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
-def _bake_norm_head(graphdef: nnx.GraphDef[Decoder], params: Any, dtype: Any) -> tuple[Any, ModelConfig]:
+def _bake_norm_head(graphdef: nnx.GraphDef[Decoder], params: Params, dtype: DTypeLike) -> tuple[Params, ModelConfig]:
     """Parameters with a linear head that gives a NormHead's logits, so that its rows are not normalised at every step."""
     normalise = jax.jit(
         lambda params: nnx.merge(graphdef, params).output_weights().astype(dtype), out_shardings=params["head"].sharding

@@ -1,14 +1,17 @@
-"""A model ready to be asked: a stored model of any kind (`huatuo_jax.weights.open`) with the dialogue format to ask it in.
+"""A model ready to be asked: a stored model of any kind (`huatuo_jax.weights.open`) with its tokenizer and dialogue format.
 
-model = open_model(path)                      # prompts can be checked before minutes are spent on loading
-engine = model.engine(num_rows=8)             # reads the weights
+    model = open_model("runs/quickstart")         # prompts can be checked before minutes are spent on loading
+    engine = model.engine(num_rows=8)             # reads the weights
+
+`engine.py` answers requests; `chat.py`, `batch.py` and `recall.py` make requests of conversations, files and training records.
 """
 
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import TypedDict, Unpack
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.data.formats import FORMATS, DialogueFormat, get_format
@@ -21,13 +24,21 @@ from huatuo_jax.weights.hf_config import FolderOptions
 from huatuo_jax.weights.open import StoredModel, open_stored_model
 
 
+class EngineOptions(TypedDict, total=False):
+    """How an engine computes; see `Engine`. A quantizer changes the weights while they are read."""
+
+    dtype: DTypeLike
+    mesh: Mesh | None
+    quantizer: Quantizer | None
+
+
 @dataclass
 class Model:
     """A stored model, the tokenizer that it was trained with, and its dialogue format; the weights are not read yet."""
 
     stored: StoredModel
     tokenizer: Tokenizer
-    template: DialogueFormat
+    dialogue_format: DialogueFormat
 
     @property
     def config(self) -> ModelConfig:
@@ -44,12 +55,7 @@ class Model:
         """Path and step: for people, and for the settings of an output."""
         return f"{self.stored.path}, step {self.step}"
 
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer."""
-        return self.template.end_ids(self.tokenizer)
-
-    def quantizer(self, kind: str | None, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Quantizer | None:
+    def quantizer(self, kind: str | None, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Quantizer | None:
         """Of `--quantize KIND`; None for None. Raises ConfigError for a kind that is unknown or fits neither model nor mesh."""
         if kind is None:
             return None
@@ -57,25 +63,25 @@ class Model:
         quantizer.check(mesh)
         return quantizer
 
-    def params(self, mesh: Mesh | None = None, dtype: Any = jnp.float32, quantizer: Quantizer | None = None) -> Params:
+    def params(self, mesh: Mesh | None = None, dtype: DTypeLike = jnp.float32, quantizer: Quantizer | None = None) -> Params:
         """The decoder's parameters, sharded over `mesh` (None = on the first device), in `dtype` or as `quantizer` keeps them."""
         return self.stored.params(mesh, dtype, quantizer)
 
     def engine(
-        self, num_rows: int, dtype: Any = jnp.float32, mesh: Mesh | None = None, quantizer: Quantizer | None = None
+        self, num_rows: int, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None, quantizer: Quantizer | None = None
     ) -> Engine:
-        """An engine with these weights, tokenizer and end tokens."""
+        """An engine of so many rows with these weights, tokenizer and end tokens."""
         config = quantizer.quantized_config if quantizer else self.config
-        params = self.params(mesh, dtype, quantizer)
-        return Engine(config, params, self.end_ids, tokenizer=self.tokenizer, num_rows=num_rows, dtype=dtype, mesh=mesh)
+        params, end_ids = self.params(mesh, dtype, quantizer), self.dialogue_format.end_ids(self.tokenizer)
+        return Engine(config, params, end_ids, tokenizer=self.tokenizer, num_rows=num_rows, dtype=dtype, mesh=mesh)
 
 
-def open_model(path: PathLike, template: str = "", **options: Unpack[FolderOptions]) -> Model:
+def open_model(path: PathLike, format: str = "", **options: Unpack[FolderOptions]) -> Model:
     """Everything of a stored model but its weights.
 
     Args:
       path: of a run, one of its checkpoints, a base directory or a Hugging Face folder.
-      template: name of the dialogue format, where the directory does not record it or another one is wanted.
+      format: name of the dialogue format, where the directory does not record it or another one is wanted.
       options: for a Hugging Face folder.
 
     Raises:
@@ -83,7 +89,7 @@ def open_model(path: PathLike, template: str = "", **options: Unpack[FolderOptio
       DataError: there is no whole checkpoint, or the tokenizer is gone or not the one that the model was trained with.
     """
     stored = open_stored_model(path, **options)
-    tokenizer, name = stored.tokenizer(), template or stored.dialogue_format()
+    tokenizer, name = stored.tokenizer(), format or stored.dialogue_format()
     require(bool(name), f"{path} does not say its dialogue format; give it with --format: {', '.join(FORMATS)}")
     dialogue_format = get_format(name)
     dialogue_format.check(tokenizer)

@@ -1,13 +1,23 @@
-"""What an engine is asked and what it answers; requests that cannot be served are refused before any work."""
+"""What an engine is asked and what it answers: requests, completions, and the text of a completion as it grows.
 
-from collections.abc import Sequence
+A `Request` is token ids to continue. While the engine works on it, it is an `ActiveRequest`: it takes new token ids, keeps the
+text that has become certain (`TextStream`) and notices the end; then it becomes a `Completion`. Nothing here touches a device:
+`engine.py` decides which request gets which row of the cache, `device.py` computes.
+"""
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.data.tokenizers import Tokenizer
+from huatuo_jax.errors import DataError
 from huatuo_jax.inference.sampling import GREEDY, Sampling
 
 FinishReason = Literal["end", "stop", "length"]
+
+REPLACEMENT = "�"
+"""What tokenizers write for bytes that do not (yet) form a character."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """A continued prompt.
 
     Attributes:
@@ -57,3 +67,110 @@ def check_prompt(config: ModelConfig, prompt: Sequence[int], new_tokens: int, na
         f"{name} has {len(prompt)} tokens; with {new_tokens} new ones it exceeds the context of {config.name}, "
         f"{config.max_length}: shorten the prompt or allow fewer new ones (--max-new-tokens)",
     )
+
+
+class TextStream:
+    """Text of token ids that arrive one after another, given out as soon as it is certain.
+
+    Uncertain is half a character, for a character may take several tokens, and an end that may be the beginning of a stop string.
+    With the stop string "END":
+
+        tokens    "The", " E", "N", "ergy"        push returns    "The", " ", "", "ENergy"
+        tokens    "The", " E", "ND"               push returns    "The", " ", ""             and `stopped` is set
+
+    Attributes:
+      stopped: a stop string was found; the text ends before it, and further tokens are ignored.
+      text: all that was given out so far.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        require("" not in stop, "a stop string is empty; leave it out")
+        self.stopped = False
+        self.text = ""
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        self._ids: list[int] = []
+        # The text of ids[:_read] is known. Decoding begins earlier, at _context: SentencePiece drops the space before the first
+        # piece that it decodes, so a token's text shows only behind another token.
+        self._context = self._read = 0
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """The text that has become certain with this token; often "", as while a character's bytes are incomplete."""
+        # A model's vocabulary may be larger than its tokenizer's (padded): such an id has no text.
+        if self.stopped or token >= self._tokenizer.vocab_size:
+            return ""
+        self._ids.append(token)
+        return self._release(self._decode(at_end=False), at_end=False)
+
+    def finish(self) -> str:
+        """The rest of the text: no more tokens will come."""
+        return "" if self.stopped else self._release(self._decode(at_end=True), at_end=True)
+
+    def _decode(self, at_end: bool) -> str:
+        """The text of the tokens that were not read before; "" while it ends within a character."""
+        known = self._tokenizer.decode(self._ids[self._context : self._read])
+        text = self._tokenizer.decode(self._ids[self._context :])
+        if text.endswith(REPLACEMENT) and not at_end:
+            return ""
+        self._context, self._read = self._read, len(self._ids)
+        return text[len(known) :]
+
+    def _release(self, new: str, at_end: bool) -> str:
+        """What is certain of the text that was held back and the new text."""
+        text = self._held + new
+        found = [place for place in map(text.find, self._stop) if place >= 0]
+        if found:
+            self.stopped, certain = True, min(found)
+        elif at_end:
+            certain = len(text)
+        else:
+            beginnings = (stop[:length] for stop in self._stop for length in range(1, len(stop)))
+            certain = len(text) - max((len(beginning) for beginning in beginnings if text.endswith(beginning)), default=0)
+        self._held = text[certain:]
+        self.text += text[:certain]
+        return text[:certain]
+
+
+class ActiveRequest:
+    """A request that has a row of the cache, and what was decoded for it so far.
+
+    Attributes:
+      index: its place among the requests.
+      tokens: of the answer so far.
+    """
+
+    def __init__(self, index: int, request: Request, tokenizer: Tokenizer | None) -> None:
+        self.index, self.request = index, request
+        self.tokens: list[int] = []
+        self._stream = None if tokenizer is None else TextStream(tokenizer, request.stop)
+
+    def add(self, new: Sequence[int], failed: bool, end_ids: Collection[int]) -> tuple[Completion | None, str]:
+        """Adds new token ids: the completion if the answer has ended, and the text that has become certain.
+
+        Raises:
+          DataError: the logits behind the last new token were not finite (`failed`).
+        """
+        text = ""
+        for token in new:
+            if token in end_ids:
+                return self._finish("end", text)
+            self.tokens.append(token)
+            text += self._stream.push(token) if self._stream else ""
+            if self._stream and self._stream.stopped:
+                return self._finish("stop", text)
+        if failed:
+            name = self.request.name or f"prompt {self.index}"
+            raise DataError(
+                f"{name}: the logits of new token {len(self.tokens) + 1} are not finite numbers; the weights are broken, or the "
+                "model needs dtype float32"
+            )
+        if len(self.tokens) >= self.request.max_new_tokens:
+            return self._finish("length", text)
+        return None, text
+
+    def _finish(self, reason: FinishReason, text: str) -> tuple[Completion, str]:
+        if self._stream is None:
+            return Completion(self.tokens, "", reason), ""
+        text += self._stream.finish()
+        # A character that was held back as incomplete may complete a stop string.
+        return Completion(self.tokens, self._stream.text, "stop" if self._stream.stopped else reason), text

@@ -1,16 +1,28 @@
-"""A prefix and its possible continuations in, their log-likelihoods out; the prefix is computed once."""
+"""Log-likelihoods of given continuations of one prefix, with an engine's weights; the prefix is computed once.
+
+Multiple-choice questions are scored this way: the question is the prefix, its options are the continuations. The last token of
+the prefix goes with each continuation, for its logits predict the continuation's first token:
+
+    prefix "a b c", continuation "x y"     cache: a b     input: c x     targets: x y
+"""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
 
 from huatuo_jax.errors import DataError
-from huatuo_jax.inference.device import LARGEST_PIECE, bucket, score
+from huatuo_jax.inference.device import LARGEST_PIECE, bucket
 from huatuo_jax.inference.engine import Engine
-from huatuo_jax.inference.request import check_prompt
+from huatuo_jax.inference.requests import check_prompt
 from huatuo_jax.models.cache import KVCache
+from huatuo_jax.models.decoder import Decoder
+from huatuo_jax.models.params import Params
 
 
 class LogLikelihood(NamedTuple):
@@ -37,7 +49,7 @@ def log_likelihoods(engine: Engine, prefix: Sequence[int], continuations: Sequen
     if not continuations:
         return []
     longest = len(prefix) + max(map(len, continuations))
-    shared = engine.fill(engine.new_cache(1 if engine.mesh is None else engine.num_rows, longest), [0], [prefix[:-1]])
+    shared = engine.fill(engine.new_cache(1 if engine.mesh is None else engine.num_rows, longest), {0: prefix[:-1]})
     found: list[LogLikelihood] = []
     for start in range(0, len(continuations), engine.num_rows):
         found += _score_rows(engine, shared, prefix, continuations[start : start + engine.num_rows])
@@ -47,6 +59,7 @@ def log_likelihoods(engine: Engine, prefix: Sequence[int], continuations: Sequen
 def _score_rows(
     engine: Engine, shared: KVCache, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
 ) -> list[LogLikelihood]:
+    """Scores so many continuations as the engine has rows, each in a row with its own copy of the prefix."""
     height = engine.rows_for(len(continuations))
     cache = shared.repeat_first(height)
     totals, greedy = np.zeros(height), np.ones(height, bool)
@@ -61,7 +74,7 @@ def _score_rows(
             targets[row, : len(piece)], counts[row, : len(piece)] = piece, True
         first = len(prefix) - 1 + start
         with engine.on_mesh():
-            cache, chances, likeliest = score(
+            cache, log_probs, likeliest = _score(
                 engine.graphdef,
                 engine.params,
                 cache,
@@ -71,10 +84,36 @@ def _score_rows(
                 visible=bucket(first + width),
                 dtype=engine.dtype,
             )
-        chances, likeliest = jax.device_get((chances, likeliest))
-        totals += np.where(counts, chances, 0).sum(axis=1, dtype=np.float64)
+        log_probs, likeliest = jax.device_get((log_probs, likeliest))
+        totals += np.where(counts, log_probs, 0).sum(axis=1, dtype=np.float64)
         greedy &= (likeliest | ~counts).all(axis=1)
     if not np.isfinite(totals).all():
         broken = int(np.flatnonzero(~np.isfinite(totals))[0])
         raise DataError(f"continuation {broken}: its log-likelihood is {totals[broken]}; the weights are broken, or need float32")
     return [LogLikelihood(float(totals[row]), bool(greedy[row])) for row in range(len(continuations))]
+
+
+@partial(jax.jit, static_argnames=("graphdef", "visible", "dtype"), donate_argnames="cache")
+def _score(
+    graphdef: nnx.GraphDef[Decoder],
+    params: Params,
+    cache: KVCache,
+    tokens_RS: jax.Array,
+    starts_R: jax.Array,
+    targets_RS: jax.Array,
+    *,
+    visible: int,
+    dtype: DTypeLike,
+) -> tuple[KVCache, jax.Array, jax.Array]:
+    """Extends all rows by a piece: fp32 [R, S] log-probability of each position's target, and whether it is the likeliest."""
+    model = nnx.merge(graphdef, params)
+    hidden_RSD, cache = model.extend(tokens_RS, cache, starts_R, visible=visible, dtype=dtype)
+
+    def score_row(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        hidden_SD, targets_S = row
+        logits_SV = model.logits(hidden_SD[None])[0]
+        chosen_S = jnp.take_along_axis(logits_SV, targets_S[:, None], axis=1)[:, 0]
+        return chosen_S - jax.nn.logsumexp(logits_SV, axis=1), jnp.argmax(logits_SV, axis=1) == targets_S
+
+    # Row by row, so that the logits of one row exist at a time: [rows, S, V] would be the largest array of all.
+    return cache, *jax.lax.map(score_row, (hidden_RSD, targets_RS))

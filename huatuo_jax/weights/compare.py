@@ -107,6 +107,19 @@ def compare(
     return measure(reference, _logits(b, other, dtype, trust_remote_code)(rows), KL_GATE[dtype])
 
 
+def read_texts(path: str | None) -> list[str]:
+    """The lines of a UTF-8 file that are not blank, or the built-in texts for None; raises DataError for a file without text."""
+    if not path:
+        return list(BUILT_IN_TEXTS)
+    try:
+        texts = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}); convert it") from error
+    if not texts:
+        raise DataError(f"{path} holds no text; give at least one line")
+    return texts
+
+
 def measure(reference: Sequence[np.ndarray], other: Iterator[np.ndarray], gate: float) -> Comparison:
     """Compares logits [tokens, vocabulary] row by row; arithmetic is fp64."""
     errors, scales, divergences, agreements = [], [], [], []

@@ -11,7 +11,7 @@ from huatuo_jax.cli import main as huatuo
 from huatuo_jax.data.dialogue import prompt_tokens
 from huatuo_jax.inference.chat import Conversation
 from huatuo_jax.inference.engine import Engine
-from huatuo_jax.inference.loading import Model, open_model
+from huatuo_jax.inference.model import Model, open_model
 from huatuo_jax.inference.sampling import GREEDY
 
 
@@ -67,10 +67,10 @@ def test_the_oldest_turns_are_dropped_and_said_when_the_context_is_full(chat, ca
     model, _ = opened
     question, asked = "".join(map(chr, range(0x4E00, 0x4E30))), 5  # three bytes each
     report = chat(*[question] * asked)
-    assert len(prompt_tokens([question] * (2 * asked - 1), model.tokenizer, model.template)) > model.config.max_length
+    assert len(prompt_tokens([question] * (2 * asked - 1), model.tokenizer, model.dialogue_format)) > model.config.max_length
     assert report["questions"] == asked
     assert len(report["turns"]) < 2 * asked
-    assert len(prompt_tokens(report["turns"][:-1], model.tokenizer, model.template)) <= model.config.max_length - 6
+    assert len(prompt_tokens(report["turns"][:-1], model.tokenizer, model.dialogue_format)) <= model.config.max_length - 6
     assert "the context is full: the 2 oldest turns are dropped" in capsys.readouterr().out
 
 

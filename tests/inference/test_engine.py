@@ -8,7 +8,7 @@ from huatuo_jax.config import MeshConfig
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.inference.engine import Engine
-from huatuo_jax.inference.request import Request
+from huatuo_jax.inference.requests import Request
 from huatuo_jax.inference.sampling import Sampling
 from huatuo_jax.models.params import abstract_params
 from huatuo_jax.models.presets import preset
@@ -43,16 +43,16 @@ def test_answers_in_refilled_rows_equal_the_uncached_forward_pass(name):
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, 40, 0.9, 1.2, seed=5)], ids=["greedy", "sampled"])
 def test_a_row_does_not_depend_on_its_neighbours(sampling):
     config, params = random_model("tiny-yi")
-    together = Engine(config, params, (), num_rows=4, steps_per_call=4).answers(ragged_requests(sampling=sampling))
+    together = Engine(config, params, (), num_rows=4, steps_per_call=4).complete(ragged_requests(sampling=sampling))
     alone = Engine(config, params, (), num_rows=1)
     for request, answer in zip(ragged_requests(sampling=sampling), together, strict=True):
-        assert alone.answers([request])[0].tokens == answer.tokens
+        assert alone.complete([request])[0].tokens == answer.tokens
 
 
 def test_the_seed_decides_a_sampled_answer():
     config, params = random_model("tiny-yi")
     requests = [Request(PROMPTS[0], 16, Sampling(1.0, seed=seed)) for seed in (1, 2, 1)]
-    first, second, again = (answer.tokens for answer in Engine(config, params, (), num_rows=4).answers(requests))
+    first, second, again = (answer.tokens for answer in Engine(config, params, (), num_rows=4).complete(requests))
     assert first == again != second
 
 
@@ -60,7 +60,7 @@ def test_the_repetition_penalty_counts_prompt_and_answer():
     config, params = random_model("tiny-yi")
     prompt = list(range(0, 256, 2))
     engine = Engine(config, params, (), num_rows=1)
-    (answer,) = engine.answers([Request(prompt, 64, Sampling(repetition_penalty=1e6))])
+    (answer,) = engine.complete([Request(prompt, 64, Sampling(repetition_penalty=1e6))])
     # What was seen is all but forbidden (a positive logit shrinks to nothing, a negative one grows).
     assert len(set(answer.tokens)) == 64
     assert not set(answer.tokens) & set(prompt)
@@ -69,15 +69,15 @@ def test_the_repetition_penalty_counts_prompt_and_answer():
 def test_a_long_prompt_is_prefilled_in_pieces():
     config, params = random_model("tiny-baichuan2-13b", max_length=2048)
     prompt = np.random.default_rng(0).integers(0, 256, 1100).tolist()
-    (answer,) = Engine(config, params, (), num_rows=1).answers([Request(prompt, 6)])
+    (answer,) = Engine(config, params, (), num_rows=1).complete([Request(prompt, 6)])
     Uncached(config, params, 1200).assert_greedy(prompt, answer.tokens)
 
 
 def test_an_end_token_ends_a_row_while_others_go_on():
     config, params = random_model("tiny-yi")
-    first, second = (a.tokens for a in Engine(config, params, ()).answers([Request(p, 12) for p in PROMPTS[:2]]))
+    first, second = (a.tokens for a in Engine(config, params, ()).complete([Request(p, 12) for p in PROMPTS[:2]]))
     end = next(token for token in first[2:] if token not in second)
-    ended, running = Engine(config, params, (end, 255)).answers([Request(p, 12) for p in PROMPTS[:2]])
+    ended, running = Engine(config, params, (end, 255)).complete([Request(p, 12) for p in PROMPTS[:2]])
     assert (ended.tokens, ended.finish_reason) == (first[: first.index(end)], "end")
     assert (running.tokens, running.finish_reason) == (second, "length")
 
@@ -91,7 +91,7 @@ def test_a_sharded_model_gives_the_same_answers():
     keys = engine.new_cache(engine.num_rows, 64).keys
     assert keys.sharding.shard_shape(keys.shape) == (2, 1, 1, 256, 16)  # layers, rows, kv heads, slots, head size
     alone = Uncached(config, params)
-    for request, answer in zip(ragged_requests(), engine.answers(ragged_requests()), strict=True):
+    for request, answer in zip(ragged_requests(), engine.complete(ragged_requests()), strict=True):
         alone.assert_greedy(request.prompt, answer.tokens)
 
 
@@ -99,7 +99,7 @@ def test_bfloat16_computes_close_to_float32():
     config, params = random_model("tiny-baichuan2-7b")
     narrow = jax.tree.map(lambda x: x.astype("bfloat16"), params)
     for request, answer in zip(
-        ragged_requests(), Engine(config, narrow, (), num_rows=4, dtype="bfloat16").answers(ragged_requests()), strict=True
+        ragged_requests(), Engine(config, narrow, (), num_rows=4, dtype="bfloat16").complete(ragged_requests()), strict=True
     ):
         Uncached(config, params).assert_greedy(request.prompt, answer.tokens, margin=0.5)
 
@@ -112,30 +112,30 @@ def text_engine(request, tokenizer_named):
 
 
 def test_a_stop_string_ends_the_text_before_it_and_frees_the_row(text_engine):
-    whole = text_engine.answers([Request(PROMPTS[0], 40)])[0].text
+    whole = text_engine.complete([Request(PROMPTS[0], 40)])[0].text
     stop = whole[10:13]
     requests = [Request(PROMPTS[0], 40, stop=(stop,)), Request(PROMPTS[3], 12), Request(PROMPTS[5], 12)]
-    stopped, *others = text_engine.answers(requests)
+    stopped, *others = text_engine.complete(requests)
     assert (stopped.text, stopped.finish_reason) == (whole[: whole.index(stop)], "stop")
     assert len(stopped.tokens) < 40
-    assert [answer.tokens for answer in others] == [text_engine.answers([request])[0].tokens for request in requests[1:]]
+    assert [answer.tokens for answer in others] == [text_engine.complete([request])[0].tokens for request in requests[1:]]
 
 
 def test_a_stream_is_the_answer_in_pieces(text_engine):
     request = Request(PROMPTS[0], 40)
     pieces = list(text_engine.stream(request))
-    assert "".join(pieces) == text_engine.answers([request])[0].text
+    assert "".join(pieces) == text_engine.complete([request])[0].text
     assert len(pieces) > 20
 
 
 def test_logits_that_are_not_numbers_name_the_prompt_and_the_step():
     config, params = random_model("tiny-yi")
-    tokens = Engine(config, params, ()).answers([Request(PROMPTS[0], 12)])[0].tokens
+    tokens = Engine(config, params, ()).complete([Request(PROMPTS[0], 12)])[0].tokens
     poison = next(token for token in tokens[1:] if token not in tokens[:1] + PROMPTS[0] + PROMPTS[1])
     step = tokens.index(poison) + 2  # the token after the first that reads the broken embedding
     broken = {**params, "embedding": params["embedding"].at[poison].set(np.nan)}
     with pytest.raises(DataError, match=rf"case 7: the logits of new token {step} are not finite"):
-        Engine(config, broken, (), num_rows=2).answers([Request(PROMPTS[0], 12, name="case 7"), Request(PROMPTS[1], 1)])
+        Engine(config, broken, (), num_rows=2).complete([Request(PROMPTS[0], 12, name="case 7"), Request(PROMPTS[1], 1)])
 
 
 def test_impossible_requests_are_refused_before_any_work():
@@ -150,7 +150,7 @@ def test_impossible_requests_are_refused_before_any_work():
         (Request([1], 4, stop=("x",)), "no tokenizer"),
     ):
         with pytest.raises(ConfigError, match=message):
-            engine.answers([Request([1], 1), request])
-    assert engine.answers([]) == []
+            engine.complete([Request([1], 1), request])
+    assert engine.complete([]) == []
     with pytest.raises(ConfigError, match="number of rows is 0"):
         Engine(config, abstract_params(config), (), num_rows=0)

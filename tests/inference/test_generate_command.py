@@ -12,8 +12,8 @@ import pytest
 
 from huatuo_jax.cli import main as huatuo
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.inference.answer_file import AnswerFile
-from huatuo_jax.inference.loading import Model
+from huatuo_jax.inference.batch import AnswerFile
+from huatuo_jax.inference.model import Model
 from huatuo_jax.weights.checkpoint import write_checkpoint
 from huatuo_jax.weights.open import open_stored_model
 
@@ -129,9 +129,9 @@ def test_a_rerun_with_other_settings_or_prompts_is_refused(model_directory, work
         ("bad.jsonl", b'{"prompt": "a", "answer": "b"}', "the field 'answer' is one of the output's own", 1),
         ("bad.jsonl", b'{"prompt": "a", "system": "b"}', "line 1: the huatuo format has no place for a system prompt", 1),
         ("bad.jsonl", b'{"prompt": "\\ud800"}', "line 1: text is not valid Unicode", 1),
-        ("bad.jsonl", b'{"prompt": ' + b"[" * 100_000, "line 1: not valid JSON", 1),
+        ("bad.jsonl", b'{"prompt": ' + b"[" * 100_000, "line 1: not usable JSON (nested too deeply)", 1),
         ("bad.jsonl", b'{"prompt": "a", "id": ' + b"1" * 5_000 + b"}", "line 1: not valid JSON", 1),
-        ("bad.jsonl", b'{"prompt": "a", "weight": NaN}', "line 1: not valid JSON (NaN is no JSON)", 1),
+        ("bad.jsonl", b'{"prompt": "a", "weight": NaN}', "line 1: not valid JSON (NaN and infinity are no JSON)", 1),
         ("bad.jsonl", b'{"turns": ["a", "b", " "]}', "line 1: the question is empty", 1),
         ("bad.jsonl", b'{"prompt": "a", "id": true}', '"id" is a bool', 1),
         ("bad.txt", b"\n \n", "holds no prompt", 1),

@@ -15,9 +15,9 @@ from huatuo_jax.cli import main as huatuo
 from huatuo_jax.config import MeshConfig, config_to_dict
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.inference.engine import Engine
-from huatuo_jax.inference.loading import Model
+from huatuo_jax.inference.model import Model
 from huatuo_jax.inference.quantize import SUMMED_AXES, Quantization, Quantizer, dequantize, parse_quantization, stored_bytes
-from huatuo_jax.inference.request import Request
+from huatuo_jax.inference.requests import Request
 from huatuo_jax.models.matmul import matmul
 from huatuo_jax.models.params import abstract_params, split_decoder
 from huatuo_jax.models.presets import preset
@@ -158,7 +158,7 @@ def test_the_engine_answers_as_plain_weights_of_the_quantised_values_do(name, ki
     """NormHead with RoPE; NormHead with ALiBi; grouped kv heads with tied embeddings."""
     config, params = quantized(name, kind)
     plain = Uncached(config, values(params))
-    answers = Engine(config, params, (), num_rows=2).answers([Request(prompt, 12) for prompt in PROMPTS])
+    answers = Engine(config, params, (), num_rows=2).complete([Request(prompt, 12) for prompt in PROMPTS])
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         assert len(answer.tokens) == 12
         plain.assert_greedy(prompt, answer.tokens)
@@ -181,7 +181,7 @@ def test_fewer_bits_move_the_predictions_further():
 def test_bfloat16_answers_stay_close():
     config, params = quantized("tiny-yi", "int4:16")
     plain = Uncached(config, values(params))
-    answers = Engine(config, params, (), num_rows=4, dtype="bfloat16").answers([Request(prompt, 8) for prompt in PROMPTS])
+    answers = Engine(config, params, (), num_rows=4, dtype="bfloat16").complete([Request(prompt, 8) for prompt in PROMPTS])
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         plain.assert_greedy(prompt, answer.tokens, margin=0.5)
 
@@ -210,7 +210,7 @@ def test_a_folder_read_onto_a_mesh_holds_and_answers_the_same(tmp_path):
     linear_config, single = quantized("tiny-baichuan2-7b", "int4:8")
     assert_same_and_sharded(sharded, single, config, mesh)
     plain = Uncached(linear_config, values(single))
-    answers = Engine(linear_config, sharded, (), num_rows=3, mesh=mesh).answers([Request(prompt, 8) for prompt in PROMPTS])
+    answers = Engine(linear_config, sharded, (), num_rows=3, mesh=mesh).complete([Request(prompt, 8) for prompt in PROMPTS])
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         plain.assert_greedy(prompt, answer.tokens)
 

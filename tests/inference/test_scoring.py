@@ -31,9 +31,9 @@ def test_the_prefix_is_prefilled_once(monkeypatch):
     config, params = random_model("tiny-yi")
     engine, filled = Engine(config, params, (), num_rows=2), []
     fill = engine.fill
-    monkeypatch.setattr(engine, "fill", lambda cache, places, prompts: filled.append(prompts) or fill(cache, places, prompts))
+    monkeypatch.setattr(engine, "fill", lambda cache, prompts: filled.append(prompts) or fill(cache, prompts))
     log_likelihoods(engine, PREFIX, CONTINUATIONS)
-    assert filled == [[PREFIX[:-1]]]
+    assert filled == [{0: PREFIX[:-1]}]
 
 
 def test_what_cannot_be_scored_is_refused():

@@ -6,7 +6,7 @@ import pytest
 
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.inference.text_stream import TextStream
+from huatuo_jax.inference.requests import TextStream
 
 TEXT = "发热39℃，咳嗽三日。Take 2 tablets (500 mg) daily. 🧑‍⚕️ 龘龘 naïve café\n下一行  two spaces"
 

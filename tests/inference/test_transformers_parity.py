@@ -10,7 +10,7 @@ from huatuo_jax.cli import main as huatuo
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.inference.device import LARGEST_PIECE
 from huatuo_jax.inference.engine import Engine
-from huatuo_jax.inference.request import Request
+from huatuo_jax.inference.requests import Request
 from huatuo_jax.inference.sampling import Sampling
 from huatuo_jax.weights.hf_config import read_config
 from huatuo_jax.weights.hf_read import open_weights
@@ -69,7 +69,7 @@ def test_greedy_answers_are_those_of_transformers(folder_and_model, penalty):
     folder, model = folder_and_model
     requests = [Request(prompt, NEW_TOKENS, Sampling(repetition_penalty=penalty)) for prompt in PROMPTS]
     # Two rows for six prompts: rows are refilled in mid-flight.
-    answers = engine_of(folder, num_rows=2).answers(requests)
+    answers = engine_of(folder, num_rows=2).complete(requests)
     compared = 0
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         expected, logits = by_transformers(model, prompt, repetition_penalty=penalty)

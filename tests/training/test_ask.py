@@ -12,8 +12,8 @@ from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
-from huatuo_jax.inference.ask import Asker
-from huatuo_jax.inference.recall import exercise_of, recall
+from huatuo_jax.inference.model import open_model
+from huatuo_jax.inference.recall import Asker, exercise_of, recall
 
 
 @pytest.fixture
@@ -23,8 +23,9 @@ def moved_run(finished_run, tmp_path):
 
 def test_a_moved_run_answers_with_the_tokenizer_it_carries(moved_run):
     (moved_run / "tokenizer.model").stat()
-    asker = Asker(moved_run, max_new_tokens=8)
-    assert asker.step == 14
+    model = open_model(moved_run)
+    asker = Asker(model, model.engine(2), max_new_tokens=8)
+    assert model.step == 14
     both = asker.answer([["甘草第0味有什么功效？"], ["黄芪第1味有什么功效？"]])
     assert both[0] == asker.answer([["甘草第0味有什么功效？"]])[0]
 
@@ -32,7 +33,7 @@ def test_a_moved_run_answers_with_the_tokenizer_it_carries(moved_run):
 def test_another_tokenizer_in_its_place_is_refused(moved_run, tmp_path):
     train_tokenizer(["甘草性味甘", "黄芪归经"], 300, moved_run / "tokenizer.model", at_most=True)
     with pytest.raises(DataError, match="is not the tokenizer that"):
-        Asker(moved_run)
+        open_model(moved_run)
 
 
 def test_the_command_prints_answers_and_saves_recall_for_the_report(moved_run, tmp_path, capsys):

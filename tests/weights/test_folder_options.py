@@ -10,7 +10,7 @@ import pytest
 from huatuo_jax.cli import main
 from huatuo_jax.data.formats import FORMATS
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.inference.loading import open_model
+from huatuo_jax.inference.model import open_model
 from huatuo_jax.weights.hf_tokenizer import FORMAT_FIELD
 from huatuo_jax.weights.hf_write import ExportRequest, export
 from tests.support.export_checkpoint import byte_level_tokenizer, random_model, tiny_tokenizer, write_run
@@ -93,15 +93,15 @@ def test_answers_of_a_file_are_continued_with_the_same_options_only(desk, odd, t
 
 
 def test_an_export_records_its_dialogue_format(desk, tmp_path):
-    assert open_model(desk / "rope-llama").template.name == "huatuo"
+    assert open_model(desk / "rope-llama").dialogue_format.name == "huatuo"
     tokenizer = byte_level_tokenizer(tmp_path)
     export(
         write_run(tmp_path / "run", *random_model("tiny-qwen2", tokenizer), tokenizer, "chatml"), tmp_path / "hf", ExportRequest()
     )
-    assert open_model(tmp_path / "hf").template.name == "chatml"
-    assert open_model(tmp_path / "hf", "huatuo").template.name == "huatuo"
+    assert open_model(tmp_path / "hf").dialogue_format.name == "chatml"
+    assert open_model(tmp_path / "hf", "huatuo").dialogue_format.name == "huatuo"
     assert huatuo("convert", "from-hf", tmp_path / "hf", tmp_path / "base", "--mesh.fsdp", 1) == 0
-    assert open_model(tmp_path / "base").template.name == "chatml"
+    assert open_model(tmp_path / "base").dialogue_format.name == "chatml"
 
 
 def test_a_model_without_dialogue_format_records_none(desk, tmp_path):
@@ -126,7 +126,7 @@ def test_a_record_that_cannot_be_is_refused(content, error, reason, desk, tmp_pa
     (folder / "tokenizer_config.json").write_text(content)
     with pytest.raises(error, match=reason):
         open_model(folder)
-    assert open_model(folder, "huatuo").template.name == "huatuo"
+    assert open_model(folder, "huatuo").dialogue_format.name == "huatuo"
 
 
 def test_transformers_keeps_the_record_and_says_nothing(desk, tmp_path, caplog, recwarn):

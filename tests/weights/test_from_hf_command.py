@@ -90,12 +90,16 @@ def test_a_base_answers(tmp_path, folder, capsys):
     assert cli.main(["ask", str(tmp_path / "base"), "感冒了怎么办？", "--max-new-tokens", "4"]) == 0
     assert "感冒了怎么办？" in capsys.readouterr().out
     assert cli.main(["ask", str(tmp_path / "base")]) == 2
-    assert "is a base, not a run" in capsys.readouterr().err
+    assert "has no questions in a config" in capsys.readouterr().err
 
 
-def test_a_folder_that_was_not_imported_cannot_be_asked(folder, capsys):
-    assert cli.main(["ask", str(folder), "感冒了怎么办？"]) == 2
-    assert "and generate open it" in " ".join(capsys.readouterr().err.split())
+def test_a_folder_that_was_not_imported_answers_in_the_format_that_is_named(folder, capsys):
+    assert cli.main(["ask", str(folder), "感冒了怎么办？", "--max-new-tokens", "4"]) == 2
+    assert "give it with --format" in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["ask", str(folder), "感冒了怎么办？", "--max-new-tokens", "4", "--format", "huatuo"]) == 0
+    assert "感冒了怎么办？" in capsys.readouterr().out
+    assert cli.main(["ask", str(folder), "感冒了怎么办？", "--format", "huatuo", "--recall", "1"]) == 2
+    assert "is no run" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_vocabulary_with_its_own_tokenizer(tmp_path, baichuan_like):

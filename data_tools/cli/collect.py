@@ -1,34 +1,31 @@
-"""`huatuo-data collect`: turns raw corpora into clean, de-duplicated passages of one domain (`data_tools/collect/pipeline.py`).
+"""`huatuo-data collect`, `collect calibrate` and `decontaminate`: raw corpora to clean passages of one domain.
 
-`collect calibrate` and `decontaminate` share its arguments of vocabularies and of exam questions.
+`data_tools/collect` does the work: `pipeline.py` collects, `calibrate.py` makes a domain model from a labelled sample, `exams.py`
+takes rows with exam questions out of any files.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from huatuo_jax.cli.arguments import local_path
+from rich.markup import escape
+from rich.table import Table
+
+from huatuo_jax.cli.arguments import Parser, local_path
+from huatuo_jax.cli.console import Report, make_console, make_progress, print_table
+from huatuo_jax.config import require
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from data_tools.collect.calibrate import LanguageResult
     from data_tools.collect.domain import DomainModel
     from data_tools.collect.settings import CollectConfig, Overlap, Window
 
-HELP = """Turn raw corpora into clean, de-duplicated passages of one domain.
 
-Reads .jsonl, .json, .txt and .parquet, plain or .gz, .xz, .zst, in UTF-8 or GB18030. Keeps documents of the domain, cuts them
-into passages at sentence ends, drops what the cleaning rules name, masks personal data, removes copies and passages that hold
-exam questions. Writes a report of what each step left. Interrupted, the same command continues; --workers changes no byte."""
-EXAMPLE = """
-huatuo-data collect raw/ --domain medicine --out passages --workers 8
-huatuo-data collect raw/ --domain-model law.json --source-priority statutes,textbooks --exams exams/*.jsonl --out passages
-huatuo-data unify --template passages/passages/*.jsonl.zst --out pairs.jsonl
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
+def collect_arguments(parser: Parser) -> None:
+    """Declares the arguments of `collect`."""
     parser.add_argument("inputs", nargs="+", type=local_path, metavar="PATHS", help="corpus files, or folders of them")
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the run")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
@@ -70,25 +67,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overlap(exams)
 
 
-def add_vocabulary(parser: "argparse._ActionsContainer") -> None:
-    """Declares the vocabulary of a domain."""
-    parser.add_argument("--domain", metavar="NAME", help="this project's vocabulary of a domain, such as medicine")
-    terms = "terms, one a line, perhaps with weight or document frequency after a tab; may be given several times"
-    parser.add_argument("--vocabulary", action="append", default=[], type=local_path, metavar="FILE", help=terms)
+def collect(args: argparse.Namespace) -> Report:
+    """Turn raw corpora into clean, de-duplicated passages of one domain.
 
+    Reads .jsonl, .json, .txt and .parquet, plain or .gz, .xz, .zst, in UTF-8 or GB18030. Keeps documents of the domain, cuts them
+    into passages at sentence ends, drops what the cleaning rules name, masks personal data, removes copies and passages that hold
+    exam questions. Writes a report of what each step left. Interrupted, the same command continues; --workers changes no byte.
 
-def add_overlap(parser: "argparse._ActionsContainer") -> None:
-    """Declares when a text counts as holding an exam question."""
-    parser.add_argument("--overlap", type=float, default=0.6, metavar="SHARE", help="share of a question's n-grams (default 0.6)")
-    parser.add_argument("--ngram-zh", type=int, default=8, metavar="N", help="characters of a Chinese n-gram (default 8)")
-    parser.add_argument("--ngram-en", type=int, default=6, metavar="N", help="words of an English n-gram (default 6)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Runs the command and returns its exit code."""
+    Example:
+    huatuo-data collect raw/ --domain medicine --out passages --workers 8
+    huatuo-data collect raw/ --domain-model law.json --source-priority statutes,textbooks --exams exams/*.jsonl --out passages
+    huatuo-data unify --template passages/passages/*.jsonl.zst --out pairs.jsonl
+    """
     from data_tools.collect.pipeline import collect
-    from huatuo_jax.cli.console import make_console, make_progress, write_report
-    from huatuo_jax.config import require
 
     require(args.workers >= 1, f"--workers is {args.workers}; it must be at least 1")
     console = make_console(args.quiet)
@@ -111,8 +102,21 @@ def run(args: argparse.Namespace) -> int:
         known = ", ".join(list(report["sources"])[:20])
         console.print(f"no document is of {', '.join(unknown)} (--in-domain, --source-priority); the sources are {known}")
     console.print(f"{report['passages']:,} passages in {args.out / 'passages'}; report: {args.out / 'report.html'}", markup=False)
-    write_report(args.json, report)
-    return 0
+    return report
+
+
+def add_vocabulary(parser: "argparse._ActionsContainer") -> None:
+    """Declares the vocabulary of a domain."""
+    parser.add_argument("--domain", metavar="NAME", help="this project's vocabulary of a domain, such as medicine")
+    terms = "terms, one a line, perhaps with weight or document frequency after a tab; may be given several times"
+    parser.add_argument("--vocabulary", action="append", default=[], type=local_path, metavar="FILE", help=terms)
+
+
+def add_overlap(parser: "argparse._ActionsContainer") -> None:
+    """Declares when a text counts as holding an exam question."""
+    parser.add_argument("--overlap", type=float, default=0.6, metavar="SHARE", help="share of a question's n-grams (default 0.6)")
+    parser.add_argument("--ngram-zh", type=int, default=8, metavar="N", help="characters of a Chinese n-gram (default 8)")
+    parser.add_argument("--ngram-en", type=int, default=6, metavar="N", help="words of an English n-gram (default 6)")
 
 
 def to_config(args: argparse.Namespace) -> "CollectConfig":
@@ -150,10 +154,7 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
     Raises:
       ConfigError: none, or two of them.
     """
-    import dataclasses
-
     from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_model, load_vocabularies
-    from huatuo_jax.config import require
 
     vocabulary = bool(args.domain or args.vocabulary)
     if args.any_domain:
@@ -207,11 +208,7 @@ def print_left_out(console: "Console", left_out: tuple[str, ...]) -> None:
 
 def print_report(console: "Console", report: dict[str, Any]) -> None:
     """Prints what each step left, by source, and why the rest was dropped."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from data_tools.collect.report import LABELS
-    from huatuo_jax.cli.console import print_table
 
     table = Table("source", *(LABELS[step] for step in report["steps"]), title="texts, MB, share of all raw bytes")
     for source, of_steps in report["sources"].items():
@@ -231,3 +228,98 @@ def print_report(console: "Console", report: dict[str, Any]) -> None:
 
 def _cell(entry: dict[str, Any]) -> str:
     return f"{entry['texts']:,} · {entry['bytes'] / 1e6:.1f} · {100 * entry['share_of_raw_bytes']:.1f} %"
+
+
+def calibrate_arguments(parser: Parser) -> None:
+    """Declares the arguments of `collect calibrate`."""
+    parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSONL: a text and a label (true or false)")
+    add_vocabulary(parser)
+    parser.add_argument("--learn", action="store_true", help="learn weights of words and character pairs from the sample")
+    parser.add_argument("--out", required=True, type=local_path, metavar="MODEL.json", help="model for `collect --domain-model`")
+    parser.add_argument("--text-field", default="text", metavar="KEY", help="key of the text (default text)")
+    parser.add_argument("--label-field", default="label", metavar="KEY", help="key of the label (default label)")
+    parser.add_argument("--group-field", metavar="KEY", help="key of a group, to list what is confused")
+
+
+def calibrate(args: argparse.Namespace) -> Report:
+    """Choose the extraction threshold on a labelled sample, perhaps learn term weights from it.
+
+    Prints precision, recall and F1 of texts that neither weights nor threshold have seen (10-fold cross-validation, repeated),
+    draws the precision-recall curve beside the model, and says which groups of texts are confused.
+
+    Example:
+    huatuo-data collect calibrate labelled.jsonl --label-field medical --domain medicine --learn --out medicine.json
+    huatuo-data collect raw/ --domain-model medicine.json --out passages
+    """
+    from data_tools.collect.calibrate import calibrate, draw_curve, read_labelled, to_report
+    from data_tools.collect.domain import load_vocabularies, save_model
+    from data_tools.records.importing import check_inputs
+
+    check_inputs(args.files)
+    console = make_console(args.quiet)
+    vocabulary = load_vocabularies(args.domain, args.vocabulary)
+    print_left_out(console, vocabulary.left_out)
+    sample = read_labelled(args.files, args.text_field, args.label_field, args.group_field)
+    model, results = calibrate(sample, vocabulary, args.learn)
+    save_model(model, args.out)
+    _print_results(console, results)
+    for language, result in results.items():
+        picture = args.out.with_suffix(f".{language}.png")
+        draw_curve(picture, language, result)
+        console.print(f"precision-recall curve: {picture}")
+    console.print(f"model: {args.out}")
+    return {"model": str(args.out), "terms": len(vocabulary.weights), "languages": to_report(results)}
+
+
+def _print_results(console: "Console", results: "dict[str, LanguageResult]") -> None:
+    table = Table("language", "texts", "of the domain", "precision", "recall", "F1", "± over repeats", "threshold")
+    for language, result in results.items():
+        figures = [f"{value:.3f}" for value in (result.precision, result.recall, result.f1, result.f1_spread, result.threshold)]
+        table.add_row(language, f"{result.texts:,}", f"{result.positives:,}", *figures)
+    print_table(console, table)
+    for result in results.values():
+        for title, groups in (("wrongly kept", result.wrongly_kept), ("wrongly dropped", result.wrongly_dropped)):
+            named = ", ".join(f"{group or 'texts'} {count}" for group, count in list(groups.items())[:12])
+            console.print(f"{title}: {named or 'none'}")
+
+
+def decontaminate_arguments(parser: Parser) -> None:
+    """Declares the arguments of `decontaminate`."""
+    parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
+    rows = "rows with `question` and perhaps `options`"
+    parser.add_argument("--exams", nargs="+", required=True, type=local_path, metavar="EXAMS", help=rows)
+    parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the cleaned files")
+    add_overlap(parser)
+
+
+def decontaminate(args: argparse.Namespace) -> Report:
+    """Find and remove rows that hold exam questions.
+
+    Takes passages, dialogues of every layout that `import` reads, or other exams. A row is removed if so much of a question's
+    n-grams (of characters in Chinese, of words in English) occurs in it; short questions count only whole, the shortest only
+    together with their options. What is removed is listed with the question in DIR/contaminated.jsonl.
+
+    Example:
+    huatuo-data decontaminate sft.jsonl pairs.jsonl --exams exams/*.jsonl.xz --out clean
+    """
+    from data_tools.collect.exams import ExamIndex, decontaminate_files, read_exams
+    from data_tools.records.importing import check_inputs
+    from huatuo_jax.io.files import full_disk_named
+
+    check_inputs(args.files)
+    check_inputs(args.exams)
+    console = make_console(args.quiet)
+    index = ExamIndex(read_exams(args.exams), to_overlap(args))
+    with full_disk_named(args.out), make_progress(console, "bytes") as progress:
+        task = progress.add_task("decontaminate", total=sum(path.stat().st_size for path in args.files))
+        report = decontaminate_files(args.files, args.out, index, lambda count: progress.advance(task, count))
+    table = Table("file", "rows", "with exam questions")
+    for name, counts in report["files"].items():
+        table.add_row(name, f"{counts['rows']:,}", f"{counts['contaminated']:,}")
+    print_table(console, table)
+    if report["unusable_questions"]:
+        console.print(f"{report['unusable_questions']:,} questions have no letters and were not looked for")
+    console.print(
+        f"{len(report['items']):,} of {report['questions']:,} questions found; listed in {args.out / 'contaminated.jsonl'}"
+    )
+    return report

@@ -7,7 +7,12 @@ model. The client is imported only when a model is asked, for its packages belon
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from huatuo_jax.cli.arguments import local_path
+from rich.table import Table
+
+from huatuo_jax.cli.arguments import Parser, add_max_rejected, local_path, with_config_fields
+from huatuo_jax.cli.console import Report, make_console, make_progress, print_table
+from huatuo_jax.config import require
+from huatuo_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,31 +20,11 @@ if TYPE_CHECKING:
     from data_tools.unify.filters import RecallStatistics
     from data_tools.unify.pipeline import Job
 
-HELP = """Turn passages into question-and-answer pairs, ready for `huatuo-data import`.
-
---provider openai asks a language model twice a passage, for a question and for its answer with the passage as hidden reference:
-any OpenAI-compatible endpoint, the key from the environment variable OPENAI_API_KEY only. question-only asks for the question
-and takes the passage as the answer. template (or --template) needs no model: it asks about the title, the passage answers.
-Every answer is kept in a ledger beside --out, so a run that is killed at any moment continues with the same command and repeats
-no call. What is rejected is listed beside --out, in a file that ends in .rejected.jsonl, with all texts; the report, with model,
-prompts and filters, in one that ends in .report.json."""
-EXAMPLE = """
-huatuo-data unify --template corpus/*.jsonl --out pairs.jsonl
-export OPENAI_API_KEY=…
-set -- --provider openai --model gpt-4o-mini corpus/*.jsonl --out pairs.jsonl --price-in 0.15 --price-out 0.6
-huatuo-data unify "$@" --estimate
-huatuo-data unify "$@" --max-cost 20
-huatuo-data unify --provider openai --base-url http://localhost:8000/v1 --model Qwen3-8B law/*.jsonl --out pairs.jsonl \\
-    --domain zh=法律 --domain en=law --persona zh=一位资深律师 --persona en="a senior lawyer"
-huatuo-data import pairs.jsonl sft.jsonl --out data/unified
-"""
 DEFAULT_URL = "https://api.openai.com/v1"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
-    from data_tools.cli.import_records import add_max_rejected
-
+def unify_arguments(parser: Parser) -> None:
+    """Declares the arguments of `unify`."""
     parser.add_argument(
         "files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL with `text`, plain or .gz .xz .zst"
     )
@@ -103,39 +88,51 @@ def _add_rewriting(group: Any) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the command and returns its exit code."""
-    from data_tools.cli.import_records import check_max_rejected
+def unify(args: argparse.Namespace) -> Report:
+    """Turn passages into question-and-answer pairs, ready for `huatuo-data import`.
+
+    --provider openai asks a language model twice a passage, for a question and for its answer with the passage as hidden
+    reference: any OpenAI-compatible endpoint, the key from the environment variable OPENAI_API_KEY only. question-only asks for
+    the question and takes the passage as the answer. template (or --template) needs no model: it asks about the title, the
+    passage answers. Every answer is kept in a ledger beside --out, so a run that is killed at any moment continues with the same
+    command and repeats no call. What is rejected is listed beside --out, in a file that ends in .rejected.jsonl, with all texts;
+    the report, with model, prompts and filters, in one that ends in .report.json.
+
+    Example:
+    huatuo-data unify --template corpus/*.jsonl --out pairs.jsonl
+    export OPENAI_API_KEY=…
+    set -- --provider openai --model gpt-4o-mini corpus/*.jsonl --out pairs.jsonl --price-in 0.15 --price-out 0.6
+    huatuo-data unify "$@" --estimate
+    huatuo-data unify "$@" --max-cost 20
+    huatuo-data unify --provider openai --base-url http://localhost:8000/v1 --model Qwen3-8B law/*.jsonl --out pairs.jsonl \\
+        --domain zh=法律 --domain en=law --persona zh=一位资深律师 --persona en="a senior lawyer"
+    huatuo-data import pairs.jsonl sft.jsonl --out data/unified
+    """
     from data_tools.records.importing import check_inputs
-    from huatuo_jax.cli.console import make_console, write_report
     from huatuo_jax.io.files import full_disk_named, write_json
     from huatuo_jax.report.style import image_format
 
-    check_max_rejected(args.max_rejected)
     check_inputs(args.files)
     if args.plot:
         image_format(args.plot)  # a name that cannot be drawn to is refused now, not after hours of calls
     console = make_console(args.quiet)
     provider = args.provider or "template"
     with full_disk_named(args.out.parent):
-        result = _by_template(args, console) if provider == "template" else _by_model(args, console)
-        if result is None:  # only a forecast was asked for
-            return 0
-        report, recalls = {"provider": provider, **result[0]}, result[1]
+        if args.estimate and provider != "template":
+            return _estimate(args, console)
+        report, recalls = _by_template(args, console) if provider == "template" else _by_model(args, console)
+        report = {"provider": provider, **report}
         write_json(args.out.with_suffix(".report.json"), report)
     print_report(console, report)
     if args.plot:
         from data_tools.unify.filters import plot
 
         plot(recalls.values(), args.plot)
-    write_report(args.json, report)
-    return 0
+    return report
 
 
 def _by_template(args: argparse.Namespace, console: "Console") -> "tuple[dict[str, Any], RecallStatistics]":
     from data_tools.unify.pairs import unify_by_template
-    from huatuo_jax.cli.console import make_progress
-    from huatuo_jax.config import require
 
     require(not (args.estimate or args.model), "--estimate and --model need --provider openai or question-only")
     with make_progress(console, "bytes") as progress:
@@ -144,37 +141,37 @@ def _by_template(args: argparse.Namespace, console: "Console") -> "tuple[dict[st
         return unify_by_template(args.files, args.out, args.source, args.max_rejected, on_read)
 
 
-def _by_model(args: argparse.Namespace, console: "Console") -> "tuple[dict[str, Any], RecallStatistics] | None":
-    """The report and what survives of the passages; None after `--estimate`."""
-    from huatuo_jax.cli.console import write_report
-    from huatuo_jax.config import require
-    from huatuo_jax.errors import ConfigError
-
-    require(bool(args.model), "--model is missing; name the model as the endpoint does")
-    try:
-        from data_tools.unify.pipeline import estimate, run
-        from huatuo_jax.io.api_key import ApiKey, key_from_environment
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed; pip install 'huatuo-jax[unify]'") from None
+def _estimate(args: argparse.Namespace, console: "Console") -> Report:
     job = _job(args)
-    if args.estimate:
-        forecast = estimate(job)
-        print_forecast(console, forecast)
-        write_report(args.json, forecast)
-        return None
+    from data_tools.unify.pipeline import estimate
+
+    forecast = estimate(job)
+    print_forecast(console, forecast)
+    return forecast
+
+
+def _by_model(args: argparse.Namespace, console: "Console") -> "tuple[dict[str, Any], RecallStatistics]":
+    job = _job(args)
+    from data_tools.unify.pipeline import run
+    from huatuo_jax.io.api_key import ApiKey, key_from_environment
+
     # Without a call no key is needed, so that pairs can be written on a machine that has none.
     key = ApiKey("") if args.finished_only else key_from_environment(args.base_url, DEFAULT_URL)
     return run(job, key, console, lambda forecast: print_forecast(console, forecast))
 
 
 def _job(args: argparse.Namespace) -> "Job":
+    """What a model is asked to do; raises ConfigError where the extra's packages are missing."""
+    require(bool(args.model), "--model is missing; name the model as the endpoint does")
+    try:
+        from data_tools.unify.pipeline import Job
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed; pip install 'huatuo-jax[unify]'") from None
     from data_tools.unify.filters import DEFAULT, FAITHFUL, Limits, choose_filters
-    from data_tools.unify.pipeline import Job
     from data_tools.unify.prompting import FAITHFUL_CUTS, Cuts, Prompts, by_language
     from data_tools.unify.rewriting import Rewriting
     from huatuo_jax.chat_client.budget import Caps, Prices
     from huatuo_jax.chat_client.client import ClientSettings
-    from huatuo_jax.cli.arguments import with_config_fields
 
     rewriting = Rewriting(
         prompts=Prompts(
@@ -223,10 +220,6 @@ def print_forecast(console: "Console", forecast: dict[str, Any]) -> None:
 
 def print_report(console: "Console", report: dict[str, Any]) -> None:
     """Prints records and what survives of the passages per source, then rejects and failed requests by reason."""
-    from rich.table import Table
-
-    from huatuo_jax.cli.console import print_table
-
     counted = lambda counts: ", ".join(f"{name} {count:,}" for name, count in counts.items())
     table = Table("source", "records", "n-gram recall: mean", "median", "worst tenth", "length", title=report["out"])
     for source, records in report["sources"].items():

@@ -110,6 +110,18 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
+def add_max_rejected(parser: argparse.ArgumentParser) -> None:
+    """Declares the share of unusable lines at which a command that reads records fails."""
+    help = "fail (exit code 1) if more than this share of lines is rejected (default: 0.01)"
+    parser.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help=help)
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text}; it must be between 0 and 1")
+    return float(text)
+
+
 # ---- Fields of a config as flags ----
 
 

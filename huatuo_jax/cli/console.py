@@ -82,14 +82,6 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def write_report(path: str | None, report: dict[str, Any]) -> None:
-    """Writes a command's figures to the file given by `--json`, if one was given."""
-    if path:
-        from huatuo_jax.io.files import write_json
-
-        write_json(path, report)
-
-
 def main(program: str, description: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
     """Runs one command of a program and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -142,7 +134,7 @@ def _run(target: str, command: str, words: Sequence[str]) -> int:
     args = parser.read(words)
     _check_writable(args.json)
     report = run(args)
-    if args.json and report and ":" in target:
+    if args.json and report:
         write_json(args.json, report)
     return 0 if report.get("passed", True) else EXIT_FAILED
 
@@ -151,13 +143,6 @@ def _command(target: str) -> tuple[Callable[[argparse.Namespace], Report], Calla
     """The function of a command, and the one that declares its arguments."""
     module, _, name = target.partition(":")
     loaded = importlib.import_module(module)
-    if not name:  # a module of one command, with HELP, EXAMPLE, add_arguments and run
-
-        def run(args: argparse.Namespace) -> Report:
-            return {"passed": True} if loaded.run(args) == 0 else {"passed": False}
-
-        run.__doc__ = f"{loaded.HELP}\n\nExample:\n{loaded.EXAMPLE.strip()}"
-        return run, loaded.add_arguments
     return getattr(loaded, name), getattr(loaded, f"{name}_arguments")
 
 

@@ -226,6 +226,8 @@ class Batch:
           ConfigError: another process writes to the file, or the weights that were read are not those that the settings name.
           DataError: logits that are not finite.
         """
+        if not self.requests:
+            return  # a finished file needs no weights
         by_id = {prompt.id: prompt for prompt in self.prompts}
         ids, requests = list(self.requests), list(self.requests.values())
         with self._file as file:

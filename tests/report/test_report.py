@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from huatuo_jax.cli import report as report_command
-from huatuo_jax.cli.console import main as run_program
+from huatuo_jax.cli import main
 from huatuo_jax.report.history import read_history
 from huatuo_jax.report.run_page import write_run_report
 
@@ -60,7 +59,7 @@ def test_series_keep_training_and_held_out_lines_apart(tmp_path):
 def test_a_folder_that_is_no_run_is_refused_by_name(tmp_path, missing, capsys):
     run = a_run(tmp_path / "run")
     (run / missing).unlink()
-    code = run_program("huatuo", "", "huatuo_jax.cli", {"report": report_command.__name__.split(".")[-1]}, ["report", str(run)])
+    code = main(["report", str(run)])
     assert code == (2 if missing == "config.json" else 1)
     assert missing in capsys.readouterr().err
 

@@ -76,6 +76,11 @@ def write_report(path: str | None, report: dict[str, Any]) -> None:
         write_json(path, report)
 
 
+def print_error(error: HuatuoError) -> None:
+    """One line on stderr."""
+    err_console.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
+
+
 def main(program: str, description: str, package: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
     """Runs one command of a program, whose modules are in `package`, and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -88,7 +93,7 @@ def main(program: str, description: str, package: str, commands: Mapping[str, st
             module = importlib.import_module(f"{package}.{commands[name]}")
             return _run(module, f"{program} {name}", words[len(name.split()) :])
         except HuatuoError as error:
-            err_console.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
+            print_error(error)
             return error.exit_code
         except SystemExit as end:  # argparse has printed the help
             return int(end.code or 0)

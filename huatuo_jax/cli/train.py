@@ -1,9 +1,16 @@
 """`huatuo train`: one run, from a config and a run directory; the same line again continues it."""
 
 import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
 
 from huatuo_jax.cli.arguments import with_config_fields
 from huatuo_jax.config import require
+from huatuo_jax.errors import HuatuoError
+
+if TYPE_CHECKING:
+    from huatuo_jax.training.hosts import Peers
 
 HELP = """Train a model: CONFIG and a run directory; the same line again resumes by itself
 
@@ -11,7 +18,8 @@ CONFIG is a config file or the name of a recipe that ships with this project. Ev
 (--optimizer.learning-rate 5e-5); `huatuo train CONFIG --help` lists them with their values. A rerun may change mesh, compute,
 accumulation, checkpoint and logging settings; any other difference is refused and listed.
 
-exit codes: 0 done · 1 failed · 2 wrong usage or config · 3 does not fit · 4 stopped by a signal, state saved"""
+exit codes: 0 done · 1 failed · 2 wrong usage or config · 3 does not fit · 4 stopped by a signal, state saved
+5 another host of the run is lost; the run directory is whole"""
 EXAMPLE = """
 huatuo train configs/quickstart.py --run runs/quickstart        # a config file
 huatuo train quickstart --run runs/quickstart --mesh.fsdp 4     # the same recipe by its name; goes on, on another mesh
@@ -28,41 +36,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where no cluster tells")
     group.add_argument("--num-processes", metavar="N", type=int, help="with --coordinator: how many there are")
     group.add_argument("--process-id", metavar="I", type=int, help="with --coordinator: which one this is, from 0")
+    group.add_argument(
+        "--peer-timeout", metavar="SECONDS", type=float, default=45, help="a host that is silent for so long is lost (default 45)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from huatuo_jax.cli.console import make_console, write_report
+    from huatuo_jax.cli.console import make_console, print_error, write_report
 
     config = with_config_fields(args.config, args)
-    _start_processes(args)
+    peers = _start_processes(args)
 
     import jax
 
     from huatuo_jax.training.trainer import train
 
-    report = train(config, args.run, make_console(args.quiet or jax.process_index() != 0))
+    try:
+        report = train(config, args.run, make_console(args.quiet or jax.process_index() != 0), peers)
+    except HuatuoError as error:
+        if jax.process_count() == 1:
+            raise
+        # Not by returning: at exit jax waits for the other processes, and aborts in C++ when one of them has left already.
+        print_error(error)
+        sys.stdout.flush()
+        os._exit(error.exit_code)
     if jax.process_index() == 0:
         write_report(args.json, report)
     return 0
 
 
-def _start_processes(args: argparse.Namespace) -> None:
+def _start_processes(args: argparse.Namespace) -> "Peers | None":
     """Joins the other processes of the run, if there are any."""
-    import jax
-
     given = [args.coordinator, args.num_processes, args.process_id]
-    require(
-        all(value is None for value in given) or all(value is not None for value in given),
-        "--coordinator, --num-processes and --process-id belong together; give all three, or --distributed alone",
-    )
-    if args.coordinator is None:
-        if args.distributed:
-            jax.distributed.initialize()
-        return
-    require(args.num_processes >= 1, f"--num-processes is {args.num_processes}; it must be at least 1")
-    require(
-        0 <= args.process_id < args.num_processes,
-        f"--process-id is {args.process_id}; it must be from 0 to {args.num_processes - 1}",
-    )
-    jax.distributed.initialize(*given)
+    if not args.distributed and all(value is None for value in given):
+        return None
+    from huatuo_jax.training import hosts
+
+    require(args.peer_timeout >= 5, f"--peer-timeout is {args.peer_timeout:g}; it must be at least 5 seconds")
+    cluster = hosts.find_cluster(*given)
+    hosts.start(cluster)
+    return hosts.Peers(cluster.coordinator, args.peer_timeout)

@@ -202,6 +202,13 @@ class Peers:
             except Exception as error:
                 who = self.name_of(process) if self._names else f"process {process}"
                 raise HuatuoError(f"{who} did not answer within {seconds} s; is it still running?") from error
+        # Process 0 holds the store: were it to end now, because of what it has read, the others would wait for ever.
+        if jax.process_index() != 0:
+            client.key_value_set(f"huatuo/{self._rounds}/read/{jax.process_index()}", "")
+        else:
+            with contextlib.suppress(Exception):  # who is gone by now has read it, or is lost
+                for process in range(1, jax.process_count()):
+                    client.blocking_key_value_get(f"huatuo/{self._rounds}/read/{process}", 30_000)
         self._names = [f"process {process} ({answer['host']})" for process, answer in enumerate(answers)]
         return [answer["value"] for answer in answers]
 

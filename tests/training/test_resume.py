@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
+from tests.support.another_host import can_be_another_host, on_another_host
 from tests.support.tiny_run import row_hash
 
 TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
@@ -27,7 +29,7 @@ def start(tiny_config_file: Path, tmp_path: Path, tmp_path_factory: pytest.TempP
     processes: list[subprocess.Popen] = []
     cache = tmp_path_factory.getbasetemp() / "compiled-by-processes"
 
-    def start(seconds: float, *words: str, devices: int = 8, seen: str = "") -> subprocess.Popen:
+    def start(seconds: float, *words: str, devices: int = 8, seen: str = "", host: int = 0, run: str = "run") -> subprocess.Popen:
         environment = {
             **os.environ,
             "PYTHONPATH": str(repository),
@@ -35,8 +37,10 @@ def start(tiny_config_file: Path, tmp_path: Path, tmp_path_factory: pytest.TempP
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "BATCHES_SEEN": str(tmp_path / f"seen-{seen}.jsonl") if seen else "",
         }
-        command = [sys.executable, SCRIPT, str(seconds), str(tiny_config_file), "--run", str(tmp_path / "run"), *words]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, str(SCRIPT), str(seconds), str(tiny_config_file), "--run", str(tmp_path / run), *words]
+        process = subprocess.Popen(
+            on_another_host(command, host), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         processes.append(process)
         return process
 
@@ -67,9 +71,18 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 @pytest.fixture
 def start_all(start):
-    """Starts one run in so many processes that share eight devices, or as many as are given, along `fsdp`."""
+    """Starts one run in so many processes, each a host of its own, that share eight devices, or so many, along `fsdp`."""
+    hosts_differ = can_be_another_host()
 
-    def start_all(seconds: float, processes: int, devices: int = 8, seen: str = "") -> list[subprocess.Popen]:
+    def start_all(
+        seconds: float,
+        processes: int,
+        devices: int = 8,
+        seen: str = "",
+        others: Mapping[int, tuple[str, ...]] = {},
+        runs: Mapping[int, str] = {},
+    ) -> list[subprocess.Popen]:
+        """`others`: process → words that it alone is given; `runs`: process → run directory of its own."""
         mesh = ("--mesh.fsdp", str(devices))
         if processes == 1:
             return [start(seconds, *mesh, devices=devices, seen=seen)]
@@ -78,7 +91,18 @@ def start_all(start):
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         flags = ("--coordinator", address, "--num-processes", str(processes))
         return [
-            start(seconds, *mesh, *flags, "--process-id", str(i), devices=devices // processes, seen=f"{seen}{i}" if seen else "")
+            start(
+                seconds,
+                *mesh,
+                *flags,
+                *others.get(i, ()),
+                "--process-id",
+                str(i),
+                devices=devices // processes,
+                seen=f"{seen}{i}" if seen else "",
+                host=i if hosts_differ else 0,
+                run=runs.get(i, "run"),
+            )
             for i in range(processes)
         ]
 

@@ -3,7 +3,7 @@
 A message names the value, the limit and the remedy. Anything that is not a `HuatuoError` is a bug and keeps its traceback.
 """
 
-EXIT_FAILED, EXIT_USAGE, EXIT_DOES_NOT_FIT, EXIT_STOPPED = 1, 2, 3, 4
+EXIT_FAILED, EXIT_USAGE, EXIT_DOES_NOT_FIT, EXIT_STOPPED, EXIT_PEER_LOST = 1, 2, 3, 4, 5
 
 
 class HuatuoError(Exception):

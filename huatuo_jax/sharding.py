@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
@@ -96,7 +98,30 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if open_axis is not None:
         sizes[open_axis] = len(devices) // fixed
     count = math.prod(sizes.values())
-    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+    shape, axis_types = tuple(sizes.values()), (AxisType.Auto,) * 3
+    if len({getattr(device, "slice_index", 0) for device in devices[:count]}) > 1:
+        return Mesh(_across_slices(devices[:count], shape), MESH_AXES, axis_types=axis_types)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types, devices=devices[:count])
+
+
+def _across_slices(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
+    """Devices of several slices as an array of this shape; `jax.make_mesh` refuses them.
+
+    A slice is what a fast network connects: a TPU slice; on GPUs and CPUs every host (by its boot id) is a slice of its own. With
+    two hosts of four devices and shape (1, 8, 1), host 0 holds fsdp 0 to 3 and host 1 fsdp 4 to 7: rows, and with them batches,
+    lie on hosts in the order of their numbers, and `tensor`, the innermost axis, stays within a host where it fits.
+    """
+    num_slices = len({device.slice_index for device in devices})
+    if devices[0].platform != "tpu":
+        ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+        return np.array(ordered, dtype=object).reshape(shape)
+    data, fsdp, tensor = shape
+    if data % num_slices:
+        raise DoesNotFitError(
+            f"mesh.data is {data} and there are {num_slices} TPU slices; set mesh.data to a multiple of {num_slices}, for only "
+            "`data` may cross the slow network between slices"
+        )
+    return mesh_utils.create_hybrid_device_mesh((data // num_slices, fsdp, tensor), (num_slices, 1, 1), devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -40,7 +40,7 @@ def ask(args: argparse.Namespace) -> Report:
     huatuo ask runs/quickstart --recall 16            # the config's questions, and 16 training records a source
     huatuo ask runs/quickstart "感冒了可以喝酒吗？"   # one question of your own
     """
-    from huatuo_jax.config_files import config_from_dict
+    from huatuo_jax.config import config_from_dict
     from huatuo_jax.data.token_store import TokenDataset
     from huatuo_jax.inference.model import open_model
     from huatuo_jax.inference.recall import CHARACTERS, ROWS_AT_ONCE, Asker

@@ -82,6 +82,11 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def print_error(error: HuatuoError) -> None:
+    """One line on stderr."""
+    err_console.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
+
+
 def main(program: str, description: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
     """Runs one command of a program and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -93,7 +98,7 @@ def main(program: str, description: str, commands: Mapping[str, str], argv: Sequ
                 return _program_help(program, description, commands, words)
             return _run(commands[name], f"{program} {name}", words[len(name.split()) :])
         except HuatuoError as error:
-            err_console.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
+            print_error(error)
             return error.exit_code
         except SystemExit as end:  # argparse has printed the help
             return int(end.code or 0)

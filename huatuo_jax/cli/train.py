@@ -1,10 +1,17 @@
 """`huatuo train` and `huatuo report`: a run from a config, and its pictures. `training/trainer.py` and `report/` do the work."""
 
 import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
 
 from huatuo_jax.cli.arguments import Parser, local_path
-from huatuo_jax.cli.console import Report, make_console
+from huatuo_jax.cli.console import Report, make_console, print_error
 from huatuo_jax.config import require
+from huatuo_jax.errors import HuatuoError
+
+if TYPE_CHECKING:
+    from huatuo_jax.training.hosts import Peers
 
 
 def train_arguments(parser: Parser) -> None:
@@ -16,6 +23,9 @@ def train_arguments(parser: Parser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where no cluster tells")
     group.add_argument("--num-processes", metavar="N", type=int, help="with --coordinator: how many there are")
     group.add_argument("--process-id", metavar="I", type=int, help="with --coordinator: which one this is, from 0")
+    group.add_argument(
+        "--peer-timeout", metavar="SECONDS", type=float, default=45, help="a host that is silent for so long is lost (default 45)"
+    )
 
 
 def train(args: argparse.Namespace) -> Report:
@@ -26,42 +36,43 @@ def train(args: argparse.Namespace) -> Report:
     accumulation, checkpoint and logging settings; any other difference is refused and listed.
 
     exit codes: 0 done · 1 failed · 2 wrong usage or config · 3 does not fit · 4 stopped by a signal, state saved
+    5 another host of the run is lost; the run directory is whole
 
     Example:
     huatuo train configs/quickstart.py --run runs/quickstart        # a config file
     huatuo train quickstart --run runs/quickstart --mesh.fsdp 4     # the same recipe by its name; goes on, on another mesh
     huatuo train huatuo2_7b --help                                  # its fields and their values
     """
-    _start_processes(args)
+    peers = _start_processes(args)
 
     import jax
 
     from huatuo_jax.training.trainer import train
 
     is_first = jax.process_index() == 0
-    report = train(args.config, args.run, make_console(args.quiet or not is_first))
+    try:
+        report = train(args.config, args.run, make_console(args.quiet or not is_first), peers)
+    except HuatuoError as error:
+        if jax.process_count() == 1:
+            raise
+        # Not by returning: at exit jax waits for the other processes, and aborts in C++ when one of them has left already.
+        print_error(error)
+        sys.stdout.flush()
+        os._exit(error.exit_code)
     return report if is_first else {}
 
 
-def _start_processes(args: argparse.Namespace) -> None:
+def _start_processes(args: argparse.Namespace) -> "Peers | None":
     """Joins the other processes of the run, if there are any."""
     given = [args.coordinator, args.num_processes, args.process_id]
-    require(
-        all(value is None for value in given) or all(value is not None for value in given),
-        "--coordinator, --num-processes and --process-id belong together; give all three, or --distributed alone",
-    )
-    import jax
+    if not args.distributed and all(value is None for value in given):
+        return None
+    from huatuo_jax.training import hosts
 
-    if args.coordinator is None:
-        if args.distributed:
-            jax.distributed.initialize()
-        return
-    require(args.num_processes >= 1, f"--num-processes is {args.num_processes}; it must be at least 1")
-    require(
-        0 <= args.process_id < args.num_processes,
-        f"--process-id is {args.process_id}; it must be from 0 to {args.num_processes - 1}",
-    )
-    jax.distributed.initialize(*given)
+    require(args.peer_timeout >= 5, f"--peer-timeout is {args.peer_timeout:g}; it must be at least 5 seconds")
+    cluster = hosts.find_cluster(*given)
+    hosts.start(cluster)
+    return hosts.Peers(cluster.coordinator, args.peer_timeout)
 
 
 def report_arguments(parser: Parser) -> None:

@@ -13,6 +13,8 @@ or written; and, once the step is compiled, `load_state`. How checkpoints are wr
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -20,10 +22,11 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from huatuo_jax.config import RunConfig, config_to_dict, require
-from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, differences
+from huatuo_jax.config_files import MAY_DIFFER_ON_RESUME, differences, flatten
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError
+from huatuo_jax.io.files import sha256_json
 from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.training.step import TrainState, TrainStep
@@ -91,6 +94,32 @@ def run_summary(config: RunConfig, mesh: Mesh, total_steps: int) -> str:
         f"{config.name}: {config.model.name} on {mesh.size} {device.device_kind} ({shape}), attention {attention}, "
         f"{config.compute.dtype}; {total_steps} steps of {config.batch_size} × {length} = {config.batch_size * length:,} tokens"
     )
+
+
+MAY_DIFFER_BETWEEN_HOSTS = ("data.tokens", "data.plan", "data.threads", "data.prefetch")
+"""Paths of copies whose content the plan's hash fixes, and how fast a host reads them."""
+
+
+def what_must_agree(config: RunConfig, facts: Mapping[str, Any], start: "Start") -> dict[str, Any]:
+    """Dotted name → value of all that decides what a host computes, and when it saves, evaluates and logs."""
+    fields = {name: value for name, value in flatten(config_to_dict(config)).items() if name not in MAY_DIFFER_BETWEEN_HOSTS}
+    libraries = {f"version of {name}": metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")}
+    return {
+        **fields,
+        **libraries,
+        "plan_hash": facts["plan_hash"],
+        "tokenizer": facts["tokenizer"]["fingerprint"],
+        "total_steps": facts["total_steps"],
+        "code of huatuo_jax": _code_hash(),
+        "start": f"{start.case}, step {start.step}",
+    }
+
+
+def _code_hash() -> str:
+    """Of all source files of this package."""
+    folder = Path(__file__).parents[1]
+    files = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))}
+    return sha256_json(files)[:12]
 
 
 # ---------------------------------------------------------------- which case it is

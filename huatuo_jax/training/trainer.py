@@ -32,14 +32,18 @@ from huatuo_jax.data.tokenizers import copy_tokenizer
 from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
 from huatuo_jax.io.files import PathLike, is_local, locked, write_json
 from huatuo_jax.sharding import make_mesh
+from huatuo_jax.training.hosts import Peers
 from huatuo_jax.training.metrics import Evaluator, Meter, RunLog, eval_line, flops_per_token, peak_flops
 from huatuo_jax.training.saving import Checkpoints, one_error_per_failure
-from huatuo_jax.training.startup import choose_case, load_state, open_run_data, run_summary, without_params
+from huatuo_jax.training.startup import choose_case, load_state, open_run_data, run_summary, what_must_agree, without_params
 from huatuo_jax.training.step import TrainState, build_step
 
 
-def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
+def train(config: RunConfig, run: PathLike, console: Console, peers: Peers | None = None) -> dict[str, Any]:
     """Trains, or goes on training, until the last step; every process calls it.
+
+    Args:
+      peers: the other processes of the run, where there are any (`hosts.start`).
 
     Returns:
       The figures of the run: how it started, steps, last losses, seconds.
@@ -53,7 +57,8 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
     began = time.time()
 
     # ---------------------------------------------------------------- what is trained on
-    data = open_run_data(config, console)
+    peers = peers or Peers()
+    data = peers.run_together(lambda: open_run_data(config, console))
     dataset, facts, total_steps = data.dataset, data.facts, data.total_steps
 
     # ---------------------------------------------------------------- where it is trained
@@ -62,12 +67,14 @@ def train(config: RunConfig, run: PathLike, console: Console) -> dict[str, Any]:
     console.print(run_summary(config, mesh, total_steps))
 
     # ---------------------------------------------------------------- how it starts
+    peers.check_shared(run)
     checkpoints = Checkpoints(epath.Path(run) / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_every)
-    start = choose_case(checkpoints, config, facts)
+    start = peers.run_together(lambda: choose_case(checkpoints, config, facts))
+    peers.agree(what_must_agree(config, facts, start))
     if start.case == "finished":
         console.print(f"{run} is finished: all {total_steps} steps are done")
         return {"case": start.case, "steps": total_steps}
-    with alone_in(run), one_error_per_failure(), StopSignals() as signals, out_of_memory_explained(config):
+    with peers.watched(), alone_in(run), one_error_per_failure(), StopSignals() as signals, out_of_memory_explained(config):
         checkpoints.remove_leftovers()
         # Compiled before the state is loaded: a step that does not fit fails before minutes are spent on reading weights.
         console.print("compiling the step")
@@ -216,7 +223,7 @@ class Loop:
 
 
 class StopSignals:
-    """Within the context a first SIGTERM or SIGINT asks for a stop after the current step; a second SIGINT interrupts at once.
+    """Within the context a first SIGTERM, SIGINT or SIGHUP asks for a stop after this step; a second SIGINT interrupts at once.
 
     One process: our own handlers set a flag. Several: a signal may reach one process first, and all must leave after the same
     step, so the notice goes to JAX's coordination service, which fixes that step.
@@ -229,6 +236,8 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             self._install(signal.SIGINT, self._note)
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup the run outlives its terminal
+                self._install(signal.SIGHUP, self._note)
             if not jax.distributed.is_initialized():
                 self._install(signal.SIGTERM, self._note)
         return self

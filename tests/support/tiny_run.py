@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -96,6 +97,22 @@ def rows_held(batch) -> dict[int, str]:
             for place, row in enumerate(np.asarray(shard.data), start=shard.index[0].start or 0):
                 rows.setdefault(place, {})[name] = row
     return {place: row_hash(row) for place, row in rows.items()}
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Until the process has made `path`."""
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never appeared")
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a process, once it has ended."""
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
 
 
 def train_slowly(seconds: float, words: list[str]) -> int:

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from tests.support.another_host import can_be_another_host, on_another_host
 from tests.support.two_processes import ten_losses
 
 TOLERANCE = 2e-5
@@ -48,8 +49,9 @@ def test_mean_of_means_does_not_depend_on_the_layout():
     assert np.abs(np.array(losses) - serial_losses()).max() > 1e-4
 
 
+@pytest.mark.skipif(not can_be_another_host(), reason="a process cannot get a boot id of its own here")
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_two_processes(accumulation, repository):
+def test_two_hosts(accumulation, repository):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -57,7 +59,7 @@ def test_two_processes(accumulation, repository):
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     workers = [
         subprocess.Popen(
-            [sys.executable, script, str(port), str(process), str(accumulation)],
+            on_another_host([sys.executable, str(script), str(port), str(process), str(accumulation)], process),
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,11 +1,7 @@
 """A run is killed, stopped, continued: real processes, the same command line each time."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,68 +11,7 @@ import pytest
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
-from tests.support.tiny_run import logged_lines, row_hash
-
-SCRIPT = Path(__file__).parents[1] / "support" / "tiny_run.py"
-
-
-@pytest.fixture
-def start(tiny_config_file: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, repository: Path):
-    """Starts `huatuo train` on the tiny config with so many seconds a batch; kills what is left at the end."""
-    processes: list[subprocess.Popen] = []
-    cache = tmp_path_factory.getbasetemp() / "compiled-by-processes"
-
-    def start(seconds: float, *words: str, devices: int = 8, seen: str = "") -> subprocess.Popen:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(repository),
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "BATCHES_SEEN": str(tmp_path / f"seen-{seen}.jsonl") if seen else "",
-        }
-        command = [sys.executable, SCRIPT, str(seconds), str(tiny_config_file), "--run", str(tmp_path / "run"), *words]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    for _ in range(1200):
-        if path.exists():
-            return
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        time.sleep(0.1)
-    raise AssertionError(f"{path} never appeared")
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-@pytest.fixture
-def start_all(start):
-    """Starts one run in so many processes that share eight devices, or as many as are given, along `fsdp`."""
-
-    def start_all(seconds: float, processes: int, devices: int = 8, seen: str = "") -> list[subprocess.Popen]:
-        mesh = ("--mesh.fsdp", str(devices))
-        if processes == 1:
-            return [start(seconds, *mesh, devices=devices, seen=seen)]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        flags = ("--coordinator", address, "--num-processes", str(processes))
-        return [
-            start(seconds, *mesh, *flags, "--process-id", str(i), devices=devices // processes, seen=f"{seen}{i}" if seen else "")
-            for i in range(processes)
-        ]
-
-    return start_all
+from tests.support.tiny_run import finish, logged_lines, row_hash, wait_for
 
 
 def test_after_kill_9_the_same_command_gives_the_figures_of_the_run_that_was_not_killed(

@@ -28,6 +28,7 @@ def unify_arguments(parser: Parser) -> None:
     parser.add_argument(
         "files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL with `text`, plain or .gz .xz .zst"
     )
+    # --template is the short word for trying everything without an endpoint.
     method = parser.add_mutually_exclusive_group(required=True)
     method.add_argument("--template", action="store_true", help="the same as --provider template")
     method.add_argument("--provider", choices=["openai", "template", "question-only"], help="who writes (see above)")

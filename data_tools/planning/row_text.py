@@ -58,7 +58,7 @@ def render(row: RowArrays, start: int, stop: int, tokenizer: Tokenizer, color: s
     """The text of row[start:stop]; targets in `color`, or between « and » if it is ""."""
     text = Text()
     tokens = row["tokens"]
-    # The targets unshifted again: what the model shall say in place of each token.
+    # The targets unshifted again: the token that should stand in place of each token.
     targets = np.concatenate([[IGNORED], row["targets"][:-1]])
     for begin, end, kind in _runs(tokens[start:stop], targets[start:stop]):
         piece = _decoded(tokens, start, start + begin, start + end, tokenizer)

@@ -42,17 +42,17 @@ class TrainedTokenizer:
 
 def find_texts(patterns: Sequence[str]) -> list[Path]:
     """Files named by paths or globs, each once, sorted; ConfigError if a pattern matches none or another kind."""
-    found: set[Path] = set()
+    paths: set[Path] = set()
     for pattern in patterns:
         files = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
         if not files:
             folder = f"; it is a folder: give '{pattern.rstrip('/')}/**/*.jsonl'" if Path(pattern).is_dir() else ""
             raise ConfigError(f"no file matches {pattern!r}{folder}")
-        found.update(files)
-    for path in found:
+        paths.update(files)
+    for path in paths:
         if _kind(path) not in (".txt", ".jsonl"):
             raise ConfigError(f"{path}: text is read from .txt and .jsonl, plain or as .gz, .xz or .zst")
-    return sorted(found)
+    return sorted(paths)
 
 
 def read_sentences(paths: Sequence[Path], on_read: Callable[[int], None] | None = None) -> Iterator[str]:
@@ -171,15 +171,15 @@ def _explained(error: Exception, watched: _Watched, vocab_size: int) -> Exceptio
     message = str(error)
     if not watched.characters:
         return DataError("the files hold no text: .jsonl objects need `text`, `title` or `turns`")
-    if found := re.search(r"set it to a value <= (\d+)", message):
+    if limit := re.search(r"set it to a value <= (\d+)", message):
         return ConfigError(
             f"a vocabulary of {vocab_size} is too large for {watched.characters:,} characters of text: the largest possible is "
-            f"{found[1]}; ask for that (--vocab-size {found[1]}), add text, or allow fewer pieces (--at-most)"
+            f"{limit[1]}; ask for that (--vocab-size {limit[1]}), add text, or allow fewer pieces (--at-most)"
         )
-    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
+    if limit := re.search(r"required_chars\. \d+ vs (\d+)", message):
         return ConfigError(
             f"a vocabulary of {vocab_size} is too small: the text's characters, 256 bytes and the dialogue symbols alone "
-            f"take {found[1]}; ask for more (--vocab-size {int(found[1]) * 2})"
+            f"take {limit[1]}; ask for more (--vocab-size {int(limit[1]) * 2})"
         )
     return DataError(f"SentencePiece could not train on this text: {message}")
 

@@ -71,7 +71,7 @@ def _is_title(candidate: Candidate, limits: Limits) -> bool:
 
 def _bare(text: str) -> str:
     """A question or title without the words that only ask, punctuation, spaces and case."""
-    # "请介绍一下阿司匹林的作用。" → "阿司匹林的作用"
+    # "请介绍一下阿司匹林的作用。" → "阿司匹林的作用": as a question it adds nothing to the title.
     return _NO_LETTER.sub("", _ASKING.sub("", text.casefold().strip()))
 
 
@@ -120,6 +120,7 @@ ANSWER_RULES: dict[str, Rule] = {
 
 ALWAYS = frozenset({"refused", "blocked", "empty"})
 """Not switchable: there is no text to keep."""
+# Jaccard is off, as in the original's released code; recall measures the same, and in both languages.
 DEFAULT = frozenset(QUESTION_RULES | ANSWER_RULES) - {"jaccard"}
 FAITHFUL = ALWAYS | {"question_length", "reference"}
 """What the original rejects (FIDELITY §2)."""
@@ -172,6 +173,7 @@ def units(text: str) -> set[str]:
 
 def recall(passage: str, answer: str) -> float | None:
     """Share of the passage's units that its answer has; None if it has none or the two are in different languages."""
+    # An answer in another language shares no unit with its passage, however faithful it is: that is not a recall of 0.
     wanted = units(passage)
     if not wanted or language_of_passage(passage) != language_of_passage(answer):
         return None

@@ -27,6 +27,7 @@ from huatuo_jax.errors import RecordError
 
 QUOTED = {"zh": 30, "en": 80}
 """Characters of the passage that stand in for a title."""
+# A longer first line is a paragraph, whatever it ends in.
 TITLE_LENGTH = {"zh": 40, "en": 200}
 QUESTION_LENGTH = 300
 WEB_CORPUS = "web_corpus"
@@ -99,6 +100,7 @@ def read_passages(
     def read(row: Any, path: Path, line: int) -> Passage:
         named = row.get("source") if isinstance(row, dict) else None
         source_name = canonical_source(source or (named if isinstance(named, str) else "") or plain_stem(path))
+        # A row without an id gets one from its content and place, so that a second run finds its replies.
         passage = to_passage(row, source_name, stable_id(row, path, line), path, line)
         # JSON can hold half a character (a lone surrogate): raises UnicodeEncodeError here, where the row can be named.
         f"{passage.source}\n{passage.id}\n{passage.title}\n{passage.text}".encode()

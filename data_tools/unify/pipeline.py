@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from data_tools.records.importing import Progress, RejectedLog, check_share
+from data_tools.records.importing import RejectedLog, check_share
 from data_tools.unify.filters import RecallStatistics
 from data_tools.unify.forecast import Forecast
 from data_tools.unify.pairs import PairWriter, check_paths, pair_writer, rejected_path
@@ -126,7 +126,7 @@ def run(
         return report(job, writer, written, ledger, client_counts), writer.recalls
 
 
-def survey(job: Job, on_read: Progress | None = None) -> Forecast:
+def survey(job: Job) -> Forecast:
     """Reads every passage and forecasts the run, before any money is spent.
 
     Raises:
@@ -135,7 +135,7 @@ def survey(job: Job, on_read: Progress | None = None) -> Forecast:
     """
     check_paths(job.paths, job.out)
     forecast, rejected, listed = Forecast(job.rewriting, job.client.max_new_tokens), RejectedLog(), rejected_path(job.out)
-    for passage in read_passages(job.paths, job.source, rejected, on_read):
+    for passage in read_passages(job.paths, job.source, rejected):
         forecast.add(passage)
     try:
         check_share(rejected, forecast.passages, job.max_rejected, listed)
@@ -181,6 +181,7 @@ async def _calls(job: Job, key: ApiKey, console: Console, ledger: Ledger, total:
     async with ChatClient(job.client, job.caps, key, ledger) as client:
         with _signals_stop(client.pacer):
             shown = asyncio.create_task(_show(console, lambda: state_line(counts, client)))
+            # The last line is printed however the run ends: it says what a stopped run has done.
             try:
                 await call_all(job, ledger, client, counts)
             finally:
@@ -288,6 +289,7 @@ def write_all(job: Job, ledger: Ledger) -> tuple[PairWriter, RunCounts]:
 
 def report(job: Job, writer: PairWriter, written: RunCounts, ledger: Ledger, client: ClientCounts | None) -> dict[str, Any]:
     """The figures of a finished run as JSON values; spent tokens are those of all runs of the ledger."""
+    # Whoever finds the pairs in a year can see from this how they were made.
     spent, prices, filters = ledger.spent(), job.caps.prices, job.rewriting.filters
     cost = prices.cost(spent) if prices != Prices() else None
     return {
@@ -353,6 +355,7 @@ def state_line(counts: RunCounts, client: ChatClient, now: float | None = None) 
 async def _show(console: Console, text: Callable[[], str]) -> None:
     """Shows the line until cancelled: renewed in place on a terminal, appended now and then elsewhere."""
     if not console.is_terminal:
+        # Two lines a second would fill a log file; a run may take days.
         while True:
             await asyncio.sleep(PLAIN_INTERVAL)
             console.print(text())

@@ -23,6 +23,7 @@ from data_tools.unify.prompting import Prompts
 from huatuo_jax.chat_client.calls import Call, Messages, Reply
 from huatuo_jax.config import require
 
+# Why a passage has no pair, where no filter is the reason.
 TOO_LONG, BLANK, UNFINISHED = "passage_too_long", "passage_blank", "unfinished"
 # What models put around the text that was asked for.
 _THINKING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
@@ -81,6 +82,7 @@ class Rewriting:
 
 def shown_text(passage: Passage) -> str:
     """The passage as prompts show it: its title in front if it does not begin with it."""
+    # A section of a book often makes sense only under its heading.
     text, title = passage.text.strip(), passage.title.strip()
     return f"{title}\n{text}" if title and not text.startswith(title) else text
 

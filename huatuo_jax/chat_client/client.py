@@ -92,7 +92,7 @@ class Pacer:
         self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._scale = backoff_scale
         self._next = self._paused_until = 0.0
-        self._stop = asyncio.Event()
+        self._stop = asyncio.Event()  # what everybody who sleeps waits for
         self.stopping: HuatuoError | None = None
 
     def stop(self, error: HuatuoError) -> None:
@@ -174,7 +174,7 @@ class ChatClient:
         self.budget = Budget(caps, ledger.spent())
         # An endpoint that has answered before is no wrong address: what looks like one then is a passing fault.
         self._works = ledger.has_replies()
-        self._failed_in_a_row = 0
+        self._failed_in_a_row = 0  # one bad passage is no reason to stop; a dead endpoint is
 
     async def __aenter__(self) -> "ChatClient":
         connections = self.settings.concurrency

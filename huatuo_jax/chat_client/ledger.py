@@ -29,6 +29,8 @@ from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import locked
 
 APPLICATION, SCHEMA = 0x68756174, 1  # "huat" in ASCII, so that SQLite files of other programs are told apart
+# WITHOUT ROWID: the rows stand in the order of their keys, so one search finds a reply among millions. `totals` are kept, for
+# adding up ten million calls at every start would take minutes.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS calls (
   passage TEXT, step TEXT, round INTEGER, attempt INTEGER, prompt BLOB, model TEXT,

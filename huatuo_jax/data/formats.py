@@ -65,10 +65,10 @@ class DialogueFormat:
 
     def token_id(self, name: str, tokenizer: Tokenizer) -> int:
         """Id of a token that a piece names; raises ConfigError if the vocabulary lacks it."""
-        found = {BOS: tokenizer.bos_id, EOS: tokenizer.eos_id}[name] if name in (BOS, EOS) else tokenizer.token_to_id(name)
-        if found is None:
+        id = {BOS: tokenizer.bos_id, EOS: tokenizer.eos_id}[name] if name in (BOS, EOS) else tokenizer.token_to_id(name)
+        if id is None:
             raise self._refusal(tokenizer, f"the vocabulary lacks {name if name == BOS else repr(name)}")
-        return found
+        return id
 
     def end_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Ids of the tokens that end an answer: the tokenizer's end token, and what the format writes behind an answer."""

@@ -130,10 +130,10 @@ class Plan:
 
     def check_data(self, dataset: HasManifestHash) -> None:
         """Raises DataError if the plan was made of other data."""
-        planned, there = self.manifest["token_manifest_hash"], dataset.manifest_hash
-        if planned != there:
+        planned, given = self.manifest["token_manifest_hash"], dataset.manifest_hash
+        if planned != given:
             raise DataError(
-                f"the plan was made of other data: its token dataset has hash {planned[:12]}…, this one {there[:12]}…; "
+                f"the plan was made of other data: its token dataset has hash {planned[:12]}…, this one {given[:12]}…; "
                 "point data.tokens at the planned dataset, or " + REMEDY
             )
 

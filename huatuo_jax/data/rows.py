@@ -20,7 +20,7 @@ RowArrays = dict[str, np.ndarray]
 """Name → int32 [rows, sequence_length], or [sequence_length] of one row:
 
 tokens: padded with 0.
-targets: shifted: what the model shall say after this position; -100 = not counted.
+targets: shifted: the token that should follow this position; -100 = not counted.
 segment_ids: 1, 2, … per example, 0 = padding; all 1 in faithful packing, where attention crosses examples.
 positions: from 0 in each example; running through the row in faithful packing. 0 in padding.
 source_ids: index into the token dataset's sources; -1 = padding.

@@ -118,7 +118,7 @@ class TokenDataset:
         self.manifest = manifest
         self.manifest_hash = sha256_json(manifest)
         self.sources: tuple[str, ...] = tuple(manifest["sources"])
-        self._eos_id = int(manifest["tokenizer"]["eos_id"])
+        self._eos_id, self._vocab_size = (int(manifest["tokenizer"][name]) for name in ("eos_id", "vocab_size"))
         self._statistics: dict[tuple[str, str, str], np.ndarray] = {}
         self._words = {split: _Words(self, split) for split in SPLITS}
 
@@ -200,7 +200,14 @@ class TokenDataset:
           DataError: if an id is out of range or a file cannot be read.
         """
         words, lengths = self._words[split].read(np.asarray(doc_ids, np.int64), limit)
-        return Examples(*unpack_words(words, self._eos_id), lengths)
+        tokens, targets = unpack_words(words, self._eos_id)
+        # A flipped bit would train without a word: jax clamps an id that its table does not have.
+        if len(tokens) and tokens.max() >= self._vocab_size:
+            raise DataError(
+                f"{self.path}: documents {doc_ids[0]} … {doc_ids[-1]} are damaged (token {tokens.max():,} of a vocabulary of "
+                f"{self._vocab_size:,}); {REMEDY}"
+            )
+        return Examples(tokens, targets, lengths)
 
     def _statistic(self, source: str, split: str, name: str) -> np.ndarray:
         key = (source, split, name)

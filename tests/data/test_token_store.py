@@ -163,6 +163,17 @@ def test_a_torn_shard_is_found_at_open(copy):
         TokenDataset.open(copy)
 
 
+def test_a_token_that_the_vocabulary_lacks_is_found_when_it_is_read(copy):
+    shard = next((copy / "sft").glob("train-*.tokens"))
+    words = np.fromfile(shard, "<u4")
+    words[3] ^= 1 << 28
+    words.tofile(shard)
+    dataset = TokenDataset.open(copy)
+    with pytest.raises(DataError, match=r"documents 4 … 4 are damaged \(token .* of a vocabulary of .*build the token"):
+        dataset.read(np.array([4]))
+    assert len(dataset.read(np.array([5]))) == 1
+
+
 def test_a_missing_shard_is_found_at_open(copy):
     shard = next((copy / "books").glob("holdout-*.tokens"))
     shard.unlink()

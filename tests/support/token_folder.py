@@ -34,7 +34,7 @@ def write_tokens(
     path: Path, train: dict[str, list[Example]], holdout: dict[str, list[Example]] | None = None, tokenizer: dict | None = None
 ) -> Path:
     """Writes the folder and returns it; one shard a source and split."""
-    facts = tokenizer or {"path": "none", "fingerprint": "none", "vocab_size": 100, "eos_id": 2}
+    facts = tokenizer or {"path": "none", "fingerprint": "none", "vocab_size": 10_000, "eos_id": 2}
     sources: dict[str, dict] = {}
     for source in train:
         sources[source] = {"rejected": 0, "shards": []}

@@ -1,7 +1,6 @@
 """`huatuo-data import`: files with dialogues or passages in, a unified dataset and a table of sources out."""
 
 import argparse
-import contextlib
 from typing import Any
 
 from huatuo_jax.cli.arguments import local_path
@@ -65,29 +64,21 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from data_tools.records.importing import check_inputs, import_files
     from huatuo_jax.cli.console import make_console, make_progress, write_report
-    from huatuo_jax.io.files import directory_aside
 
     check_max_rejected(args.max_rejected)
     check_inputs(args.files)
     console = make_console(args.quiet)
-    replaces = args.overwrite and (args.out / "manifest.json").exists()
-    # If the new dataset fails, the old one keeps its own list of rejected lines.
-    listed = args.out.with_name(f"{args.out.name}.rejected.jsonl") if replaces else args.out / "rejected.jsonl"
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(make_progress(console, "bytes"))
+    with make_progress(console, "bytes") as progress:
         task = progress.add_task("import", total=sum(path.stat().st_size for path in args.files))
-        out = stack.enter_context(directory_aside(args.out, replace=True)) if replaces else args.out
         report = import_files(
             args.files,
-            out,
+            args.out,
             args.source,
             args.layout,
             args.max_rejected,
             on_read=lambda count: progress.advance(task, count),
-            rejected_file=listed,
+            overwrite=args.overwrite,
         )
-        if replaces:
-            listed.rename(out / "rejected.jsonl")
     print_sources(console, str(args.out), report)
     if report["rejected"]:
         console.print(f"rejected lines are listed in {args.out}/rejected.jsonl")

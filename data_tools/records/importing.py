@@ -8,6 +8,7 @@ the command. `unify` and `decontaminate` read their files with the same rules.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from data_tools.records.layouts import to_record
 from data_tools.records.unified import UnifiedWriter
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.io.files import TornFileError
+from huatuo_jax.io.files import TornFileError, directory_aside
 from huatuo_jax.io.json_document import Pair
 from huatuo_jax.io.jsonl import Fault, LineWriter, iterate_json, write_lines
 
@@ -126,16 +127,16 @@ def import_files(
     layout: str = "auto",
     max_rejected: float = 0.01,
     on_read: Progress | None = None,
-    rejected_file: Path | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes the records of `paths` to a new unified dataset in `out`.
+    """Writes the records of `paths` to a new unified dataset in `out`, and what is rejected to `rejected.jsonl` in it.
 
     Args:
       source: overrides the source that records name; without both, a record's source is its file's name.
       layout: "auto" or a name of `layouts.LAYOUTS`.
       max_rejected: the largest share of rejected lines with which the import still succeeds.
       on_read: called with the number of bytes read from files each time.
-      rejected_file: where rejected lines are listed; None = `rejected.jsonl` in `out`.
+      overwrite: replace a dataset that is in `out`, once the new one is whole.
 
     Returns:
       records, sources, rejected, duplicate_ids, duplicate_texts.
@@ -145,17 +146,22 @@ def import_files(
       DataError: if there is nothing to import, a file is torn, or too much is rejected (the rejected lines are listed).
     """
     check_inputs(paths)
-    listed = rejected_file or out / "rejected.jsonl"
-    with UnifiedWriter(out) as writer:
-        with write_lines(listed) as lines:
-            rejected = RejectedLog(lines)
+    replaces = overwrite and (out / "manifest.json").exists()
+    # Beside the dataset: if the new one fails, the old one keeps its own list.
+    listed = out.with_name(f"{out.name}.rejected.jsonl") if replaces else out / "rejected.jsonl"
+    with directory_aside(out, replace=True) if replaces else nullcontext(out) as folder:
+        with UnifiedWriter(folder) as writer:
+            with write_lines(listed) as lines:
+                rejected = RejectedLog(lines)
 
-            def write(value: Any, path: Path, number: int) -> None:
-                writer.write(to_record(value, layout, source, plain_stem(path), lambda: stable_id(value, path, number)))
+                def write(value: Any, path: Path, number: int) -> None:
+                    writer.write(to_record(value, layout, source, plain_stem(path), lambda: stable_id(value, path, number)))
 
-            for _ in read_all(paths, write, rejected, on_read):
-                pass
-        check_share(rejected, writer.records, max_rejected, listed)
-        manifest = writer.finish()
+                for _ in read_all(paths, write, rejected, on_read):
+                    pass
+            check_share(rejected, writer.records, max_rejected, listed)
+            manifest = writer.finish()
+        if replaces:
+            listed.rename(folder / "rejected.jsonl")
     report = {key: manifest[key] for key in ("records", "sources", "duplicate_ids", "duplicate_texts")}
     return {**report, "rejected": rejected.count}

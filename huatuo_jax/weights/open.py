@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh, Sharding
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, config_from_dict, require
 from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -85,7 +86,7 @@ class StoredModel:
                     f"{tokenizer.path} is not the tokenizer that {self.root} was trained with (its SHA-256 differs); restore the "
                     "original file"
                 )
-        check_vocabulary(tokenizer, self.config)
+        check_vocabulary(tokenizer.path, tokenizer.vocab_size, self.config)
         return tokenizer
 
     def tokenizer_fingerprints(self) -> list[str]:
@@ -110,7 +111,7 @@ class StoredModel:
         return recorded_format(self.root) if self.kind == "hf" else self.meta.get("template") or ""
 
     def params(
-        self, placement: Mesh | Sharding | None = None, dtype: Any = jnp.float32, convert: "Convert | None" = None
+        self, placement: Mesh | Sharding | None = None, dtype: DTypeLike | None = jnp.float32, convert: "Convert | None" = None
     ) -> "Params":
         """The verified parameters on devices: nested dictionaries, the tree of `huatuo_jax.models.decoder`.
 
@@ -185,11 +186,16 @@ def open_stored_model(
     kind, folder = kind_of(path), absolute(path)
     if kind == "hf":
         return StoredModel(path, kind, folder, read_config(path, name=name, like=like, **options))
-    flags = ", ".join(f"--{option}" for option, value in options.items() if value)
-    require(not flags, f"{path} is a checkpoint, which records everything about its model; leave out {flags}")
+    refuse_options(path, options)
     root, checkpoint = (folder.parent.parent, folder) if kind == "step" else (folder, latest_checkpoint(folder))
     meta = read_meta(checkpoint)
     return StoredModel(path, kind, root, config_from_dict(ModelConfig, meta["config"]["model"]), checkpoint, meta)
+
+
+def refuse_options(path: PathLike, options: FolderOptions) -> None:
+    """Raises ConfigError if options of a Hugging Face folder are given for `path`, a checkpoint."""
+    flags = ", ".join(f"--{option}" for option, value in options.items() if value)
+    require(not flags, f"{path} is a checkpoint, which records everything about its model; leave out {flags}")
 
 
 def kind_of(path: PathLike) -> Kind:
@@ -208,9 +214,14 @@ def kind_of(path: PathLike) -> Kind:
     return "step"
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, remedy: str = "") -> None:
-    """Raises ConfigError if a tokenizer is larger than the model's vocabulary; warns on stderr if it is much smaller."""
-    numbers = f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens and the model's vocabulary {config.vocab_size}"
-    require(tokenizer.vocab_size <= config.vocab_size, f"{numbers}: they do not belong together{remedy}")
-    if tokenizer.vocab_size < PADDED_SHARE * config.vocab_size:
+def check_vocabulary(path: str, size: int, config: ModelConfig, remedy: str = "", warn: bool = True) -> None:
+    """Raises ConfigError if a tokenizer of `size` tokens is larger than the model's vocabulary.
+
+    Args:
+      path: of the tokenizer. remedy: what to do about it.
+      warn: also prints a warning to stderr if it is smaller than padding explains.
+    """
+    numbers = f"the tokenizer {path} has {size} tokens and the model's vocabulary {config.vocab_size}"
+    require(size <= config.vocab_size, f"{numbers}: they do not belong together{remedy}")
+    if warn and size < PADDED_SHARE * config.vocab_size:
         print(f"warning: {numbers}, more than padding explains: they may not belong together{remedy}", file=sys.stderr)

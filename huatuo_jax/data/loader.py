@@ -57,7 +57,7 @@ def make_loader(
       sharding: of a [batch, sequence_length] array.
       start_step: batches already consumed.
       num_steps: how many batches to give; None = all that are left.
-      threads: reader threads of this process.
+      threads: reader threads of this process; each reads one batch, so no more than `prefetch` are used.
       prefetch: batches read ahead.
 
     Returns:

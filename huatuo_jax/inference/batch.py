@@ -30,8 +30,8 @@ from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.model import Model
 from huatuo_jax.inference.requests import Completion, Request, check_prompt
 from huatuo_jax.inference.sampling import Sampling
-from huatuo_jax.io.files import locked, read_json, write_json
-from huatuo_jax.io.jsonl import Fault, JsonLog, parse_json, read_log
+from huatuo_jax.io.files import JsonLog, locked, read_json, read_log, write_json
+from huatuo_jax.io.jsonl import Fault, parse_json
 
 OUTPUT_FIELDS = ("answer", "finish_reason", "prompt_tokens", "answer_tokens")
 """Fields of the output that a prompt's own fields may not be called."""

@@ -17,7 +17,7 @@ from huatuo_jax.cli.arguments import (
     sampling,
 )
 from huatuo_jax.cli.console import Report, make_console, make_progress, sigterm_interrupts
-from huatuo_jax.config import Question, RunConfig, require
+from huatuo_jax.config import Question, RunConfig, config_from_dict, require
 from huatuo_jax.errors import StoppedError
 
 
@@ -40,7 +40,6 @@ def ask(args: argparse.Namespace) -> Report:
     huatuo ask runs/quickstart --recall 16            # the config's questions, and 16 training records a source
     huatuo ask runs/quickstart "感冒了可以喝酒吗？"   # one question of your own
     """
-    from huatuo_jax.config import config_from_dict
     from huatuo_jax.data.token_store import TokenDataset
     from huatuo_jax.inference.model import open_model
     from huatuo_jax.inference.recall import CHARACTERS, ROWS_AT_ONCE, Asker

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from data_tools.cli import import_records
+from data_tools.cli.dataset import import_records_arguments
 from data_tools.records.layouts import LAYOUTS as KNOWN
 from data_tools.records.layouts import canonical_source, to_record
 from huatuo_jax.data.record import Record
@@ -115,7 +115,7 @@ def test_what_is_no_record_says_why(value, reason):
 
 def test_the_command_offers_every_layout():
     parser = argparse.ArgumentParser()
-    import_records.add_arguments(parser)
+    import_records_arguments(parser)
     for name in ("auto", *KNOWN):
         assert parser.parse_args(["a.jsonl", "--out", "out", "--layout", name]).layout == name
 

@@ -1,4 +1,9 @@
-"""Files of any known layout in, one unified dataset and `rejected.jsonl` out; what cannot be used is listed, never lost."""
+"""The import: files of any known layout become one unified dataset, and what cannot be used is listed, never lost.
+
+The first step of a record: `huatuo_jax.io.jsonl` reads the values, `layouts` makes records of them, `unified` writes them. Every
+line is counted either as a record or in `rejected.jsonl` with file, line and reason; too large a share of rejected lines fails
+the command. `unify` and `decontaminate` read their files with the same rules.
+"""
 
 import contextlib
 import hashlib
@@ -22,7 +27,7 @@ Item = TypeVar("Item")
 
 @dataclass
 class RejectedLog:
-    """Writes one JSON object a rejected line: file, line and reason; counts them.
+    """Lists and counts rejected lines: one JSON object {file, line, reason} for each.
 
     Attributes:
       writer: where they are listed; None counts them only.
@@ -100,7 +105,7 @@ def check_share(rejected: RejectedLog, accepted: int, max_rejected: float, liste
     if rejected.files:
         raise DataError(
             f"{len(rejected.files)} file(s) cannot be read to their end, so an unknown number of records is lost: "
-            f"{', '.join(rejected.files[:5])}; reasons in {listed}; mend them or leave them out"
+            f"{', '.join(rejected.files[:5])}; reasons in {listed}; repair them or leave them out"
         )
     if not total:
         raise DataError("the input holds no records: every file is empty")
@@ -108,8 +113,8 @@ def check_share(rejected: RejectedLog, accepted: int, max_rejected: float, liste
     if share > max_rejected:
         raise DataError(
             f"{rejected.count:,} of {total:,} lines ({share:.2%}) are rejected, more than --max-rejected {max_rejected:.2%}; "
-            f"file, line and reason of each are in {listed}; mend the files (`import` can be told their layout by --layout), or "
-            "raise --max-rejected"
+            f"file, line and reason of each are in {listed}; correct the files (or name their layout to `import` with --layout), "
+            "or raise --max-rejected"
         )
     if not accepted:
         raise DataError(f"all {total:,} lines are rejected; reasons in {listed}")
@@ -128,7 +133,7 @@ def import_files(
 
     Args:
       source: overrides the source that records name; without both, a record's source is its file's name.
-      layout: "auto" or a name of `formats.FORMATS`.
+      layout: "auto" or a name of `layouts.LAYOUTS`.
       max_rejected: the largest share of rejected lines with which the import still succeeds.
       on_read: called with the number of bytes read from files each time.
       overwrite: a dataset that is in `out` is replaced once the new one is whole. If that fails, the old one stays with its own

@@ -1,16 +1,23 @@
-"""One parsed JSON value in, one `Record` out, for every layout of dialogues and passages that people have.
+"""Layouts: one parsed JSON value becomes one `Record`, in every form in which people keep dialogues and passages.
 
-Layouts ("formats"), told apart by their keys unless one is given:
-  huatuo   `{source: [[q, a, q, a, …], …]}` (HuatuoGPT-II's training files), or a bare list of turns
-  hub      `{id | idx, conversations: [{from, value}, …]}` (HuatuoGPT-II's files on the Hugging Face hub; ShareGPT)
-  openai   `{messages: [{role, content}, …]}`
-  alpaca   `{instruction, input, output}`, also with `system` and `history`
-  turns    `{turns: [q, a, …], source, system}`
-  text     `{text, source}`, or a bare string: a passage
+`importing` reads the values and hands each to `to_record`; so do `collect` and `decontaminate` for files of records. Unless
+a layout is named, a value's keys tell which one it has:
+
+    huatuo     {source: [[q, a, q, a, …], …]} (HuatuoGPT-II's training files), or a bare list of turns
+    hub        {id | idx, conversations: [{from, value}, …]} (HuatuoGPT-II's files on the Hugging Face hub; also called ShareGPT)
+    openai     {messages: [{role, content}, …]}
+    turns      {turns: [q, a, …], source, system}
+    alpaca     {instruction, input, output}, also with `system` and `history`
+    text       {text, source}, or a bare string: a passage
+
+To add a layout, write a function from the value to (turns, system, text) and enter it in `LAYOUTS`. What a record must be is said
+in `huatuo_jax/data/record.py`.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from huatuo_jax.data.record import Record, check_record
@@ -22,6 +29,36 @@ ROLES = {
     "gpt": "assistant", "assistant": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
     "system": "system", "developer": "system",
 }  # fmt: skip
+
+Parsed = tuple[list[Any], str, str]
+"""turns, system, text; not yet checked as a record."""
+
+
+def to_record(value: Any, layout: str, source: str | None, default_source: str, default_id: Callable[[], str]) -> Record:
+    """Turns one parsed value into a record.
+
+    Args:
+      value: a JSON value, or a `Pair` of a document that is an object.
+      layout: "auto" or a name of `LAYOUTS`.
+      source: overrides the record's own source.
+      default_source: where neither the record nor `source` names one.
+      default_id: makes the id of a record without one.
+
+    Raises:
+      RecordError: with the reason why the value is not a record of that layout.
+    """
+    named: Any = None
+    if isinstance(value, Pair):
+        named, value = value.key, value.value
+    turns, system, text = LAYOUTS[_detect(value) if layout == "auto" else layout].parse(value)
+    id = ""
+    if isinstance(value, dict):
+        named = value.get("source") or named
+        id = str(next((value[key] for key in ("id", "idx") if value.get(key) is not None), ""))
+    if named is not None and not isinstance(named, str):
+        raise RecordError(f"`source` is {_kind(named)}, not a string")
+    name = canonical_source(source or named or default_source)
+    return check_record(Record(id or default_id(), name, tuple(turns), system, text))
 
 
 def canonical_source(name: str) -> str:
@@ -39,54 +76,22 @@ def canonical_source(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name.strip()).lstrip(".-")
 
 
-def to_record(value: Any, layout: str, source: str | None, default_source: str, default_id: Callable[[], str]) -> Record:
-    """Turns one parsed value into a record.
-
-    Args:
-      value: a JSON value, or a `Pair` of a document that is an object.
-      layout: "auto" or a name of `FORMATS`.
-      source: overrides the record's own source.
-      default_source: where neither the record nor `source` names one.
-      default_id: makes the id of a record without one.
-
-    Raises:
-      RecordError: with the reason why the value is not a record of that layout.
-    """
-    own_source: Any = None
-    if isinstance(value, Pair):
-        own_source, value = value.key, value.value
-    layout = _detect(value) if layout == "auto" else layout
-    if isinstance(value, dict):
-        own_source = value.get("source") or own_source
-    turns, system, text = FORMATS[layout](value)
-    if own_source is not None and not isinstance(own_source, str):
-        raise RecordError(f"`source` is {_kind(own_source)}, not a string")
-    name = canonical_source(source or own_source or default_source)
-    record = Record(_id(value) or default_id(), name, tuple(turns), system, text)
-    return check_record(record)
-
-
 def _detect(value: Any) -> str:
     if isinstance(value, str):
         return "text"
     if isinstance(value, list):
         return "huatuo"
-    if isinstance(value, dict):
-        for key, layout in (("conversations", "hub"), ("messages", "openai"), ("turns", "turns"), ("instruction", "alpaca")):
-            if value.get(key) is not None:
-                return layout
-        if value.get("text") is not None:
-            return "text"
-        expected = "expected one of conversations, messages, turns, instruction, text"
-        raise RecordError(f"no known layout: keys {_shown(sorted(value))}; {expected}")
-    raise RecordError(f"value is {_kind(value)}, not an object, a list of turns or a passage")
+    if not isinstance(value, dict):
+        raise RecordError(f"value is {_kind(value)}, not an object, a list of turns or a passage")
+    for name, layout in LAYOUTS.items():
+        if layout.key is not None and value.get(layout.key) is not None:
+            return name
+    keys = ", ".join(sorted(value)[:8]) or "none"
+    keys = keys if len(keys) <= 120 else keys[:120] + " …"
+    raise RecordError(f"no known layout: keys {keys}; expected one of conversations, messages, turns, instruction, text")
 
 
-Parsed = tuple[list[Any], str, str]
-"""turns, system, text"""
-
-
-def _from_list(value: Any) -> Parsed:
+def _list(value: Any) -> Parsed:
     if not isinstance(value, list):
         raise RecordError(f"dialogue is {_kind(value)}, not a list of turns")
     if not value:
@@ -94,17 +99,17 @@ def _from_list(value: Any) -> Parsed:
     return value, "", ""
 
 
-def _from_turns(value: Any) -> Parsed:
+def _turns(value: Any) -> Parsed:
     fields = _object(value)
     turns = fields.get("turns")
     if turns is None and fields.get("text") is not None:
-        return _from_text(value)
+        return _text(value)
     if not isinstance(turns, list):
         raise RecordError(f"`turns` is {_kind(turns)}, not a list")
-    return turns, _text_field(fields, "system"), _text_field(fields, "text")
+    return turns, _string(fields, "system"), _string(fields, "text")
 
 
-def _from_text(value: Any) -> Parsed:
+def _text(value: Any) -> Parsed:
     text = value if isinstance(value, str) else _object(value).get("text")
     if not isinstance(text, str):
         raise RecordError(f"`text` is {_kind(text)}, not a string")
@@ -113,34 +118,25 @@ def _from_text(value: Any) -> Parsed:
     return [], "", text
 
 
-def _from_hub(value: Any) -> Parsed:
-    return _from_messages(_object(value), "conversations", "from", "value")
-
-
-def _from_openai(value: Any) -> Parsed:
-    return _from_messages(_object(value), "messages", "role", "content")
-
-
-def _from_messages(fields: dict[str, Any], key: str, role_key: str, text_key: str) -> Parsed:
+def _messages(value: Any, key: str, role_key: str, text_key: str) -> Parsed:
+    fields = _object(value)
     messages = fields.get(key)
     if not isinstance(messages, list) or not messages:
         raise RecordError(f"`{key}` is {'empty' if messages == [] else _kind(messages)}, not a list of messages")
-    system = _text_field(fields, "system")
-    turns: list[str] = []
+    system, turns = _string(fields, "system"), list[str]()
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
             raise RecordError(f"message {i} is {_kind(message)}, not an object")
-        role = ROLES.get(str(message.get(role_key)).lower())
-        content = _content(message.get(text_key), i)
+        role, content = ROLES.get(str(message.get(role_key)).lower()), _content(message.get(text_key), i)
+        expected = ("user", "assistant")[len(turns) % 2]
         if role == "system":
             if i or system:
                 raise RecordError(f"message {i} is a system prompt; only the first message may be one")
             system = content
-            continue
-        expected = ("user", "assistant")[len(turns) % 2]
-        if role != expected:
+        elif role == expected:
+            turns.append(content)
+        else:
             raise RecordError(f"message {i} is from {message.get(role_key)!r} where the {expected} should speak")
-        turns.append(content)
     if not turns:
         raise RecordError("dialogue has no turns besides its system prompt")
     return turns, system, ""
@@ -152,38 +148,43 @@ def _content(content: Any, i: int) -> str:
         parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
         if not all(isinstance(part, str) for part in parts):
             raise RecordError(f"message {i} has a part that is not text")
-        content = "".join(str(part) for part in parts)
+        content = "".join(map(str, parts))
     if not isinstance(content, str):
         raise RecordError(f"message {i} has {_kind(content)} as content, not a string")
     return content
 
 
-def _from_alpaca(value: Any) -> Parsed:
+def _alpaca(value: Any) -> Parsed:
     fields = _object(value)
-    question, extra, answer = (_text_field(fields, key) for key in ("instruction", "input", "output"))
+    question, extra, answer = (_string(fields, key) for key in ("instruction", "input", "output"))
     turns: list[Any] = []
     for pair in fields.get("history") or []:
         if not isinstance(pair, list) or len(pair) != 2:
             raise RecordError("`history` is not a list of [question, answer]")
         turns += pair
     turns += ["\n".join(part for part in (question, extra) if part.strip()), answer]
-    return turns, _text_field(fields, "system"), ""
+    return turns, _string(fields, "system"), ""
 
 
-FORMATS: dict[str, Callable[[Any], Parsed]] = {
-    "huatuo": _from_list,
-    "hub": _from_hub,
-    "sharegpt": _from_hub,
-    "openai": _from_openai,
-    "alpaca": _from_alpaca,
-    "turns": _from_turns,
-    "text": _from_text,
+@dataclass(frozen=True)
+class Layout:
+    """One layout: an object that holds `key` has it (None: no object does); `parse` raises RecordError for any other value."""
+
+    key: str | None
+    parse: Callable[[Any], Parsed]
+
+
+_hub = partial(_messages, key="conversations", role_key="from", text_key="value")
+LAYOUTS = {
+    "hub": Layout("conversations", _hub),
+    "sharegpt": Layout("conversations", _hub),
+    "openai": Layout("messages", partial(_messages, key="messages", role_key="role", text_key="content")),
+    "turns": Layout("turns", _turns),
+    "alpaca": Layout("instruction", _alpaca),
+    "text": Layout("text", _text),
+    "huatuo": Layout(None, _list),
 }
-
-
-def _id(value: Any) -> str:
-    found = next((value[key] for key in ("id", "idx") if value.get(key) is not None), "") if isinstance(value, dict) else ""
-    return str(found)
+"""By name, in the order in which keys are looked for: the first key that an object holds tells its layout."""
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -192,19 +193,12 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
-def _text_field(fields: dict[str, Any], key: str) -> str:
+def _string(fields: dict[str, Any], key: str) -> str:
     found = fields.get(key)
-    if found is None:
-        return ""
-    if not isinstance(found, str):
+    if not isinstance(found, str | None):
         raise RecordError(f"`{key}` is {_kind(found)}, not a string")
-    return found
+    return found or ""
 
 
 def _kind(value: Any) -> str:
     return "missing" if value is None else f"of type {type(value).__name__}"
-
-
-def _shown(names: list[str]) -> str:
-    text = ", ".join(names[:8]) or "none"
-    return text if len(text) <= 120 else text[:120] + " …"

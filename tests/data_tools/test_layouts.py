@@ -1,7 +1,11 @@
 """Every layout becomes the same record; what is not a record says why."""
 
+import argparse
+
 import pytest
 
+from data_tools.cli import import_records
+from data_tools.records.layouts import LAYOUTS as KNOWN
 from data_tools.records.layouts import canonical_source, to_record
 from huatuo_jax.data.record import Record
 from huatuo_jax.errors import RecordError
@@ -107,6 +111,13 @@ def test_text_parts_of_a_message_are_joined():
 def test_what_is_no_record_says_why(value, reason):
     with pytest.raises(RecordError, match=reason):
         read(value)
+
+
+def test_the_command_offers_every_layout():
+    parser = argparse.ArgumentParser()
+    import_records.add_arguments(parser)
+    for name in ("auto", *KNOWN):
+        assert parser.parse_args(["a.jsonl", "--out", "out", "--layout", name]).layout == name
 
 
 def test_a_given_format_is_not_guessed_around():

@@ -41,7 +41,10 @@ TEXTS = ("id", "source", "system", "text")
 
 def text_hash(record: Record) -> int:
     """64-bit hash of what a record says: its passage or its turns, whatever its id, source and system prompt are."""
-    text = record.text or "\0".join(record.turns)
+    return _hash64(record.text or "\0".join(record.turns))
+
+
+def _hash64(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -133,8 +136,7 @@ class UnifiedWriter:
         self._counts[-1] += 1
         self._source_ids.append(self._source_numbers.setdefault(record.source, len(self._source_numbers)))
         self._text_hashes.append(text_hash(record))
-        name = f"{record.source}\0{record.id}".encode()
-        self._id_hashes.append(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little"))
+        self._id_hashes.append(_hash64(f"{record.source}\0{record.id}"))
         if self._counts[-1] == self._shard_records:
             self._close_shard()
 
@@ -174,17 +176,13 @@ class UnifiedWriter:
         write_json(self.folder / "manifest.json", manifest)
         return manifest
 
-    def abandon(self) -> None:
-        """Removes what was written; the folder holds no dataset afterwards."""
-        self._close_shard()
-        shutil.rmtree(self._aside, ignore_errors=True)
-
     def __enter__(self) -> "UnifiedWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
-            self.abandon()
+            self._close_shard()
+            shutil.rmtree(self._aside, ignore_errors=True)
 
     def _close_shard(self) -> None:
         if self._writer is not None:
@@ -215,12 +213,10 @@ class UnifiedDataset:
         self._starts = np.cumsum([0, *(shard["records"] for shard in self.manifest["shards"])], dtype=np.int64)
         self._readers: dict[int, Any] = {}
         for path, shard in zip(self._paths, self.manifest["shards"], strict=True):
-            size = path.stat().st_size if path.exists() else None
-            if size is None:
-                raise DataError(f"{path} is missing; {REMEDY}")
-            if size != shard["bytes"]:
+            size, whole = path.stat().st_size if path.exists() else 0, shard["bytes"]
+            if size != whole:
                 raise DataError(
-                    f"{path} has {size:,} bytes, the manifest says {shard['bytes']:,}: it is torn or altered; {REMEDY}"
+                    f"{path} has {size:,} bytes, the manifest says {whole:,}: it is missing, torn or altered; {REMEDY}"
                 )
         _example()  # imported now, so that workers which are forked later have it
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])

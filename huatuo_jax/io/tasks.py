@@ -20,9 +20,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from huatuo_jax.errors import ConfigError, DataError
 
@@ -65,12 +66,13 @@ def run_tasks(
     """
     if engine not in ENGINES:
         raise ConfigError(f"no engine is called {engine!r}; the engines are {', '.join(ENGINES)}")
+    run = _Run(function, tasks, workers, on_done, on_progress, meanwhile)
     if engine == "ray":
-        _run_with_ray(function, tasks, on_done, meanwhile)
+        run.with_ray()
     elif workers == 1 or len(tasks) <= 1:
-        _run_here(function, tasks, on_done, on_progress, meanwhile)
+        run.here()
     else:
-        _run_in_pools(function, tasks, workers, on_done, on_progress, meanwhile)
+        run.in_pools()
 
 
 def advance(count: int) -> None:
@@ -82,81 +84,102 @@ def advance(count: int) -> None:
 _advance: OnDone | None = None
 
 
-def _run_here(
-    function: Callable[[T], object], tasks: Sequence[T], on_done: OnDone, on_progress: OnDone, meanwhile: Callable[[], None]
-) -> None:
-    global _advance
-    total = 0
+@dataclass(frozen=True)
+class _Run(Generic[T]):
+    """The arguments of `run_tasks`, and its three engines."""
 
-    def add(count: int) -> None:
-        nonlocal total
-        total += count
-        on_progress(total)
+    function: Callable[[T], object]
+    tasks: Sequence[T]
+    workers: int
+    on_done: OnDone
+    on_progress: OnDone
+    meanwhile: Callable[[], None]
 
-    outer, _advance = _advance, add
-    try:
-        meanwhile()
-        for number, task in enumerate(tasks):
-            function(task)
-            on_done(number)
-    finally:
-        _advance = outer
+    def here(self) -> None:
+        """In this process, one after the other."""
+        global _advance
+        total = 0
 
+        def add(count: int) -> None:
+            nonlocal total
+            total += count
+            self.on_progress(total)
 
-def _run_in_pools(
-    function: Callable[[T], object],
-    tasks: Sequence[T],
-    workers: int,
-    on_done: OnDone,
-    on_progress: OnDone,
-    meanwhile: Callable[[], None],
-) -> None:
-    """A pool that lost a worker is replaced by a new one for the tasks that are left."""
-    left = list(range(len(tasks)))
-    for lost in range(MAX_LOST + 1):
+        outer, _advance = _advance, add
         try:
-            _run_in_pool(function, tasks, left, workers, on_done, on_progress, (lambda: None) if lost else meanwhile)
-            return
-        except BrokenProcessPool:
-            continue
-    raise DataError(
-        f"worker processes died {MAX_LOST + 1} times, perhaps for lack of memory; what is done is kept, and the same command "
-        f"continues (give fewer than --workers {workers} if it happens again)"
-    )
+            self.meanwhile()
+            for number, task in enumerate(self.tasks):
+                self.function(task)
+                self.on_done(number)
+        finally:
+            _advance = outer
 
+    def in_pools(self) -> None:
+        """In worker processes; a pool that lost one is replaced by a new pool for the tasks that are left."""
+        left = list(range(len(self.tasks)))
+        for lost in range(MAX_LOST + 1):
+            try:
+                self._in_pool(left, is_first=not lost)
+                return
+            except BrokenProcessPool:
+                continue
+        raise DataError(
+            f"worker processes died {MAX_LOST + 1} times, perhaps for lack of memory; what is done is kept, and the same command "
+            f"continues (give fewer than --workers {self.workers} if it happens again)"
+        )
 
-def _run_in_pool(
-    function: Callable[[T], object],
-    tasks: Sequence[T],
-    left: list[int],
-    workers: int,
-    on_done: OnDone,
-    on_progress: OnDone,
-    meanwhile: Callable[[], None],
-) -> None:
-    """Runs the tasks with the numbers `left`, and takes each finished one out of that list."""
-    context = multiprocessing.get_context("fork" if _has_one_thread() else "spawn")
-    progress = context.Value("q", 0)
-    stopped, stop = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(workers, len(left)), context, _start_worker, (function, progress, stopped))
-    try:
-        waiting: dict[Future[None], int] = {pool.submit(_run_in_worker, tasks[number]): number for number in left}
-        # The threads that hand out the tasks take turns with this one: let them finish before `meanwhile` keeps it busy.
-        wait(waiting, timeout=0.01)
-        meanwhile()
+    def _in_pool(self, left: list[int], is_first: bool) -> None:
+        """Runs the tasks with the numbers `left`, and takes each finished one out of that list."""
+        context = multiprocessing.get_context("fork" if _has_one_thread() else "spawn")
+        progress = context.Value("q", 0)
+        stopped, stop = context.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(min(self.workers, len(left)), context, _start_worker, (self.function, progress, stopped))
+        try:
+            waiting: dict[Future[None], int] = {pool.submit(_run_in_worker, self.tasks[number]): number for number in left}
+            # The threads that hand out the tasks take turns with this one: let them finish before `meanwhile` keeps it busy.
+            wait(waiting, timeout=0.01)
+            if is_first:
+                self.meanwhile()
+            while waiting:
+                finished, _ = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                self.on_progress(progress.value)
+                for future in finished:
+                    number = waiting.pop(future)
+                    future.result()
+                    left.remove(number)
+                    self.on_done(number)
+        finally:
+            stop.send_bytes(b"stop")
+            pool.shutdown(cancel_futures=True)
+            stop.close()
+            stopped.close()
+
+    def with_ray(self) -> None:
+        """As Ray tasks of one CPU each; a lost task is run again by Ray."""
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError("--engine ray needs ray; pip install 'huatuo-jax[ray]'") from error
+        self.meanwhile()
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+        name = getattr(self.function, "__name__", "task")
+        remote = ray.remote(num_cpus=1, max_retries=MAX_LOST)(_call).options(name=name)
+        function = ray.put(self.function)
+        numbers = {remote.remote(function, task): number for number, task in enumerate(self.tasks)}
+        waiting = list(numbers)
         while waiting:
-            finished, _ = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            on_progress(progress.value)
-            for future in finished:
-                number = waiting.pop(future)
-                future.result()
-                left.remove(number)
-                on_done(number)
-    finally:
-        stop.send_bytes(b"stop")
-        pool.shutdown(cancel_futures=True)
-        stop.close()
-        stopped.close()
+            finished, waiting = ray.wait(waiting)
+            for reference in finished:
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error
+                self.on_done(numbers[reference])
+
+
+def _call(function: Callable[[T], object], task: T) -> None:
+    function(task)
 
 
 def _has_one_thread() -> bool:
@@ -221,30 +244,3 @@ def _run_in_worker(task: Any) -> None:
         _function(task)
     finally:
         _is_running = False
-
-
-def _call(function: Callable[[T], object], task: T) -> None:
-    function(task)
-
-
-def _run_with_ray(function: Callable[[T], object], tasks: Sequence[T], on_done: OnDone, meanwhile: Callable[[], None]) -> None:
-    """As Ray tasks of one CPU each; a lost task is run again by Ray."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("--engine ray needs ray; pip install 'huatuo-jax[ray]'") from error
-    meanwhile()
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    remote = ray.remote(num_cpus=1, max_retries=MAX_LOST)(_call).options(name=getattr(function, "__name__", "task"))
-    shared = ray.put(function)
-    numbers = {remote.remote(shared, task): number for number, task in enumerate(tasks)}
-    waiting = list(numbers)
-    while waiting:
-        finished, waiting = ray.wait(waiting)
-        for reference in finished:
-            try:
-                ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
-            on_done(numbers[reference])

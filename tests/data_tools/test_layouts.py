@@ -1,12 +1,11 @@
 """Every layout becomes the same record; what is not a record says why."""
 
-import argparse
-
 import pytest
 
 from data_tools.cli.dataset import import_records_arguments
 from data_tools.records.layouts import LAYOUTS as KNOWN
 from data_tools.records.layouts import canonical_source, to_record
+from huatuo_jax.cli.arguments import Parser
 from huatuo_jax.data.record import Record
 from huatuo_jax.errors import RecordError
 from huatuo_jax.io.json_document import Pair
@@ -114,7 +113,7 @@ def test_what_is_no_record_says_why(value, reason):
 
 
 def test_the_command_offers_every_layout():
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     import_records_arguments(parser)
     for name in ("auto", *KNOWN):
         assert parser.parse_args(["a.jsonl", "--out", "out", "--layout", name]).layout == name

@@ -1,6 +1,6 @@
 """Console script `huatuo`: its commands, by module, and its entry point. `console.py` says what a command is."""
 
-from collections.abc import Sequence
+import functools
 
 from huatuo_jax.cli.console import main as run_program
 
@@ -17,6 +17,5 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `huatuo`; returns the exit code."""
-    return run_program("huatuo", "Train a model from a plan, look at the run, ask the model.", COMMANDS, argv)
+main = functools.partial(run_program, "huatuo", "Train a model from a plan, look at the run, ask the model.", COMMANDS)
+"""Entry point of `huatuo`: arguments (None = the command line's) → exit code."""

@@ -87,7 +87,7 @@ def print_error(error: HuatuoError) -> None:
     err_console.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
 
 
-def main(program: str, description: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
+def main(program: str, description: str, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
     """Runs one command of a program and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     # "collect calibrate" before "collect", of which it is no argument.

@@ -105,7 +105,7 @@ def import_folder(
                 "folder": str(folder.resolve()),
                 "layout": weights.layout,
                 "config_json": sha256_file(folder / "config.json"),
-                "dtypes": sorted({info.dtype_name for info in weights.files.tensors.values()}),
+                "dtypes": sorted({tensor.dtype_name for tensor in weights.tensors.values()}),
             },
             "time": time.time(),
         }

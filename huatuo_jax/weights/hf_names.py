@@ -34,6 +34,14 @@ import numpy as np
 
 from huatuo_jax.config import ModelConfig, require
 
+DTypeName = Literal["float32", "bfloat16", "float16"]
+DTYPE_NAMES: dict[DTypeName, tuple[str, str]] = {
+    "float32": ("F32", "torch.float32"),
+    "bfloat16": ("BF16", "torch.bfloat16"),
+    "float16": ("F16", "torch.float16"),
+}
+"""The dtypes that are read and written, and what safetensors and torch call them."""
+
 Layout = Literal["llama", "baichuan", "qwen2", "qwen3", "yi"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 

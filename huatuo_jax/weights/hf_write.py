@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,10 @@ from huatuo_jax.io.files import PathLike, directory_aside, write_json, write_tex
 from huatuo_jax.models.norms import row_lengths
 from huatuo_jax.weights.card import CardFacts, model_card
 from huatuo_jax.weights.hf_config import write_config
-from huatuo_jax.weights.hf_names import Layout, Row, check_layout, native_layout, tensors
+from huatuo_jax.weights.hf_names import DTYPE_NAMES, DTypeName, Layout, Row, check_layout, native_layout, tensors
 from huatuo_jax.weights.hf_tokenizer import SpecialIds, check_reader, export_tokenizer
 from huatuo_jax.weights.open import StoredModel, open_stored_model
 
-DTypeName = Literal["float32", "bfloat16", "float16"]
-DTYPES: dict[DTypeName, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-
-SAFETENSORS_NAMES: dict[DTypeName, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 INDEX = "model.safetensors.index.json"
 
 CHOICES = ("auto", "native", "llama")
@@ -106,13 +102,13 @@ def choose_layout(model: ModelConfig, wanted: str) -> Layout:
 
 def export_dtype(source: StoredModel, wanted: str) -> DTypeName:
     """ "auto" is the dtype in which a run computed, and that of the folder from which a base was imported."""
-    require(wanted in (*DTYPES, "auto"), f"--dtype {wanted}: choose one of {', '.join(DTYPES)}, auto")
+    require(wanted in (*DTYPE_NAMES, "auto"), f"--dtype {wanted}: choose one of {', '.join(DTYPE_NAMES)}, auto")
     if wanted != "auto":
         return cast(DTypeName, wanted)
     # A base records what its folder's files called the dtypes: "BF16" in safetensors, "torch.bfloat16" in a .bin.
     imported = source.meta.get("origin", {}).get("dtypes", [])
-    for dtype, name in SAFETENSORS_NAMES.items():
-        if imported in ([name], [f"torch.{dtype}"]):
+    for dtype, names in DTYPE_NAMES.items():
+        if len(imported) == 1 and imported[0] in names:
             return dtype
     return source.meta["config"].get("compute", {}).get("dtype", "float32")
 
@@ -205,7 +201,7 @@ def write_weights(
     """
     theirs = tensors(source.config, layout)
     shapes = {name: parts[0][0].their_shape for name, parts in theirs.items()}
-    sizes = {name: math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize for name, shape in shapes.items()}
+    sizes = {name: math.prod(shape) * jnp.dtype(dtype).itemsize for name, shape in shapes.items()}
     total, free = sum(sizes.values()), shutil.disk_usage(folder).free
     if total > free:
         numbers = f"the weights take {total / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB left"
@@ -243,7 +239,7 @@ def _convert(row: Row, dtype: DTypeName, normalise: bool) -> Callable[..., tuple
             array = jax.lax.dynamic_index_in_dim(array, layer, keepdims=False)
         if normalise:
             array = array.astype(jnp.float32) / row_lengths(array)
-        part = row.to_theirs(array).astype(DTYPES[dtype])
+        part = row.to_theirs(array).astype(dtype)
         return part, jnp.isfinite(part).all()
 
     return jax.jit(convert)
@@ -283,7 +279,7 @@ def _laid_out(
     The library's `save_file` wants all tensors of a file in memory at once, and ours come as the checkpoint stores them: all
     layers of one projection, which belong to as many shards. So every header is written first, and each part goes to its place.
     """
-    wide = np.dtype(DTYPES[dtype])
+    wide = jnp.dtype(dtype)
     places: dict[str, tuple[BinaryIO, int]] = {}
     with contextlib.ExitStack() as open_files:
         files = [open_files.enter_context(open(folder / name, "wb")) for name in shards]
@@ -292,7 +288,7 @@ def _laid_out(
             end = 0
             for name in names:
                 start, end = end, end + math.prod(shapes[name]) * wide.itemsize
-                header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shapes[name]), "data_offsets": [start, end]}
+                header[name] = {"dtype": DTYPE_NAMES[dtype][0], "shape": list(shapes[name]), "data_offsets": [start, end]}
             text = json.dumps(header, separators=(",", ":")).encode("utf-8")
             text += b" " * (-len(text) % 8)  # so that tensors are aligned in the mapped file
             file.write(len(text).to_bytes(8, "little") + text)

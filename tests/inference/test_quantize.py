@@ -244,7 +244,7 @@ def test_an_hf_folder_is_never_in_memory_unquantised(tmp_path, monkeypatch):
 
     monkeypatch.setattr(load, "_on_devices", watched)
     kept = load.load_params(weights, convert=quantizer_of(config, "int4"))
-    largest = max(info.dtype.itemsize * np.prod(info.shape) for info in weights.files.tensors.values())
+    largest = max(tensor.dtype.itemsize * np.prod(tensor.shape) for tensor in weights.tensors.values())
     assert len(peak) == weights.count_parts()
     assert max(peak) <= stored_bytes(kept) + largest
     assert max(peak) < whole / 4

@@ -51,7 +51,7 @@ def main(folder: str, dtype: str) -> dict[str, float]:
     peak.running = False
     peak.join()
     target = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    largest = max(math.prod(info.shape) * info.dtype.itemsize for info in weights.files.tensors.values())
+    largest = max(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in weights.tensors.values())
     return {"seconds": seconds, "target": target, "largest": largest, "above": peak.bytes - before - target}
 
 

@@ -49,22 +49,22 @@ def write_sharded(folder: Path, suffix: str) -> Path:
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 def test_all_tensors_are_read_as_written(tmp_path, write, suffix):
     write(tmp_path, suffix)
-    files = open_tensors(tmp_path)
-    assert {name: as_bits(files.read(name)) for name in files.tensors} == {n: as_bits(t) for n, t in TENSORS.items()}
-    assert {name: info.shape for name, info in files.tensors.items()} == {n: tuple(t.shape) for n, t in TENSORS.items()}
+    stored = open_tensors(tmp_path)
+    assert {name: as_bits(tensor.read()) for name, tensor in stored.items()} == {n: as_bits(t) for n, t in TENSORS.items()}
+    assert {name: tensor.shape for name, tensor in stored.items()} == {n: tuple(t.shape) for n, t in TENSORS.items()}
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 def test_tensors_are_views_of_the_mapped_file(tmp_path, suffix):
     write_single(tmp_path, suffix)
-    array = open_tensors(tmp_path).read("wide")
+    array = open_tensors(tmp_path)["wide"].read()
     assert not array.flags.owndata
 
 
 def test_safetensors_need_no_torch(tmp_path):
     write_single(tmp_path, "safetensors")
     code = "import sys; sys.modules['torch'] = None; from huatuo_jax.weights.hf_read import open_tensors; " + (
-        f"print(open_tensors({str(tmp_path)!r}).read('narrow')[3])"
+        f"print(open_tensors({str(tmp_path)!r})['narrow'].read()[3])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "1"
 
@@ -80,7 +80,7 @@ def test_tensors_at_odd_addresses(tmp_path):
     header = json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     header += b" " * (1 - len(header) % 2)
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + np.float32([1.5, -2]).tobytes())
-    assert len(header) % 2 == 1 and open_tensors(tmp_path).read("x").tolist() == [1.5, -2.0]
+    assert len(header) % 2 == 1 and open_tensors(tmp_path)["x"].read().tolist() == [1.5, -2.0]
 
 
 def test_a_folder_without_weights(tmp_path):
@@ -233,7 +233,7 @@ def test_another_dtype_is_refused_when_it_is_read(tmp_path, suffix):
         tensors, tmp_path / "pytorch_model.bin"
     )
     with pytest.raises(DataError, match=r"quantised is (I8|torch.int8)"):
-        open_tensors(tmp_path).read("quantised")
+        open_tensors(tmp_path)["quantised"].read()
 
 
 def test_weights_behind_a_url_scheme_are_refused():

@@ -43,7 +43,7 @@ class Watch:
     def _sample(self) -> None:
         while self._running:
             self.peak = max(self.peak, anonymous() - self.before)
-            time.sleep(0.002)
+            time.sleep(0.001)
 
     def __exit__(self, *error: object) -> None:
         self.seconds = time.perf_counter() - self._began
@@ -56,16 +56,14 @@ class Watch:
 
 
 def ours_load(folder: Path) -> None:
-    """`huatuo_jax.weights.hf_read`."""
+    """`huatuo_jax.weights.open` and `load`."""
     import jax
 
-    from huatuo_jax.weights.hf_config import read_config
-    from huatuo_jax.weights.hf_read import open_weights
-    from huatuo_jax.weights.load import load_params
+    from huatuo_jax.weights.open import open_stored_model
 
     jax.devices()
     with Watch() as watch:
-        jax.block_until_ready(load_params(open_weights(folder, read_config(folder)), dtype=None))
+        jax.block_until_ready(open_stored_model(folder).params(dtype=None))
     watch.show()
 
 

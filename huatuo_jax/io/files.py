@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
-from huatuo_jax.errors import DataError, HuatuoError
+from huatuo_jax.errors import DataError, DoesNotFitError, HuatuoError
 
 PathLike = str | os.PathLike[str]
 CHUNK = 1 << 20
@@ -101,6 +101,14 @@ def locked(path: PathLike, busy: HuatuoError) -> Iterator[None]:
         except OSError:
             pass  # Some network file systems have no locks: there two processes can only be kept apart by their users.
         yield
+
+
+def check_room(path: Path, size: int) -> None:
+    """Raises DoesNotFitError if `size` bytes at `path` will not fit on its disk; what is missing of the path need not exist."""
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise DoesNotFitError(f"{path} needs {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; make room")
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ from jax.typing import DTypeLike
 from huatuo_jax.config import ModelConfig, config_to_dict, require
 from huatuo_jax.data.formats import get_format
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
-from huatuo_jax.errors import ConfigError, DoesNotFitError
-from huatuo_jax.io.files import PathLike, directory_aside, sha256_file
+from huatuo_jax.errors import ConfigError
+from huatuo_jax.io.files import PathLike, check_room, directory_aside, sha256_file
 from huatuo_jax.weights.checkpoint import write_checkpoint
 from huatuo_jax.weights.hf_config import FolderOptions, read_config
 from huatuo_jax.weights.hf_read import open_weights
@@ -86,7 +86,8 @@ def import_folder(
     tokenizer = load_tokenizer(tokenizer_path or folder)
     check_vocabulary(tokenizer, config, "; give the model's own tokenizer with --tokenizer")
     recorded, remark = _choose_format(tokenizer, tokenizer_path or folder, format_name)
-    _check_target(out, weights.size(dtype))
+    require(not out.exists(), f"{out} exists; choose another directory, or remove it")
+    check_room(out, weights.size(dtype))
     params = load_params(weights, mesh, dtype, advance)
     with directory_aside(out) as aside:
         copied = copy_tokenizer(tokenizer.path, aside)
@@ -128,12 +129,3 @@ def _choose_format(tokenizer: Tokenizer, path: PathLike, wanted: str | None) -> 
             raise
         return None, str(error)
     return name, ""
-
-
-def _check_target(out: Path, size: int) -> None:
-    """Raises ConfigError if something is at `out`, DoesNotFitError if `size` bytes will not fit on its disk."""
-    require(not out.exists(), f"{out} exists; choose another directory, or remove it")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if size > free:
-        raise DoesNotFitError(f"{out} needs {size / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB free; make room")

@@ -16,7 +16,7 @@ sharding nor on the number of devices, so a checkpoint verifies on any mesh.
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, is_local
 
 SCHEMA = 1
+T = TypeVar("T")
 
 _BIT_TYPES = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
@@ -170,7 +171,7 @@ def _host() -> jax.Device:
         return jax.local_devices()[0]
 
 
-def agreed(path: epath.Path, work: Callable[[], Any]) -> Any:
+def agreed(path: epath.Path, work: Callable[[], T]) -> T:
     """Does `work` on every process; if it fails on one, it fails on all, so that none waits for ever."""
     value, failure = None, None
     try:
@@ -189,7 +190,7 @@ def agreed(path: epath.Path, work: Callable[[], Any]) -> Any:
             failure = DataError(f"the checkpoint {path} is torn or altered (process {int(np.argmax(failed))} could not read it)")
     if failure is not None:
         raise failure
-    return value
+    return cast(T, value)
 
 
 def save_arguments(step: int, items: Mapping[str, Any], meta: Mapping[str, Any]) -> ocp.args.Composite:
@@ -248,7 +249,7 @@ def fingerprints(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
     return {name: f"{dtype_and_shape(array)}:{int(np.asarray(mixed_sum(array))):08x}" for name, array in arrays.items()}
 
 
-def dtype_and_shape(array: Any) -> str:
+def dtype_and_shape(array: jax.Array | jax.ShapeDtypeStruct) -> str:
     """ "dtype[shape]" of an array or of its abstract form."""
     return f"{jnp.dtype(array.dtype).name}[{','.join(map(str, array.shape))}]"
 
@@ -261,14 +262,16 @@ def _replicated(arrays: Mapping[str, jax.Array]) -> NamedSharding | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(out_sharding: NamedSharding | None) -> Any:
+def _compiled(out_sharding: NamedSharding | None) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(_mixed_sum, out_shardings=out_sharding)
 
 
 def _mixed_sum(array: jax.Array) -> jax.Array:
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
+    # Bits, not values: −0.0 and 0.0 differ, and NaN equals itself.
     bits = jax.lax.bitcast_convert_type(array, _BIT_TYPES[array.dtype.itemsize]).astype(jnp.uint32)
+    # The place of each element in row-major order, from its place on each axis, so that no axis has to be whole on one device.
     index = jnp.zeros(bits.shape, jnp.uint32)
     for axis in range(bits.ndim):
         stride = math.prod(bits.shape[axis + 1 :]) % 2**32

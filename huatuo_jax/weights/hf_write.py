@@ -21,15 +21,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from huatuo_jax.config import ModelConfig, require
-from huatuo_jax.errors import DataError, DoesNotFitError
-from huatuo_jax.io.files import PathLike, directory_aside, write_json, write_text
+from huatuo_jax.errors import DataError
+from huatuo_jax.io.files import PathLike, check_room, directory_aside, write_json, write_text
 from huatuo_jax.models.norms import row_lengths
 from huatuo_jax.weights.card import CardFacts, model_card
 from huatuo_jax.weights.hf_config import write_config
@@ -147,7 +147,7 @@ def export(
         "folder": str(folder),
         "layout": layout,
         "dtype": dtype,
-        **written._asdict(),
+        **written,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -173,14 +173,6 @@ def _write_configs(model: ModelConfig, layout: Layout, dtype: DTypeName, ids: Sp
     write_json(folder / "generation_config.json", {**{k: v for k, v in named.items() if v is not None}, **SAMPLING})
 
 
-class Written(NamedTuple):
-    """What was written: bytes of tensors, tensors, files."""
-
-    bytes: int
-    tensors: int
-    shards: int
-
-
 def write_weights(
     source: StoredModel,
     layout: Layout,
@@ -188,7 +180,7 @@ def write_weights(
     folder: Path,
     max_shard_size: int,
     advance: Callable[[int, int], None],
-) -> Written:
+) -> dict[str, int]:
     """Writes every tensor of the layout. A NormHead goes into any layout but its own with rows normalised in fp32, then cast.
 
     Args:
@@ -198,14 +190,15 @@ def write_weights(
     Raises:
       DataError: a weight is NaN or infinite, or would be in `dtype`; the tensor is named.
       DoesNotFitError: the disk has no room for them.
+
+    Returns:
+      What was written: `bytes` of tensors, `tensors`, and `shards`, the files.
     """
     theirs = tensors(source.config, layout)
     shapes = {name: parts[0][0].their_shape for name, parts in theirs.items()}
     sizes = {name: math.prod(shape) * jnp.dtype(dtype).itemsize for name, shape in shapes.items()}
-    total, free = sum(sizes.values()), shutil.disk_usage(folder).free
-    if total > free:
-        numbers = f"the weights take {total / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB left"
-        raise DoesNotFitError(f"{numbers}; make room")
+    total = sum(sizes.values())
+    check_room(folder.parent, total)
     places: dict[str, list[tuple[Row, int]]] = {}
     for parts in theirs.values():
         for row, layer in parts:
@@ -227,7 +220,7 @@ def write_weights(
     if len(shards) > 1:
         weight_map = {name: file for file, names in shards.items() for name in names}
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    return Written(total, len(shapes), len(shards))
+    return {"bytes": total, "tensors": len(shapes), "shards": len(shards)}
 
 
 @functools.lru_cache(maxsize=64)

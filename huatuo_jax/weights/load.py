@@ -105,13 +105,15 @@ def _sharding_of_view(sharding: Sharding, row: Row) -> Sharding:
     """The sharding of a parameter's layer with its axes in their order."""
     if not isinstance(sharding, NamedSharding):
         return sharding
+    # Example: layers.attention.query [L, D, N, H] is sharded (None, fsdp, tensor, None). In the file one layer of it is a view
+    # [N, H, D] (axes (2, 0, 1)), so its sharding there is (tensor, None, fsdp): a device reads its own heads and columns alone.
     ours = (*sharding.spec, *[None] * (len(row.axes) + row.per_layer - len(sharding.spec)))[int(row.per_layer) :]
     theirs = [ours[row.axes.index(axis)] for axis in range(len(row.axes))]
     return NamedSharding(sharding.mesh, PartitionSpec(*theirs))
 
 
 @functools.lru_cache(maxsize=64)
-def _zeros(name: str, leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Convert | None) -> Any:
+def _zeros(name: str, leaf: jax.ShapeDtypeStruct, dtype: DTypeLike, convert: Convert | None) -> Callable[[], Any]:
     """() → what is kept of a stacked parameter, all zeros."""
     keep = convert or _cast_to(dtype)
     shapes = jax.eval_shape(functools.partial(keep, name), leaf)
@@ -120,8 +122,10 @@ def _zeros(name: str, leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Convert |
 
 
 @functools.lru_cache(maxsize=64)
-def _write_layer(row: Row, leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Convert | None) -> Any:
+def _write_layer(row: Row, leaf: jax.ShapeDtypeStruct, dtype: DTypeLike, convert: Convert | None) -> Callable[..., Any]:
     """(what is kept of a stacked parameter, layer, part [view]) → the same, in place, with that layer set."""
+    # Compiled once a parameter, not once a layer: `layer` is an argument. The old stack is donated, so that it never exists
+    # twice.
     keep = convert or _cast_to(dtype)
 
     def write(stacked: Any, layer: jax.Array, part: jax.Array) -> Any:
@@ -131,5 +135,5 @@ def _write_layer(row: Row, leaf: jax.ShapeDtypeStruct, dtype: Any, convert: Conv
     return jax.jit(write, donate_argnums=0, out_shardings=converted_shardings(keep, row.ours, leaf))
 
 
-def _cast_to(dtype: Any) -> Convert:
+def _cast_to(dtype: DTypeLike) -> Convert:
     return lambda name, array: array.astype(dtype)

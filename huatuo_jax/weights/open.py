@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh, Sharding
+from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, config_from_dict, require
 from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -110,7 +111,7 @@ class StoredModel:
         return recorded_format(self.root) if self.kind == "hf" else self.meta.get("template") or ""
 
     def params(
-        self, placement: Mesh | Sharding | None = None, dtype: Any = jnp.float32, convert: "Convert | None" = None
+        self, placement: Mesh | Sharding | None = None, dtype: DTypeLike | None = jnp.float32, convert: "Convert | None" = None
     ) -> "Params":
         """The verified parameters on devices: nested dictionaries, the tree of `huatuo_jax.models.decoder`.
 
@@ -185,11 +186,16 @@ def open_stored_model(
     kind, folder = kind_of(path), absolute(path)
     if kind == "hf":
         return StoredModel(path, kind, folder, read_config(path, name=name, like=like, **options))
-    flags = ", ".join(f"--{option}" for option, value in options.items() if value)
-    require(not flags, f"{path} is a checkpoint, which records everything about its model; leave out {flags}")
+    refuse_options(path, options)
     root, checkpoint = (folder.parent.parent, folder) if kind == "step" else (folder, latest_checkpoint(folder))
     meta = read_meta(checkpoint)
     return StoredModel(path, kind, root, config_from_dict(ModelConfig, meta["config"]["model"]), checkpoint, meta)
+
+
+def refuse_options(path: PathLike, options: FolderOptions) -> None:
+    """Raises ConfigError if options of a Hugging Face folder are given for `path`, a checkpoint."""
+    flags = ", ".join(f"--{option}" for option, value in options.items() if value)
+    require(not flags, f"{path} is a checkpoint, which records everything about its model; leave out {flags}")
 
 
 def kind_of(path: PathLike) -> Kind:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -168,7 +169,7 @@ def test_a_target_that_exists_is_left_alone(tmp_path, folder, capsys):
 
 def test_a_disk_too_small_is_noticed_before_the_work(tmp_path, folder, capsys, monkeypatch):
     usage = dataclasses.make_dataclass("Usage", ["free"])(1000)
-    monkeypatch.setattr(base_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert "make room" in refusal(capsys, folder, tmp_path / "base")
 
 

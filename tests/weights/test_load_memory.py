@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_memory_above_file_and_parameters_is_under_two_tensors(folder: Path, dtype: str, devices: int) -> None:
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "load_memory.py"), str(folder), dtype]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "tests.support.load_memory", str(folder), dtype]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     print(dtype, devices, {name: round(value / 1e6, 1) if value > 1e4 else round(value, 2) for name, value in found.items()})
     assert found["target"] >= 1.2e9

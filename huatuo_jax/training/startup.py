@@ -30,7 +30,7 @@ from huatuo_jax.io.files import sha256_json
 from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.training.step import TrainState, TrainStep
-from huatuo_jax.weights.open import StoredModel, open_stored_model
+from huatuo_jax.weights.open import StoredModel, check_vocabulary, open_stored_model
 
 SAME_FUNCTION = ("name", "max_length", "initializer_range", "z_loss_weight")
 """Fields of a model that may differ from those of the weights it starts from: they do not change what the weights compute."""
@@ -61,11 +61,8 @@ def open_run_data(config: RunConfig, console: Console) -> RunData:
     plan.check_matches(dataset, config.data)
     total_steps = count_steps(config, len(plan), console)
     tokenizer = dict(dataset.manifest["tokenizer"])
-    require(
-        tokenizer["vocab_size"] <= config.model.vocab_size,
-        f"the data's tokenizer {tokenizer['path']} has {tokenizer['vocab_size']} tokens and model.vocab_size is "
-        f"{config.model.vocab_size}; encode the data with the model's tokenizer, or raise model.vocab_size",
-    )
+    remedy = "; encode the data with the model's tokenizer, or raise model.vocab_size"
+    check_vocabulary(tokenizer["path"], tokenizer["vocab_size"], config.model, remedy, warn=False)
     facts = {"plan_hash": plan.hash, "tokenizer": tokenizer, "template": dataset.manifest["template"], "total_steps": total_steps}
     return RunData(dataset, plan, total_steps, facts)
 

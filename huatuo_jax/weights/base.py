@@ -84,7 +84,7 @@ def import_folder(
     config = read_config(folder, name=name, **options)
     weights = open_weights(folder, config)
     tokenizer = load_tokenizer(tokenizer_path or folder)
-    check_vocabulary(tokenizer, config, "; give the model's own tokenizer with --tokenizer")
+    check_vocabulary(tokenizer.path, tokenizer.vocab_size, config, "; give the model's own tokenizer with --tokenizer")
     recorded, remark = _choose_format(tokenizer, tokenizer_path or folder, format_name)
     require(not out.exists(), f"{out} exists; choose another directory, or remove it")
     check_room(out, weights.size(dtype))

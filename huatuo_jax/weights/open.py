@@ -86,7 +86,7 @@ class StoredModel:
                     f"{tokenizer.path} is not the tokenizer that {self.root} was trained with (its SHA-256 differs); restore the "
                     "original file"
                 )
-        check_vocabulary(tokenizer, self.config)
+        check_vocabulary(tokenizer.path, tokenizer.vocab_size, self.config)
         return tokenizer
 
     def tokenizer_fingerprints(self) -> list[str]:
@@ -214,9 +214,14 @@ def kind_of(path: PathLike) -> Kind:
     return "step"
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, remedy: str = "") -> None:
-    """Raises ConfigError if a tokenizer is larger than the model's vocabulary; warns on stderr if it is much smaller."""
-    numbers = f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens and the model's vocabulary {config.vocab_size}"
-    require(tokenizer.vocab_size <= config.vocab_size, f"{numbers}: they do not belong together{remedy}")
-    if tokenizer.vocab_size < PADDED_SHARE * config.vocab_size:
+def check_vocabulary(path: str, size: int, config: ModelConfig, remedy: str = "", warn: bool = True) -> None:
+    """Raises ConfigError if a tokenizer of `size` tokens is larger than the model's vocabulary.
+
+    Args:
+      path: of the tokenizer. remedy: what to do about it.
+      warn: also prints a warning to stderr if it is smaller than padding explains.
+    """
+    numbers = f"the tokenizer {path} has {size} tokens and the model's vocabulary {config.vocab_size}"
+    require(size <= config.vocab_size, f"{numbers}: they do not belong together{remedy}")
+    if warn and size < PADDED_SHARE * config.vocab_size:
         print(f"warning: {numbers}, more than padding explains: they may not belong together{remedy}", file=sys.stderr)

@@ -8,8 +8,8 @@ A layout is how a folder names and packs its tensors. A Baichuan model with RoPE
     qwen3      as llama, with q and k norms
     yi         as llama, the norms named ln1 and ln2 (first Yi release): read only
 
-`table(config, layout)` has one `Row` for each of our parameters, which says where one layer of it lies in the folder and how its
-axes are ordered there. The keys of a Baichuan with hidden size 64 and 4 heads of 16, for example:
+`table(config, layout)` has one `NameRow` for each of our parameters, which says where one layer of it lies in the folder and how
+its axes are ordered there. The keys of a Baichuan with hidden size 64 and 4 heads of 16, for example:
 
     ours          layers.attention.key, one layer [64, 4, 16]
     theirs        model.layers.{layer}.self_attn.W_pack.weight [192, 64], from index 64 on: `start`
@@ -49,7 +49,7 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """Where one layer of one of our parameters lies in a folder.
 
     Attributes:
@@ -133,7 +133,7 @@ def native_layout(config: ModelConfig) -> Layout:
     return config.family
 
 
-def table(config: ModelConfig, layout: str) -> tuple[Row, ...]:
+def table(config: ModelConfig, layout: str) -> tuple[NameRow, ...]:
     """Every parameter that the model has, once, in the order of the tensors in a folder; per-layer rows once for all layers.
 
     Raises:
@@ -175,7 +175,7 @@ def table(config: ModelConfig, layout: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def tensors(config: ModelConfig, layout: str) -> dict[str, list[tuple[Row, int]]]:
+def tensors(config: ModelConfig, layout: str) -> dict[str, list[tuple[NameRow, int]]]:
     """Every tensor of a folder by its name, in the folder's order, with the (row, layer) pairs that make it up: W_pack has three.
 
     Raises:
@@ -185,7 +185,7 @@ def tensors(config: ModelConfig, layout: str) -> dict[str, list[tuple[Row, int]]
     pairs = [(row, 0) for row in rows if row.ours == "embedding"]
     pairs += [(row, layer) for layer in range(config.num_layers) for row in rows if row.per_layer]
     pairs += [(row, 0) for row in rows if not row.per_layer and row.ours != "embedding"]
-    parts: dict[str, list[tuple[Row, int]]] = {}
+    parts: dict[str, list[tuple[NameRow, int]]] = {}
     for row, layer in pairs:
         parts.setdefault(row.name(layer), []).append((row, layer))
     return parts
@@ -197,18 +197,18 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {row.ours: ((config.num_layers,) if row.per_layer else ()) + row.shape for row in rows}
 
 
-def _same(ours: str, theirs: str, shape: tuple[int, ...], flat: bool = False) -> Row:
+def _same(ours: str, theirs: str, shape: tuple[int, ...], flat: bool = False) -> NameRow:
     """The same order of numbers; `flat`: theirs has one axis."""
-    return Row(ours, theirs, (math.prod(shape),) if flat else shape, 0, shape, tuple(range(len(shape))))
+    return NameRow(ours, theirs, (math.prod(shape),) if flat else shape, 0, shape, tuple(range(len(shape))))
 
 
-def _linear(ours: str, theirs: str, outputs: tuple[int, ...], inputs: tuple[int, ...]) -> Row:
+def _linear(ours: str, theirs: str, outputs: tuple[int, ...], inputs: tuple[int, ...]) -> NameRow:
     """`nn.Linear`: theirs [out, in], ours [in…, out…]."""
     order = (*range(len(outputs), len(outputs) + len(inputs)), *range(len(outputs)))
-    return Row(ours, theirs, (math.prod(outputs), math.prod(inputs)), 0, (*outputs, *inputs), order)
+    return NameRow(ours, theirs, (math.prod(outputs), math.prod(inputs)), 0, (*outputs, *inputs), order)
 
 
-def _stacked_linears(theirs: str, outputs: dict[str, tuple[int, int]], inputs: int) -> list[Row]:
+def _stacked_linears(theirs: str, outputs: dict[str, tuple[int, int]], inputs: int) -> list[NameRow]:
     """Several linears in one tensor, stacked on its first axis in this order."""
     whole = (sum(map(math.prod, outputs.values())), inputs)
     rows, start = [], 0

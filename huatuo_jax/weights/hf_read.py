@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, is_local, read_json
-from huatuo_jax.weights.hf_names import DTYPE_NAMES, Layout, Row, native_layout, table, tensors
+from huatuo_jax.weights.hf_names import DTYPE_NAMES, Layout, NameRow, native_layout, table, tensors
 
 DTYPES = {name: np.dtype(jnp.dtype(dtype)) for dtype, names in DTYPE_NAMES.items() for name in names}
 
@@ -203,10 +203,10 @@ class HFWeights:
 
     config: ModelConfig
     layout: Layout
-    rows: tuple[Row, ...]
+    rows: tuple[NameRow, ...]
     tensors: Tensors
 
-    def layers(self, row: Row) -> int:
+    def layers(self, row: NameRow) -> int:
         """How many tensors hold the parameter: one, or one a layer."""
         return self.config.num_layers if row.per_layer else 1
 
@@ -214,7 +214,7 @@ class HFWeights:
         """How many parts of tensors there are to read."""
         return sum(map(self.layers, self.rows))
 
-    def dtype(self, row: Row) -> np.dtype:
+    def dtype(self, row: NameRow) -> np.dtype:
         """The narrower of float32 and bfloat16 that holds all layers of a parameter exactly; float16 needs float32."""
         dtypes = {self.tensors[row.name(layer)].dtype for layer in range(self.layers(row))}
         return np.dtype(jnp.bfloat16) if dtypes == {np.dtype(jnp.bfloat16)} else np.dtype(np.float32)
@@ -226,7 +226,7 @@ class HFWeights:
             for row in self.rows
         )
 
-    def part(self, row: Row, layer: int = 0) -> np.ndarray:
+    def part(self, row: NameRow, layer: int = 0) -> np.ndarray:
         """One layer of a parameter in their order of axes, shaped `row.view`; a view of the mapped file."""
         return row.part_of(self.tensors[row.name(layer)].read())
 

@@ -33,7 +33,7 @@ from huatuo_jax.io.files import PathLike, check_room, directory_aside, write_jso
 from huatuo_jax.models.norms import row_lengths
 from huatuo_jax.weights.card import CardFacts, model_card
 from huatuo_jax.weights.hf_config import write_config
-from huatuo_jax.weights.hf_names import DTYPE_NAMES, DTypeName, Layout, Row, check_layout, native_layout, tensors
+from huatuo_jax.weights.hf_names import DTYPE_NAMES, DTypeName, Layout, NameRow, check_layout, native_layout, tensors
 from huatuo_jax.weights.hf_tokenizer import SpecialIds, check_reader, export_tokenizer
 from huatuo_jax.weights.open import StoredModel, open_stored_model
 
@@ -199,7 +199,7 @@ def write_weights(
     sizes = {name: math.prod(shape) * jnp.dtype(dtype).itemsize for name, shape in shapes.items()}
     total = sum(sizes.values())
     check_room(folder.parent, total)
-    places: dict[str, list[tuple[Row, int]]] = {}
+    places: dict[str, list[tuple[NameRow, int]]] = {}
     for parts in theirs.values():
         for row, layer in parts:
             places.setdefault(row.ours, []).append((row, layer))
@@ -224,7 +224,7 @@ def write_weights(
 
 
 @functools.lru_cache(maxsize=64)
-def _convert(row: Row, dtype: DTypeName, normalise: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+def _convert(row: NameRow, dtype: DTypeName, normalise: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """(our parameter, layer) → (its part of their tensor in `dtype`, whether all of it is finite); compiled once a row."""
 
     def convert(array: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -238,7 +238,7 @@ def _convert(row: Row, dtype: DTypeName, normalise: bool) -> Callable[..., tuple
     return jax.jit(convert)
 
 
-def _why_not_finite(row: Row, layer: int, array: jax.Array, dtype: DTypeName) -> str:
+def _why_not_finite(row: NameRow, layer: int, array: jax.Array, dtype: DTypeName) -> str:
     """Why a tensor is refused: what the checkpoint holds, or what the narrower dtype would make of it."""
     name, held = row.name(layer), np.asarray(array[layer] if row.per_layer else array)
     bad = held.size - int(np.isfinite(held).sum())

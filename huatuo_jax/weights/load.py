@@ -22,7 +22,7 @@ from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.params import Convert, Params, abstract_params, cast, converted, converted_shardings
 from huatuo_jax.sharding import shardings_of, with_shardings
 from huatuo_jax.weights.checkpoint import as_stored, check_same_arrays, named_leaves, read_array, read_item
-from huatuo_jax.weights.hf_names import Row
+from huatuo_jax.weights.hf_names import NameRow
 from huatuo_jax.weights.hf_read import HFWeights
 
 
@@ -91,7 +91,7 @@ def load_params(
     return jax.tree.unflatten(jax.tree.structure(abstract), [params[name] for name in leaves])
 
 
-def _on_devices(part: np.ndarray, row: Row, sharding: Sharding) -> jax.Array:
+def _on_devices(part: np.ndarray, row: NameRow, sharding: Sharding) -> jax.Array:
     """A part of a mapped tensor, [view], each device with the slice that it needs; the host holds one slice at a time."""
     theirs = _sharding_of_view(sharding, row)
     slices = [
@@ -101,7 +101,7 @@ def _on_devices(part: np.ndarray, row: Row, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_single_device_arrays(part.shape, theirs, slices)
 
 
-def _sharding_of_view(sharding: Sharding, row: Row) -> Sharding:
+def _sharding_of_view(sharding: Sharding, row: NameRow) -> Sharding:
     """The sharding of a parameter's layer with its axes in their order."""
     if not isinstance(sharding, NamedSharding):
         return sharding
@@ -122,7 +122,7 @@ def _zeros(name: str, leaf: jax.ShapeDtypeStruct, dtype: DTypeLike, convert: Con
 
 
 @functools.lru_cache(maxsize=64)
-def _write_layer(row: Row, leaf: jax.ShapeDtypeStruct, dtype: DTypeLike, convert: Convert | None) -> Callable[..., Any]:
+def _write_layer(row: NameRow, leaf: jax.ShapeDtypeStruct, dtype: DTypeLike, convert: Convert | None) -> Callable[..., Any]:
     """(what is kept of a stacked parameter, layer, part [view]) → the same, in place, with that layer set."""
     # Compiled once a parameter, not once a layer: `layer` is an argument. The old stack is donated, so that it never exists
     # twice.

@@ -14,7 +14,7 @@ from huatuo_jax.models.params import Params, abstract_params, init_params, split
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves
-from huatuo_jax.weights.hf_names import Layout, Row, tensors
+from huatuo_jax.weights.hf_names import Layout, NameRow, tensors
 
 MARGIN = 1e-4
 """Two logits nearer than this may swap by rounding alone."""
@@ -82,7 +82,7 @@ def hf_tensors(config: ModelConfig, params: Any, layout: Layout) -> dict[str, np
     """The tensors of a Hugging Face folder that holds these parameters."""
     arrays = {name: np.asarray(array) for name, array in named_leaves(params).items()}
 
-    def part(row: Row, layer: int) -> np.ndarray:
+    def part(row: NameRow, layer: int) -> np.ndarray:
         return row.to_theirs(arrays[row.ours][layer] if row.per_layer else arrays[row.ours])
 
     return {

@@ -18,8 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, RopeScaling
-from huatuo_jax.models.matmul import project
-from huatuo_jax.models.norms import rms_norm
+from huatuo_jax.models.numerics import project, rms_norm
 from huatuo_jax.sharding import constrain
 
 Initializer = Callable[..., jax.Array]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -30,7 +30,9 @@ from huatuo_jax.io.files import sha256_json
 from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.training.saving import Checkpoints
 from huatuo_jax.training.step import TrainState, TrainStep
-from huatuo_jax.weights.open import StoredModel, open_stored_model
+
+if TYPE_CHECKING:
+    from huatuo_jax.weights.open import StoredModel
 
 SAME_FUNCTION = ("name", "max_length", "initializer_range", "z_loss_weight")
 """Fields of a model that may differ from those of the weights it starts from: they do not change what the weights compute."""
@@ -131,7 +133,7 @@ class Start:
 
     case: Literal["fresh", "resume", "weights", "finished"]
     step: int = 0
-    weights: StoredModel | None = None
+    weights: "StoredModel | None" = None
 
 
 def choose_case(checkpoints: Checkpoints, config: RunConfig, facts: Mapping[str, Any]) -> Start:
@@ -194,12 +196,15 @@ def _refuse_if_all_corrupt(checkpoints: Checkpoints) -> None:
         )
 
 
-def open_init(config: RunConfig, facts: Mapping[str, Any]) -> StoredModel:
+def open_init(config: RunConfig, facts: Mapping[str, Any]) -> "StoredModel":
     """Opens `config.init` (a run, a checkpoint, a base or a Hugging Face folder) without reading its weights.
 
     Raises:
       ConfigError: its weights are of another model or tokenizer. DataError: there are none.
     """
+    # Imported here, for most runs are fresh or resumed: it brings along all that reads Hugging Face folders.
+    from huatuo_jax.weights.open import open_stored_model
+
     stored = open_stored_model(config.init, like=config.model)
     changed = differences(config_to_dict(stored.config), config_to_dict(config.model), SAME_FUNCTION)
     lines = [f"model.{one}" for one in changed]

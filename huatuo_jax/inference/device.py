@@ -22,7 +22,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from huatuo_jax.inference.sampling import SamplingRows, next_tokens
-from huatuo_jax.models.cache import KVCache
+from huatuo_jax.models.cache import KVCache, extend
 from huatuo_jax.models.decoder import Decoder
 from huatuo_jax.models.params import Params
 
@@ -110,7 +110,7 @@ def prefill(
     Padding behind a prompt fills slots that are written again before anything sees them.
     """
     model = nnx.merge(graphdef, params)
-    return model.extend(tokens_RS, cache, starts_R, visible=visible, rows_B=rows_R, dtype=dtype)[1]
+    return extend(model, tokens_RS, cache, starts_R, visible=visible, rows_B=rows_R, dtype=dtype)[1]
 
 
 @partial(jax.jit, donate_argnames="state")
@@ -154,7 +154,7 @@ def decode(
     ) -> tuple[jax.Array, KVCache, DecodeState, Decoded]:
         step, cache, state, done = loop
         running_B = state.left > 0
-        hidden_B1D, cache = model.extend(state.last[:, None], cache, state.length, visible=visible, dtype=dtype)
+        hidden_B1D, cache = extend(model, state.last[:, None], cache, state.length, visible=visible, dtype=dtype)
         logits_BV = model.logits(hidden_B1D)[:, 0]
         failed_B = running_B & ~jnp.isfinite(logits_BV).all(axis=1)
         token_B = next_tokens(logits_BV, state.seen, state.length + 1, state.sampling, sampled)

@@ -20,7 +20,7 @@ from huatuo_jax.errors import DataError
 from huatuo_jax.inference.device import LARGEST_PIECE, bucket
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.requests import check_prompt
-from huatuo_jax.models.cache import KVCache
+from huatuo_jax.models.cache import KVCache, extend
 from huatuo_jax.models.decoder import Decoder
 from huatuo_jax.models.params import Params
 
@@ -107,7 +107,7 @@ def _score(
 ) -> tuple[KVCache, jax.Array, jax.Array]:
     """Extends all rows by a piece: fp32 [R, S] log-probability of each position's target, and whether it is the likeliest."""
     model = nnx.merge(graphdef, params)
-    hidden_RSD, cache = model.extend(tokens_RS, cache, starts_R, visible=visible, dtype=dtype)
+    hidden_RSD, cache = extend(model, tokens_RS, cache, starts_R, visible=visible, dtype=dtype)
 
     def score_row(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         hidden_SD, targets_S = row

@@ -24,7 +24,7 @@ import numpy as np
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.models.matmul import matmul
+from huatuo_jax.models.numerics import matmul
 
 MASKED = -1e30
 """Score of an invisible key: finite, so that no softmax becomes NaN; beside a visible key its weight is exactly 0."""

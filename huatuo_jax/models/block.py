@@ -2,7 +2,8 @@
 
 A `Block` holds the parameters of *all* layers, stacked on a leading axis "layers"; its methods see one layer's slice, as the scan
 in `decoder.py` hands it to them. Between its two halves the caller computes attention: to the tokens of the same row in training
-(`attention.py`), to cached keys and values in generation (`cache.py`). Products go through `matmul.py`, which fixes their dtypes.
+(`attention.py`), to cached keys and values in generation (`cache.py`). Products go through `numerics.py`, which fixes their
+dtypes.
 
 Letters behind a name are its dimensions: B rows, S tokens, D hidden, N heads, K kv heads, H head size, F feed-forward,
 P = H / 2 rotated pairs.
@@ -18,8 +19,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, RopeScaling
-from huatuo_jax.models.matmul import project
-from huatuo_jax.models.norms import rms_norm
+from huatuo_jax.models.numerics import project, rms_norm
 from huatuo_jax.sharding import constrain
 
 Initializer = Callable[..., jax.Array]

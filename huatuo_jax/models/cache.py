@@ -1,4 +1,4 @@
-"""Keys and values of the tokens so far: a static-size cache for decoding, and the attention that reads it.
+"""Generation's forward pass: a static-size cache of keys and values, attention to it, and a decoder that appends tokens to it.
 
 The token at position p of a row lies in slot p, so rows of unequal length stand side by side without padding, and a query at
 position p sees the slots up to p. Slots beyond may hold anything finite: they are written before a query can see them.
@@ -8,19 +8,21 @@ Example: rows "a b c" and "d" in a cache of four slots, each about to get its ne
     row 0   a b c _ | token at position 3 sees slots 0…3
     row 1   d _ _ _ | token at position 1 sees slots 0…1, whatever slots 2 and 3 still hold from a row before it
 
-`Decoder.extend` writes and reads it; the generation engine (`inference/`) gives rows to requests.
+The engine (`inference/`) gives rows of the cache to requests and calls `extend` for prompts and for each new token.
 """
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.attention import MASKED
-from huatuo_jax.models.matmul import matmul
+from huatuo_jax.models.decoder import Decoder
+from huatuo_jax.models.numerics import matmul
 from huatuo_jax.sharding import activation_spec, constrain
 
 CACHE_AXES = (None, "batch", "kv_heads", None, None)
@@ -94,3 +96,51 @@ def attend_cached(
     narrow = jnp.float32 if jax.default_backend() == "cpu" else q_BSNH.dtype
     weights_BKGST = jax.nn.softmax(scores_BKGST, axis=-1).astype(narrow)
     return matmul("BKGST,BKTH->BSKGH", weights_BKGST, v_BKTH, q_BSNH.dtype).reshape(q_BSNH.shape)
+
+
+Carry = tuple[jax.Array, jax.Array, jax.Array]
+"""Hidden states, keys, values."""
+
+
+def extend(
+    decoder: Decoder,
+    tokens_BS: jax.Array,
+    cache: KVCache,
+    starts_B: jax.Array,
+    *,
+    visible: int,
+    rows_B: jax.Array | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[jax.Array, KVCache]:
+    """Appends tokens to cached rows: their hidden states after the final norm, [B, S, D], and the cache with them in it.
+
+    Args:
+      decoder: with its parameters.
+      tokens_BS: int32 [B, S], the next tokens of each row.
+      cache: of earlier tokens, in any number of rows.
+      starts_B: int32 [B], position of each row's first new token.
+      visible: slots that attention reads; at least every start + S that counts.
+      rows_B: int32 [B], the cache's row of each of ours; None = the cache has B rows, in this order. Tokens of a row or at a
+        position beyond the cache are not kept.
+      dtype: of activations and matrix products.
+    """
+    # Padding behind a row's tokens gets positions too: what it writes there is overwritten before any query sees it.
+    positions_BS = starts_B[:, None] + jnp.arange(tokens_BS.shape[1])
+    rope, slopes = decoder.rope(positions_BS), decoder.slopes()
+    written_B = jnp.arange(len(tokens_BS)) if rows_B is None else rows_B
+    graphdef, stacked = nnx.split(decoder.layers)
+
+    def layer(carry: Carry, xs: tuple[nnx.State, jax.Array]) -> tuple[Carry, None]:
+        x_BSD, keys, values = carry
+        state, index = xs
+        block = nnx.merge(graphdef, state)
+        q, k, v = block.queries_keys_values(x_BSD, rope)
+        keys = write(keys, k, index, written_B, positions_BS)
+        values = write(values, v, index, written_B, positions_BS)
+        k, v = (read(whole, index, rows_B, visible) for whole in (keys, values))
+        return (block.finish(x_BSD, attend_cached(q, k, v, positions_BS, slopes)), keys, values), None
+
+    # The cache is carried, not scanned over: so XLA updates it in place.
+    carry = (decoder.embed(tokens_BS, dtype), cache.keys, cache.values)
+    (x_BSD, keys, values), _ = jax.lax.scan(layer, carry, (stacked, jnp.arange(decoder.config.num_layers)))
+    return decoder.finish(x_BSD), KVCache(keys, values)

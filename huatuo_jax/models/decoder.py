@@ -1,8 +1,8 @@
 """One decoder for every model of `presets.py`: token ids → hidden states → logits, chosen by `ModelConfig`.
 
-Training and scoring call the decoder on whole rows; generation calls `extend`, which appends tokens to a cache (`cache.py`). Both
-run the same `Block` (`block.py`) in a scan over the layers. Parameters live outside the module, as a plain nested dict that jax,
-optax and Orbax see as any other tree (`params.py`):
+Training and scoring call the decoder on whole rows; generation appends tokens to a cache, with the same `Block` (`block.py`) in
+the same scan over the layers (`extend` in `cache.py`). Parameters live outside the module, as a plain nested dict that jax, optax
+and Orbax see as any other tree (`params.py`):
 
     graphdef, params = split_decoder(config), init_params(config, jax.random.key(seed))
     model = nnx.merge(graphdef, params)                   # inside a jitted function
@@ -25,12 +25,8 @@ from jax.typing import DTypeLike
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.models.attention import Visibility, alibi_slopes, attend
 from huatuo_jax.models.block import Block, ParamFactory, RopeTables, rope_tables
-from huatuo_jax.models.cache import KVCache, attend_cached, read, write
-from huatuo_jax.models.matmul import PRODUCT, in_dtype, matmul
-from huatuo_jax.models.norms import rms_norm, row_lengths
+from huatuo_jax.models.numerics import PRODUCT, in_dtype, matmul, rms_norm, row_lengths
 from huatuo_jax.sharding import constrain
-
-Carry = tuple[jax.Array, jax.Array, jax.Array]
 
 # What is kept of each layer for the backward pass; its input always is.
 _REMAT_POLICIES = {
@@ -76,7 +72,7 @@ class Decoder(nnx.Module):
           remat: what the backward pass recomputes: "none", "dots" (keeps matrix products) or "full" (keeps layer inputs).
           unroll: layers that one iteration of the scan runs; the whole number of layers leaves no loop.
         """
-        rope, visibility = self._rope(positions_BS), Visibility(segment_ids_BS, self._slopes())
+        rope, visibility = self.rope(positions_BS), Visibility(segment_ids_BS, self.slopes())
         graphdef, stacked = nnx.split(self.layers)
 
         def layer(x_BSD: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
@@ -88,64 +84,26 @@ class Decoder(nnx.Module):
             # A scan already keeps the two passes apart; the barriers of prevent_cse would only cost.
             layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[remat], prevent_cse=False)
         # One layer is compiled, whatever their number; its parameters are slices of the stacked ones.
-        x_BSD, _ = jax.lax.scan(layer, self._embed(tokens_BS, dtype), stacked, unroll=unroll)
-        return self._norm(x_BSD)
+        x_BSD, _ = jax.lax.scan(layer, self.embed(tokens_BS, dtype), stacked, unroll=unroll)
+        return self.finish(x_BSD)
 
-    def extend(
-        self,
-        tokens_BS: jax.Array,
-        cache: KVCache,
-        starts_B: jax.Array,
-        *,
-        visible: int,
-        rows_B: jax.Array | None = None,
-        dtype: DTypeLike = jnp.float32,
-    ) -> tuple[jax.Array, KVCache]:
-        """Appends tokens to cached rows: their hidden states after the final norm, [B, S, D], and the cache with them in it.
-
-        Args:
-          tokens_BS: int32 [B, S], the next tokens of each row.
-          cache: of earlier tokens, in any number of rows.
-          starts_B: int32 [B], position of each row's first new token.
-          visible: slots that attention reads; at least every start + S that counts.
-          rows_B: int32 [B], the cache's row of each of ours; None = the cache has B rows, in this order. Tokens of a row or at a
-            position beyond the cache are not kept.
-          dtype: of activations and matrix products.
-        """
-        # Padding behind a row's tokens gets positions too: what it writes there is overwritten before any query sees it.
-        positions_BS = starts_B[:, None] + jnp.arange(tokens_BS.shape[1])
-        rope, slopes = self._rope(positions_BS), self._slopes()
-        written_B = jnp.arange(len(tokens_BS)) if rows_B is None else rows_B
-        graphdef, stacked = nnx.split(self.layers)
-
-        def layer(carry: Carry, xs: tuple[nnx.State, jax.Array]) -> tuple[Carry, None]:
-            x_BSD, keys, values = carry
-            state, index = xs
-            block = nnx.merge(graphdef, state)
-            q, k, v = block.queries_keys_values(x_BSD, rope)
-            keys = write(keys, k, index, written_B, positions_BS)
-            values = write(values, v, index, written_B, positions_BS)
-            k, v = (read(whole, index, rows_B, visible) for whole in (keys, values))
-            return (block.finish(x_BSD, attend_cached(q, k, v, positions_BS, slopes)), keys, values), None
-
-        # The cache is carried, not scanned over: so XLA updates it in place.
-        carry = (self._embed(tokens_BS, dtype), cache.keys, cache.values)
-        (x_BSD, keys, values), _ = jax.lax.scan(layer, carry, (stacked, jnp.arange(self.config.num_layers)))
-        return self._norm(x_BSD), KVCache(keys, values)
-
-    def _rope(self, positions_BS: jax.Array) -> RopeTables | None:
+    def rope(self, positions_BS: jax.Array) -> RopeTables | None:
+        """Rotations at int32 positions [B, S], once for all layers; None for a model with ALiBi."""
         return rope_tables(self.config, positions_BS) if self.config.positions == "rope" else None
 
-    def _slopes(self) -> jax.Array | None:
+    def slopes(self) -> jax.Array | None:
+        """ALiBi's slopes, fp32 [heads]; None for a model with RoPE."""
         return jnp.asarray(alibi_slopes(self.config.num_heads)) if self.config.positions == "alibi" else None
 
-    def _embed(self, tokens_BS: jax.Array, dtype: DTypeLike) -> jax.Array:
+    def embed(self, tokens_BS: jax.Array, dtype: DTypeLike) -> jax.Array:
+        """Token ids [B, S] → what the first layer reads, [B, S, D] in `dtype`."""
         # Rows are looked up in the parameters' dtype, so that the gradient of a frequent token is summed in it too. A quantised
         # table is two of them: integers, and each row's scale.
         rows_BSD = jax.tree.map(lambda x_VD: jnp.take(constrain(x_VD, "vocab", None), tokens_BS, axis=0), self.embedding[...])
         return constrain(in_dtype(rows_BSD, dtype), "batch", None, None)
 
-    def _norm(self, x_BSD: jax.Array) -> jax.Array:
+    def finish(self, x_BSD: jax.Array) -> jax.Array:
+        """What the last layer leaves → hidden states, [B, S, D]."""
         return rms_norm(x_BSD, self.final_norm[...], self.config.norm_eps)
 
     def output_weights(self) -> jax.Array:

@@ -128,7 +128,7 @@ class Start:
 
     case: Literal["fresh", "resume", "weights", "finished"]
     step: int = 0
-    weights: StoredModel | None = None
+    weights: "StoredModel | None" = None
 
 
 def choose_case(checkpoints: Checkpoints, config: RunConfig, facts: Mapping[str, Any]) -> Start:
@@ -191,12 +191,14 @@ def _refuse_if_all_corrupt(checkpoints: Checkpoints) -> None:
         )
 
 
-def open_init(config: RunConfig, facts: Mapping[str, Any]) -> StoredModel:
+def open_init(config: RunConfig, facts: Mapping[str, Any]) -> "StoredModel":
     """Opens `config.init` (a run, a checkpoint, a base or a Hugging Face folder) without reading its weights.
 
     Raises:
       ConfigError: its weights are of another model or tokenizer. DataError: there are none.
     """
+    # Imported here, for most runs are fresh or resumed: it brings along all that reads Hugging Face folders.
+
     stored = open_stored_model(config.init, like=config.model)
     changed = differences(config_to_dict(stored.config), config_to_dict(config.model), SAME_FUNCTION)
     lines = [f"model.{one}" for one in changed]

@@ -30,7 +30,7 @@ import numpy as np
 from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import PathLike, check_room, directory_aside, write_json, write_text
-from huatuo_jax.models.norms import row_lengths
+from huatuo_jax.models.numerics import row_lengths
 from huatuo_jax.weights.card import CardFacts, model_card
 from huatuo_jax.weights.hf_config import write_config
 from huatuo_jax.weights.hf_names import DTYPE_NAMES, DTypeName, Layout, NameRow, check_layout, native_layout, tensors

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from huatuo_jax.config import MeshConfig
-from huatuo_jax.models.cache import KVCache
+from huatuo_jax.models.cache import KVCache, extend
 from huatuo_jax.models.params import init_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import batch_sharding, make_mesh
@@ -118,13 +118,13 @@ def test_pieces_through_the_cache_equal_the_whole_row(name):
         cache, pieces = KVCache.empty(model.config, 2, 12, jnp.float32), []
         rows = jnp.array([1])
         # Row 0 belongs to somebody else, who is two tokens long.
-        _, cache = model.extend(other, cache, jnp.array([0]), visible=12, rows_B=jnp.array([0]))
+        _, cache = extend(model, other, cache, jnp.array([0]), visible=12, rows_B=jnp.array([0]))
         for start, end in ((0, 5), (5, 7)):
             tokens = inputs[0][:, start:end]
-            hidden, cache = model.extend(tokens, cache, jnp.array([start]), visible=8, rows_B=rows)
+            hidden, cache = extend(model, tokens, cache, jnp.array([start]), visible=8, rows_B=rows)
             pieces.append(hidden)
         both = jnp.concatenate([other[:, :1], inputs[0][:, 7:]])
-        hidden, cache = model.extend(both, cache, jnp.array([2, 7]), visible=8)
+        hidden, cache = extend(model, both, cache, jnp.array([2, 7]), visible=8)
         return model(*inputs), jnp.concatenate([*pieces, hidden[1:]], axis=1), model(*row([7, 7, 7], length=3)), hidden[:1]
 
     whole, pieces, other_whole, other_last = whole_and_pieces(params)

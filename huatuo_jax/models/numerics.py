@@ -1,23 +1,29 @@
-"""Every matrix product of the model: operands in the compute dtype, sums in fp32, forward and backward.
+"""Matrix products and norms of the model: in which dtype each operand, sum and gradient is.
+
+Products: operands in the compute dtype, sums in fp32, forward and backward. A plain einsum cannot say that for its gradient:
+asking for fp32 results makes the backward pass multiply fp32 by bf16, which GPUs run as fp32, and not asking for them is three
+times slower for bf16 on CPUs and rounds weight gradients to bf16. It also puts the incoming gradient first in the weights'
+gradient, which CPUs then transpose instead of the smaller activations. Hence a gradient of our own.
 
 Weights may be quantised (`qwix.QArray`, made by `huatuo_jax.inference.quantize`): integers that become numbers on their way into
 the product; where XLA fuses the two, only the integers are read from memory. They have no backward pass.
 
-A plain einsum cannot say that for its gradient: asking for fp32 results makes the backward pass multiply fp32 by bf16, which GPUs
-run as fp32, and not asking for them is three times slower for bf16 on CPUs and rounds weight gradients to bf16. It also puts the
-incoming gradient first in the weights' gradient, which CPUs then transpose instead of the smaller activations.
+Norms: statistics in fp32.
 """
 
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from qwix import QArray, dequantize
 
-Weights: TypeAlias = jax.Array | QArray
+if TYPE_CHECKING:
+    from qwix import QArray
+
+# A QArray is told by its attribute `qvalue`: qwix is imported only where something is quantised.
+Weights: TypeAlias = "jax.Array | QArray"
 OutDType: TypeAlias = DTypeLike | None
 """Of a product; None = the compute dtype, which is that of the activations."""
 
@@ -34,7 +40,7 @@ def matmul(spec: str, x: jax.Array, weights: Weights, out_dtype: OutDType = None
       weights: fp32 parameters (cast to the compute dtype here; their gradient stays fp32), quantised ones, or activations.
       out_dtype: of the result; None = the compute dtype.
     """
-    if isinstance(weights, QArray):
+    if hasattr(weights, "qvalue"):
         return _quantized(spec, x, weights, out_dtype)
     if x.dtype == jnp.float32:
         # All three are one dtype, and for batched products (attention's) jax's own gradient suits CPUs better.
@@ -53,7 +59,7 @@ def project(spec: str, x: jax.Array, weights: Weights) -> jax.Array:
 
     The mark is needed because policies that look for matrix products do not see those inside a custom gradient.
     """
-    if isinstance(weights, QArray):
+    if hasattr(weights, "qvalue"):
         return _quantized(spec, x, weights, None)
     return checkpoint_name(_mixed(spec, x, weights, None), PRODUCT)
 
@@ -80,11 +86,17 @@ _mixed.defvjp(_forward, _backward)
 
 def in_dtype(weights: Weights, dtype: DTypeLike) -> jax.Array:
     """The weights as an array of `dtype`."""
-    return (dequantize(weights) if isinstance(weights, QArray) else weights).astype(dtype)
+    if hasattr(weights, "qvalue"):
+        from qwix import dequantize
+
+        return dequantize(weights).astype(dtype)
+    return weights.astype(dtype)
 
 
-def _quantized(spec: str, x: jax.Array, weights: QArray, out_dtype: OutDType) -> jax.Array:
+def _quantized(spec: str, x: jax.Array, weights: "QArray", out_dtype: OutDType) -> jax.Array:
     """One scale per output multiplies the fp32 sum; scales that change along the contraction multiply the weights before it."""
+    from qwix import dequantize
+
     operands, out = spec.split("->")
     right = operands.split(",")[1]
     kept = [axis for axis, index in enumerate(right) if index in out]
@@ -96,3 +108,22 @@ def _quantized(spec: str, x: jax.Array, weights: QArray, out_dtype: OutDType) ->
     else:
         product = jnp.einsum(spec, x, dequantize(weights.astype(x.dtype)), preferred_element_type=jnp.float32)
     return product.astype(x.dtype if out_dtype is None else out_dtype)
+
+
+# ---------------------------------------------------------------- norms
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+    """x / rms(x) · scale over the last axis; statistics and product in fp32, result in x's dtype."""
+    wide = x.astype(jnp.float32)
+    wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
+    return (wide * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def row_lengths(weights_VD: jax.Array) -> jax.Array:
+    """The L2 norms of the rows, fp32 [V, 1], by which a NormHead divides them; a row of zeros has a length above 0.
+
+    Training divides at every step, with the gradient; export, quantised and baked inference divide once.
+    """
+    wide_VD = weights_VD.astype(jnp.float32)
+    return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(wide_VD), axis=-1, keepdims=True), 1e-24))

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from huatuo_jax.models.matmul import matmul
+from huatuo_jax.models.numerics import matmul
 
 
 def test_gradients_are_those_of_einsum():

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from huatuo_jax.cli.arguments import Parser, local_path
@@ -58,6 +59,8 @@ def train(args: argparse.Namespace) -> Report:
         # Not by returning: at exit jax waits for the other processes, and aborts in C++ when one of them has left already.
         print_error(error)
         sys.stdout.flush()
+        if is_first:
+            time.sleep(3)  # the others' last calls to the coordination service, which lives in this process, are still answered
         os._exit(error.exit_code)
     return report if is_first else {}
 

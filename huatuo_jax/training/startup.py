@@ -61,7 +61,7 @@ def open_run_data(config: RunConfig, console: Console) -> RunData:
     plan.check_matches(dataset, config.data)
     total_steps = count_steps(config, len(plan), console)
     tokenizer = dict(dataset.manifest["tokenizer"])
-    remedy = "; encode the data with the model's tokenizer, or raise model.vocab_size"
+    remedy = f" (model.vocab_size is {config.model.vocab_size}); encode the data with the model's tokenizer, or raise it"
     check_vocabulary(tokenizer["path"], tokenizer["vocab_size"], config.model, remedy, warn=False)
     facts = {"plan_hash": plan.hash, "tokenizer": tokenizer, "template": dataset.manifest["template"], "total_steps": total_steps}
     return RunData(dataset, plan, total_steps, facts)

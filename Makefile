@@ -37,7 +37,7 @@ test-slow: $(VENV)/.tpu  ## the long tests too: pods compiled with libtpu, two p
 
 test-hf4: $(VENV)/.dev $(VENV)-hf4/.done  ## exported folders opened by transformers 4.46, in an environment of its own
 	rm -rf build/hf4
-	JAX_PLATFORMS=cpu $(BIN)/python tests/hf4/make_exports.py build/hf4
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.hf4.make_exports build/hf4
 	HUATUO_EXPORTS=build/hf4 HF_HUB_OFFLINE=1 $(VENV)-hf4/bin/python -m pytest -s -p no:cacheprovider tests/hf4
 
 $(VENV)-hf4/.done: constraints-hf4.txt

@@ -1,6 +1,6 @@
 """Writes exported folders and what they must answer, for `test_transformers_4.py`, which runs where huatuo-jax is not installed.
 
-    python tests/hf4/make_exports.py DIR
+    python -m tests.hf4.make_exports DIR
 
 Each folder of DIR holds the export and `expected.npz` (tokens, our logits) or `expected.json` (texts, ids, prompts, answers).
 """
@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "hf"))
 
 from huatuo_jax.data.dialogue import prompt_tokens
 from huatuo_jax.data.formats import get_format

@@ -66,7 +66,7 @@ def find_cluster(coordinator: str | None = None, num_processes: int | None = Non
         raise ConfigError(f"nothing says who the processes of this run are; {_HOW}")
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise ConfigError(
-            f"--process-id is {process_id}, process {process_id} of {num_processes}; it must be from 0 to {max(num_processes, 1) - 1}"
+            f"--process-id is {process_id} of {num_processes} processes; it must be from 0 to {max(num_processes, 1) - 1}"
         )
     if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdecimal():
         raise ConfigError(f"the address of process 0 is {coordinator!r}; it must look like HOST:PORT")

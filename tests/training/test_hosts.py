@@ -75,7 +75,7 @@ def test_who_the_processes_are_comes_from_flags_or_environment(monkeypatch) -> N
         monkeypatch.setenv(f"JAX_{name}", value)
     assert find_cluster().process_id == 3 and find_cluster().coordinator == "host-a:1234"
     assert find_cluster(process_id=1).process_id == 1
-    with pytest.raises(ConfigError, match="process 4 of 4"):
+    with pytest.raises(ConfigError, match="4 of 4 processes"):
         find_cluster(process_id=4)
     with pytest.raises(ConfigError, match="HOST:PORT"):
         find_cluster("host-a")

@@ -80,7 +80,7 @@ def test_every_command_of_the_domain_guide_runs(desk, repository):
         environment = os.environ | {"PYTHONPATH": str(repository), "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(["bash", "-c", script], cwd=desk, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        assert {arrival.spoken for arrival in server.arrivals} == {"zh"}
+        assert {arrival.language for arrival in server.arrivals} == {"zh"}
         assert all("法律" in arrival.prompt and "一位资深律师" in arrival.prompt for arrival in server.arrivals)
     report = json.loads((desk / "passages" / "report.json").read_text(encoding="utf-8"))
     assert report["sources"]["web"]["extracted"]["texts"] == 21, "the third that is law, and the exam question"

@@ -33,6 +33,13 @@ def _require_at_least(minimum: float, config: object, group: str, *names: str) -
         require(value >= minimum, f"{group}{name} is {value}; it must be at least {minimum}")
 
 
+def _require_finite(config: object, group: str) -> None:
+    """Raises ConfigError if a number of these fields is infinite or none."""
+    for name, value in vars(config).items():
+        if isinstance(value, float):
+            require(math.isfinite(value), f"{group}{name} is {value}; it must be a finite number")
+
+
 @dataclass(frozen=True)
 class RopeScaling:
     """Llama-3's frequency-dependent RoPE scaling (the fields of `rope_scaling` with type "llama3")."""
@@ -146,7 +153,7 @@ class OptimizerConfig:
       schedule_epochs: E of the "huatuo" schedule.
       warmup: fraction of N (or of the run) over which the rate rises from 0; the first update has rate 0.
       floor: final rate of "cosine" as a fraction of `learning_rate`.
-      weight_decay: applied to every parameter, as the original does.
+      weight_decay: of the parameters that `decay` names: "all", as the original does, or "matrices" = all but norms and biases.
       state_dtype: in which Adam's first moment is stored; second_moment_dtype: its second.
     """
 
@@ -155,6 +162,7 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.1
+    decay: Literal["all", "matrices"] = "all"
     clip_norm: float = 1.0
     schedule: Literal["huatuo", "cosine", "constant"] = "huatuo"
     schedule_epochs: float = 1.0
@@ -216,13 +224,25 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """One checkpoint `every` steps; the newest `keep` stay, and those whose step is a multiple of `keep_every` (0 = none)."""
+    """When a run saves, and which of its checkpoints stay.
+
+    Attributes:
+      every: one checkpoint so many steps, and one at the end.
+      keep: the newest so many stay.
+      keep_every: those whose step is a multiple of it stay too (0 = none).
+      keep_best: the one with the lowest "eval_loss", or "eval_loss/SOURCE", stays too ("" = none).
+    """
 
     every: int = 500
     keep: int = 2
     keep_every: int = 0
+    keep_best: str = ""
 
     def __post_init__(self) -> None:
+        require(
+            self.keep_best == "" or self.keep_best.split("/")[0] == "eval_loss",
+            f"checkpoint.keep_best is {self.keep_best!r}; it must be eval_loss, or eval_loss/SOURCE for the loss of one source",
+        )
         _require_at_least(1, self, "checkpoint.", "every", "keep")
         _require_at_least(0, self, "checkpoint.", "keep_every")
 
@@ -288,6 +308,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require_at_least(1, self, "", "batch_size", "accumulation", "rows_per_mean", "max_skipped")
         _require_at_least(0, self, "", "steps")
+        for part, group in ((self.model, "model."), (self.optimizer, "optimizer.")):
+            _require_finite(part, group)
+        evaluated = self.logging.eval_every and self.checkpoint.every % self.logging.eval_every == 0
+        require(
+            not self.checkpoint.keep_best or bool(evaluated),
+            "checkpoint.keep_best needs the held-out loss of every checkpoint: checkpoint.every "
+            f"({self.checkpoint.every}) must be a multiple of logging.eval_every ({self.logging.eval_every})",
+        )
         require(
             self.batch_size % self.accumulation == 0,
             f"batch_size ({self.batch_size}) is not a multiple of accumulation ({self.accumulation})",

@@ -7,6 +7,7 @@ from huatuo_jax.cli.console import main as run_program
 COMMANDS = {
     "train": "huatuo_jax.cli.train:train",
     "report": "huatuo_jax.cli.train:report",
+    "checkpoints": "huatuo_jax.cli.train:checkpoints",
     "ask": "huatuo_jax.cli.answer:ask",
     "generate": "huatuo_jax.cli.answer:generate",
     "chat": "huatuo_jax.cli.answer:chat",

@@ -1,13 +1,19 @@
-"""`huatuo train` and `huatuo report`: a run from a config, and its pictures. `training/trainer.py` and `report/` do the work."""
+"""`huatuo train`, `huatuo report`, `huatuo checkpoints`: a run from a config, its pictures, and what it saved.
+
+`training/trainer.py`, `report/` and `training/saving.py` do the work.
+"""
 
 import argparse
+import contextlib
+import hashlib
 import os
+import platform
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from huatuo_jax.cli.arguments import Parser, local_path
-from huatuo_jax.cli.console import Report, make_console, print_error
+from huatuo_jax.cli.console import Report, make_console, make_progress, print_error, print_table
 from huatuo_jax.config import require
 from huatuo_jax.errors import HuatuoError
 
@@ -48,6 +54,8 @@ def train(args: argparse.Namespace) -> Report:
 
     import jax
 
+    _use_compilation_cache()
+
     from huatuo_jax.training.trainer import train
 
     is_first = jax.process_index() == 0
@@ -78,6 +86,27 @@ def _start_processes(args: argparse.Namespace) -> "Peers | None":
     return hosts.Peers(cluster.coordinator, args.peer_timeout)
 
 
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a resumed run starts without compiling again.
+
+    jax looks a program up by its whole text, the compiler's options and version, and the kind of device. What that leaves out is
+    the processor that a program for CPU was compiled for: a home folder may be shared by machines that differ, so the folder is
+    named after it.
+    """
+    import jax
+    import jaxlib
+
+    from huatuo_jax.io.files import cache_folder
+
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # jax uses that one; empty = none
+        return
+    processor = f"{platform.machine()} {platform.processor()}"
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        processor += "".join(sorted({line for line in file if line.startswith(("flags", "Features", "model name"))}))
+    name = hashlib.sha256(processor.encode()).hexdigest()[:12]
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled" / f"jaxlib-{jaxlib.__version__}-{name}"))
+
+
 def report_arguments(parser: Parser) -> None:
     """Declares the arguments of `report`."""
     parser.add_argument("run", metavar="RUN", type=local_path, help="run directory of `huatuo train`")
@@ -100,3 +129,52 @@ def report(args: argparse.Namespace) -> Report:
     for name, path in written.items():
         console.print(f"{name:<16} {path}")
     return dict(written)
+
+
+def checkpoints_arguments(parser: Parser) -> None:
+    """Declares the arguments of `checkpoints`."""
+    parser.add_argument("run", metavar="RUN", type=local_path, help="run directory of `huatuo train`")
+    parser.add_argument("--verify", action="store_true", help="read every array and compare its fingerprint")
+    parser.add_argument(
+        "--prune", metavar="N", type=int, help="verify, then remove all but the newest N whole checkpoints, and what is set aside"
+    )
+
+
+def checkpoints(args: argparse.Namespace) -> Report:
+    """List the checkpoints of a run; verify them; remove old ones
+
+    A checkpoint is whole if its facts and every array have the SHA-256 and the fingerprints with which they were saved. Ends with
+    1 if one is damaged. Training sets a damaged one aside as corrupt-STEP and continues from the one before.
+
+    Example:
+    huatuo checkpoints runs/quickstart             # step, time, size, held-out loss
+    huatuo checkpoints runs/quickstart --verify    # reads all of them
+    huatuo checkpoints runs/quickstart --prune 1   # keeps the newest whole one
+    """
+    from rich.table import Table
+
+    from huatuo_jax.training.saving import examine, prune
+
+    require(args.prune is None or args.prune >= 1, f"--prune is {args.prune}; at least 1 checkpoint must stay")
+    console = make_console(args.quiet)
+    with make_progress(console, "bytes") as progress:
+        task = progress.add_task("verify", total=None)
+        found = examine(
+            args.run,
+            args.verify or args.prune is not None,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    table = Table("checkpoint", "saved", "GB", "held-out loss", "state")
+    for one in found:
+        saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.time)) if one.time else ""
+        loss = "" if one.held_out_loss is None else f"{one.held_out_loss:.4f}"
+        table.add_row(one.path.name, saved, f"{one.bytes / 1e9:.3f}", loss, one.state)
+    print_table(console, table)
+    removed = [] if args.prune is None else prune(args.run, found, args.prune)
+    for path in removed:
+        console.print(f"removed {path}")
+    return {
+        "checkpoints": [{"name": one.path.name, "step": one.step, "bytes": one.bytes, "state": one.state} for one in found],
+        "removed": [path.name for path in removed],
+        "passed": not any(one.damaged for one in found if one.path not in removed),
+    }

@@ -180,16 +180,19 @@ def read_npy(path: PathLike) -> np.ndarray:
         raise ValueError(f"damaged header: {error}") from error
 
 
+def cache_folder() -> Path:
+    """Where this project keeps what it can make again: `$XDG_CACHE_HOME/huatuo-jax`, or else `~/.cache/huatuo-jax`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huatuo-jax")
+
+
 def cached_copy(path: PathLike, folder: str) -> Path:
     """The copy of a remote file on this machine's disk, fetched unless it is there.
 
     Args:
       path: the file, which must never change (`gs://` is untested here).
-      folder: where the copy lies, below `$XDG_CACHE_HOME/huatuo-jax` or else `~/.cache/huatuo-jax`; a name made of the content's
-        hash.
+      folder: where the copy lies below `cache_folder()`; a name made of the content's hash.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    copy = Path(base, "huatuo-jax", folder, epath.Path(path).name)
+    copy = cache_folder() / folder / epath.Path(path).name
     if not copy.exists():
         with written_aside(copy) as aside, epath.Path(path).open("rb") as source, open(aside, "wb") as file:
             shutil.copyfileobj(source, file, 1 << 24)
@@ -344,9 +347,11 @@ class JsonLog:
             os.fsync(self._file.fileno())
 
     def sync(self) -> None:
-        """After this the file holds every line, in an object store too."""
+        """After this the disk, or the object store, holds every line."""
         if self._file is None:
             write_bytes(self.path, b"".join(self._held))
+        else:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Syncs and closes."""

@@ -114,11 +114,11 @@ def _over_chunks(
     #   used   2                 the row that counts most has 3 targets, in the first 2 chunks; chunks 2 and 3 are never computed
     #   back   3 4 0 5 1 2 6 7   where each position went: brings the results to their old places
     targets, _, square_weights = facts
-    counts = targets >= 0 if square_weights is None else (targets >= 0) | (square_weights > 0)
+    counts = _counts(targets, square_weights)
     order = jnp.argsort(~counts, axis=1, stable=True)
     back = jnp.argsort(order, axis=1)
     size = targets.shape[1] // chunks
-    used = 1 if chunks == 1 else -(-counts.sum(axis=1).max() // size)
+    used = _computed_chunks(counts, chunks)
     # Cast, and gathered over the devices, once and not once a chunk.
     rounded = constrain(output_weights.astype(hidden.dtype), "vocab", None)
     columns = jax.tree.map(lambda x: _reorder(x, order), (hidden, *facts))
@@ -158,6 +158,22 @@ def _over_chunks(
     if gradients is not None:
         gradients = _reorder(gradients[0], back), gradients[1]
     return (loss, _reorder(cross_entropy, back)), gradients
+
+
+def positions_with_logits(targets: Array, square_weights: Array | None, chunks: int) -> Array:
+    """At how many positions `weighted_loss` computes logits: fp32 scalar. The arguments are as there."""
+    computed = _computed_chunks(_counts(targets, square_weights), chunks)
+    return jnp.float32(targets.size // chunks) * computed
+
+
+def _counts(targets: Array, square_weights: Array | None) -> Array:
+    """Which positions enter the loss: bool [batch, sequence]."""
+    return targets >= 0 if square_weights is None else (targets >= 0) | (square_weights > 0)
+
+
+def _computed_chunks(counts: Array, chunks: int) -> Array | int:
+    """As many as the row with the most counting positions needs, for these come first in each row."""
+    return 1 if chunks == 1 else -(-counts.sum(axis=1).max() // (counts.shape[1] // chunks))
 
 
 def _reorder(x: Array, order: Array) -> Array:

@@ -9,9 +9,12 @@ bit for bit, as one never stopped.
 
 import contextlib
 import datetime
+import functools
 import math
+import os
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,35 +36,84 @@ from huatuo_jax.sharding import batch_sharding
 from huatuo_jax.training.step import build_eval
 
 PEAK_BF16_TFLOPS = (
-    ("v5 lite", 197.0),
-    ("v5e", 197.0),
-    ("v5p", 459.0),
-    ("v5", 459.0),
-    ("v6", 918.0),
-    ("h100 pcie", 756.0),
-    ("h100", 989.0),
+    ("tpu v2", 22.5),
+    ("tpu v3", 61.5),
+    ("tpu v4", 275.0),
+    ("tpu v5 lite", 197.0),
+    ("tpu v5e", 197.0),
+    ("tpu v5p?", 459.0),
+    ("tpu v6", 918.0),
+    ("tpu7x", 1153.5),
+    ("tpu v7", 1153.5),
+    ("gb200", 2500.0),
+    ("gb300", 2500.0),
+    ("b300", 2250.0),
+    ("b200", 2250.0),
+    ("b100", 1750.0),
+    ("gh200", 989.0),
     ("h200", 989.0),
+    ("h100 pcie", 756.0),
+    ("h100 nvl", 835.0),
+    ("h100", 989.0),
+    ("h800", 989.0),
+    ("h20", 148.0),
     ("a100", 312.0),
+    ("a800", 312.0),
+    ("a30", 165.0),
+    ("a40", 149.7),
+    ("a10", 125.0),
+    ("rtx a6000", 154.8),
+    ("rtx 6000 ada", 364.2),
+    ("l40s", 362.0),
+    ("l40", 181.0),
+    ("l20", 119.5),
+    ("l4", 121.0),
+    ("rtx 5090", 209.5),
+    ("rtx 4090(?! d)", 165.2),
+    ("rtx 3090", 71.0),
 )
-"""Dense bf16 peak by a part of `device_kind`, first match; the vendors' data sheets."""
+"""Dense bf16 peak of one jax device, with fp32 accumulation, from the vendors' data sheets.
+
+By words of `device_kind` (regular expressions), first match.
+A chip of TPU v2, v3 and v7x is two devices, so each has half of the chip's peak.
+"""
 
 
 def peak_flops(device_kind: str) -> float | None:
     """Dense bf16 FLOP/s of one device, or None if the kind is not in the table."""
-    # The order of the table matters: "v5 lite" is found before "v5", which is a v5p.
+    # The order of the table matters: "tpu v5 lite" is found before "tpu v5", which is a v5p. Whole words: an "L4" is no "L40S".
     kind = device_kind.lower()
-    return next((tflops * 1e12 for part, tflops in PEAK_BF16_TFLOPS if part in kind), None)
+    found = (tflops for name, tflops in PEAK_BF16_TFLOPS if re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", kind))
+    return next((tflops * 1e12 for tflops in found), None)
 
 
-def flops_per_token(model: ModelConfig, parameters: int, sequence_length: int) -> float:
-    """Floating-point operations of one training step per token, recomputation not counted.
+@dataclass(frozen=True)
+class TrainingFlops:
+    """Floating-point operations of a training step, from which MFU follows; recomputation is not counted.
 
-    6 per parameter that is multiplied (an untied input embedding is looked up, not multiplied), and for the two causal attention
-    products 6 · layers · heads · head size · sequence length: half of the square.
+    Forward and backward pass together take 6 operations for each parameter that a token is multiplied with. The head counts for
+    the positions at which the loss computes logits, and for no others; an untied input embedding is looked up, not multiplied.
+    Attention takes 12 · heads · head size · layers for each pair of tokens that see each other: two products of 2 operations,
+    three times; the pairs are half of Σ length² over the segments that are really there.
+
+    Attributes:
+      per_token: of a token that is no padding. per_logit_position: of a position with logits. per_pair: of two tokens.
     """
-    looked_up = 0 if model.tied_embeddings else model.vocab_size * model.hidden_size
-    attention = 6 * model.num_layers * model.num_heads * model.head_dim * sequence_length
-    return float(6 * (parameters - looked_up) + attention)
+
+    per_token: float
+    per_logit_position: float
+    per_pair: float
+
+    @classmethod
+    def of(cls, model: ModelConfig, parameters: int) -> "TrainingFlops":
+        """Those of a model with so many parameters."""
+        head = model.vocab_size * model.hidden_size
+        inside = parameters - (head if model.tied_embeddings else 2 * head)
+        return cls(6.0 * inside, 6.0 * head, 12.0 * model.num_layers * model.num_heads * model.head_dim)
+
+    def total(self, tokens: float, logit_positions: float, attended_pairs: float) -> float:
+        """Operations of steps with these sums."""
+        return self.per_token * tokens + self.per_logit_position * logit_positions + self.per_pair * attended_pairs
 
 
 @dataclass
@@ -82,11 +134,13 @@ class Meter:
 
     Args:
       sources: names, in the order of `source_loss_sum`.
-      flops: per token; peak: of all devices together, or None if unknown.
+      flops: of this model; peak: FLOP/s of all devices together, or None if unknown.
       sums: `saved()` of the run that is resumed.
     """
 
-    def __init__(self, sources: Sequence[str], flops: float, peak: float | None, sums: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[str], flops: TrainingFlops, peak: float | None, sums: Mapping[str, Any] | None = None
+    ) -> None:
         self.sources = tuple(sources)
         self.flops = flops
         self.peak = peak
@@ -99,7 +153,8 @@ class Meter:
 
     def restart_clock(self) -> None:
         """Speed is measured from here to the next line."""
-        self._started, self._steps, self._tokens, self._input_wait = time.perf_counter(), 0, 0.0, 0.0
+        self._started, self._steps, self._input_wait = time.perf_counter(), 0, 0.0
+        self._interval = dict.fromkeys(("tokens", "target_tokens", "logit_positions", "attended_pairs"), 0.0)
 
     @contextlib.contextmanager
     def stopped_clock(self) -> Iterator[None]:
@@ -126,7 +181,8 @@ class Meter:
         """
         self._fetch()
         sums, seconds = self.sums, time.perf_counter() - self._started
-        speed = self._tokens / seconds if seconds > 0 else None
+        done, speed = self._interval, 1 / seconds if seconds > 0 else None
+        flops = self.flops.total(done["tokens"], done["logit_positions"], done["attended_pairs"])
         # Totals of the run are cumulative, everything else is of this interval; a resumed run goes on with both.
         line = {
             "step": step,
@@ -135,10 +191,11 @@ class Meter:
             "grad_norm": _finite(self._last.get("grad_norm")),
             "tokens": int(sums.tokens),
             "target_tokens": int(sums.target_tokens),
-            "tokens_per_second": speed,
+            "tokens_per_second": done["tokens"] * speed if speed else None,
+            "target_tokens_per_second": done["target_tokens"] * speed if speed else None,
             "step_seconds": seconds / self._steps if self._steps else None,
             "input_wait_seconds": self._input_wait / self._steps if self._steps else None,
-            "mfu": self.flops * speed / self.peak if self.peak and speed is not None else None,
+            "mfu": flops * speed / self.peak if self.peak and speed else None,
             "skipped": int(sums.skipped),
             "time": time.time(),
         }
@@ -155,10 +212,11 @@ class Meter:
         for metrics in jax.device_get(self._on_device):
             self._last = metrics
             self._steps += 1
-            self._tokens += float(metrics["tokens"])
+            for name in self._interval:
+                self._interval[name] += float(metrics[name])
             self.sums.tokens += float(metrics["tokens"])
             self.sums.target_tokens += float(metrics["target_tokens"])
-            # A skipped batch made no update, and its loss is not a number: it enters the tokens and no mean.
+            # A skipped batch made no update, and its loss is not a number, or 0 for want of a target: it enters no mean.
             if metrics["skipped"]:
                 self.sums.skipped += 1
                 continue
@@ -236,6 +294,45 @@ def open_metrics(path: PathLike, start_step: int) -> JsonLog:
     return JsonLog(path, until=is_repeated)
 
 
+class TensorBoard:
+    """An event file of scalars, written in the caller's thread, so that a failed write is the caller's error.
+
+    Of tensorboardX only the file format is used: its SummaryWriter writes in a thread of its own, which a full disk ends with a
+    traceback.
+    """
+
+    def __init__(self, folder: PathLike, start_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        epath.Path(folder).mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(f"{os.fspath(folder)}/events")
+        # TensorBoard hides what an earlier part of the run logged from this step on, also of one killed before it had saved.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=start_step + 1, session_log=start))
+        self._event = event_pb2.Event
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """The figures of a line, at its step."""
+        from tensorboardX.summary import scalar
+
+        for name, value in line.items():
+            if name not in ("step", "time") and value is not None:
+                self._writer.write_event(self._event(wall_time=time.time(), step=line["step"], summary=scalar(name, value)))
+
+    def flush(self) -> None:
+        """Hands everything to the operating system."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+WORSE = 3
+"""So many evaluations without a lower held-out loss are worth a warning."""
+
+
 class RunLog:
     """Everything that a run writes about its steps; process 0 has one, the others none.
 
@@ -247,14 +344,11 @@ class RunLog:
 
     def __init__(self, run: PathLike, start_step: int, total_steps: int, console: Console, tensorboard: bool) -> None:
         self.jsonl = open_metrics(epath.Path(run) / "metrics.jsonl", start_step)
-        self.events = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            # TensorBoard hides what an earlier part of the run logged beyond the step that is resumed.
-            purge = start_step + 1 if start_step else None
-            self.events = SummaryWriter(logdir=str(epath.Path(run) / "tensorboard"), purge_step=purge)
+        self._held_out = [(row["eval_loss"], row["step"]) for row in self.jsonl.rows if row.get("eval_loss") is not None]
         self.console = console
+        self.events: TensorBoard | None = None
+        if tensorboard:
+            self._write_events(lambda: setattr(self, "events", TensorBoard(epath.Path(run) / "tensorboard", start_step)))
         self.total_steps = total_steps
         self._first_line: tuple[int, float] | None = None
         self._bar = Progress(
@@ -289,19 +383,26 @@ class RunLog:
         self._write(line)
         shown = "  ".join(f"{n.split('/')[-1]} {v:.3f}" for n, v in line.items() if n != "step" and v is not None)
         self.console.print(f"held out at step {line['step']}: {shown}")
+        if line["eval_loss"] is not None:
+            self._held_out.append((line["eval_loss"], line["step"]))
+            lowest, at = min(self._held_out)
+            if sum(step > at for _, step in self._held_out) >= WORSE:
+                self.console.print(
+                    f"held-out loss has not been lower since step {at} ({lowest:.4f}): the model may be overfitting"
+                )
 
     def sync(self) -> None:
         """Before a checkpoint: nothing that precedes it may be lost."""
         self.jsonl.sync()
         if self.events is not None:
-            self.events.flush()
+            self._write_events(self.events.flush)
 
     def close(self) -> None:
         """Ends the progress line and closes the files."""
         self._bar.stop()
-        self.jsonl.close()
         if self.events is not None:
-            self.events.close()
+            self._write_events(self.events.close)
+        self.jsonl.close()
 
     def _seconds_a_step(self, line: Mapping[str, Any]) -> float:
         """Mean since the first line, evaluations and checkpoints included; for the first line, of its own interval."""
@@ -313,15 +414,22 @@ class RunLog:
     def _write(self, line: Mapping[str, Any]) -> None:
         self.jsonl.append(line)
         if self.events is not None:
-            for name, value in line.items():
-                if name not in ("step", "time") and value is not None:
-                    self.events.add_scalar(name, value, line["step"])
+            self._write_events(functools.partial(self.events.write, line))
+
+    def _write_events(self, write: Callable[[], Any]) -> None:
+        """TensorBoard shows what metrics.jsonl holds: a full disk costs a run its curves there, not its training."""
+        try:
+            write()
+        except OSError as error:
+            self.console.print(f"TensorBoard files are not written any more ({error}); metrics.jsonl has every line")
+            self.events = None
 
 
 def step_text(line: Mapping[str, Any]) -> str:
     """The figures of a line for people."""
     parts = ["no update" if line["loss"] is None else f"loss {line['loss']:.4f}"]
     parts.append(f"{line['tokens_per_second'] or 0:,.0f} tokens/s")
+    parts.append(f"{line['target_tokens_per_second'] or 0:,.0f} targets/s")
     if line["mfu"] is not None:
         parts.append(f"MFU {100 * line['mfu']:.1f} %")
     parts.append(f"input wait {1000 * (line['input_wait_seconds'] or 0):.1f} ms")

@@ -4,6 +4,8 @@ The schedule depends on the number of updates, not of batches: a skipped batch d
 optax, sharded like the parameters it belongs to.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -39,7 +41,7 @@ def build_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def build_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping by the global norm, then AdamW; weight decay on every parameter, as the original does.
+    """Clipping by the global norm, then AdamW; weight decay on every parameter, as the original does, or on matrices alone.
 
     The first moment is stored as `state_dtype`, the second as `second_moment_dtype`; parameters and arithmetic are fp32.
     """
@@ -49,9 +51,21 @@ def build_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         adam,
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(config.weight_decay, mask=None if config.decay == "all" else are_matrices),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def are_matrices(params: optax.Params) -> optax.Params:
+    """Tree of bool: whether each parameter is a matrix, and no scale of a norm or bias.
+
+    Told by the names, for the layers of the decoder are stacked: a bias of one layer is a matrix of all.
+    """
+
+    def is_matrix(path: Any, _: Array) -> bool:
+        return not jax.tree_util.keystr(path, simple=True).endswith(("norm", "bias"))
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def _with_bfloat16_second_moment(adam: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -22,7 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from huatuo_jax.errors import DataError, HuatuoError
-from huatuo_jax.io.files import PathLike, is_local
+from huatuo_jax.io.files import PathLike, is_local, locked
 from huatuo_jax.models.params import Params
 from huatuo_jax.weights.checkpoint import (
     absolute,
@@ -34,6 +34,7 @@ from huatuo_jax.weights.checkpoint import (
     read_meta,
     reason,
     save_arguments,
+    verify_checkpoint,
 )
 
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -50,12 +51,15 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of one run, written in the background; the newest `keep` stay, and each multiple of `keep_every`."""
+    """The checkpoints of one run, written in the background.
 
-    def __init__(self, directory: PathLike, keep: int = 2, keep_every: int = 0) -> None:
+    Those that stay are the newest `keep`, each multiple of `keep_every`, and the one whose meta has the lowest `keep_best` of
+    its held-out loss ("" = none).
+    """
+
+    def __init__(self, directory: PathLike, keep: int = 2, keep_every: int = 0, keep_best: str = "") -> None:
         self.directory = absolute(directory)
-        self.keep = keep
-        self.keep_every = keep_every
+        self.keep, self.keep_every, self.keep_best = keep, keep_every, keep_best
         self._checkpointer = ocp.AsyncCheckpointer(handler())
         self._saving: int | None = None
         if _is_writer():
@@ -102,9 +106,20 @@ class Checkpoints:
         with self._explained(step):
             self._checkpointer.wait_until_finished()
         if _is_writer():
-            for old in self.steps()[: -self.keep]:
-                if not (self.keep_every and old % self.keep_every == 0):
-                    _remove(self.directory / str(old))
+            steps = self.steps()
+            best = self._best(steps)
+            for old in steps[: -self.keep]:
+                if not (self.keep_every and old % self.keep_every == 0) and old != best:
+                    remove_checkpoint(self.directory / str(old))
+
+    def _best(self, steps: list[int]) -> int | None:
+        """The first step with the lowest held-out loss; a checkpoint without one, or with unreadable facts, is never the best."""
+        losses: dict[int, float] = {}
+        for step in steps if self.keep_best else ():
+            with contextlib.suppress(DataError):
+                loss = (self.meta(step).get("held_out") or {}).get(self.keep_best)
+                losses |= {} if loss is None else {step: loss}
+        return min(losses, key=lambda step: losses[step], default=None)
 
     def close(self) -> None:
         """Ends the background thread; call `wait` first to learn of errors."""
@@ -156,7 +171,97 @@ class Checkpoints:
             ) from error
 
 
-def _remove(path: epath.Path) -> None:
+# ---------------------------------------------------------------- `huatuo checkpoints`
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What `examine` found of one folder.
+
+    Attributes:
+      step: None for one that is set aside. time: when it was saved, seconds since 1970. bytes: on the disk.
+      state: "whole" (verified), "not verified", or what is wrong. damaged: something is wrong.
+    """
+
+    path: epath.Path
+    step: int | None
+    time: float | None
+    bytes: int
+    held_out_loss: float | None
+    state: str
+    damaged: bool = False
+
+
+def examine(run: PathLike, verify: bool, on_read: Callable[[int, int], None] = lambda done, total: None) -> list[Examined]:
+    """The checkpoints of a run, oldest first, then what is set aside or unfinished.
+
+    Args:
+      verify: read every array; otherwise the facts alone.
+      on_read: called with the bytes read so far, and all that there are.
+
+    Raises:
+      DataError: the run has no checkpoint at all.
+    """
+    directory = absolute(run) / "checkpoints"
+    folders = [path for path in directory.iterdir() if path.is_dir()] if directory.exists() else []
+    if not folders:
+        raise DataError(f"{directory} holds no checkpoint; give a run directory of `huatuo train`")
+    folders.sort(key=lambda path: (not path.name.isdecimal(), int(path.name) if path.name.isdecimal() else 0, path.name))
+    sizes = {path: _bytes_in(path) for path in folders}
+    found, done = [], 0
+
+    def read(count: int) -> None:
+        nonlocal done
+        on_read(done := done + count, sum(sizes.values()))
+
+    for path in folders:
+        step, meta, state, damaged = None, dict[str, Any](), "set aside or unfinished", False
+        if path.name.isdecimal():
+            step = int(path.name)
+            try:
+                if not is_complete(path):
+                    raise DataError("its save was interrupted, or files of it are missing")
+                meta = verify_checkpoint(path, read) if verify else read_meta(path)
+                state = "whole" if verify else "not verified"
+            except DataError as error:
+                state, damaged = f"damaged: {error}", True
+        loss = (meta.get("held_out") or {}).get("eval_loss")
+        found.append(Examined(path, step, meta.get("time"), sizes[path], loss, state, damaged))
+    return found
+
+
+def _bytes_in(folder: epath.Path) -> int:
+    return sum(_bytes_in(path) if path.is_dir() else path.stat().length for path in folder.iterdir())
+
+
+def prune(run: PathLike, found: list[Examined], keep: int) -> list[epath.Path]:
+    """Removes all but the newest `keep` whole checkpoints, and everything set aside; returns what was removed.
+
+    Raises:
+      HuatuoError: none is whole, or another process trains in the run.
+    """
+    whole = [one.path for one in found if one.state == "whole"]
+    if not whole:
+        raise HuatuoError(f"no checkpoint of {run} is whole, so none is removed")
+    removed = [one.path for one in found if one.path not in whole[-keep:]]
+    with alone_in(run):
+        for path in removed:
+            remove_checkpoint(path)
+    return removed
+
+
+@contextlib.contextmanager
+def alone_in(run: PathLike) -> Iterator[None]:
+    """Refuses to write in a run directory in which another process of this machine trains; a killed process leaves no lock."""
+    if not _is_writer() or not is_local(run):
+        yield
+        return
+    busy = HuatuoError(f"another process is training in {run}; wait for it, or choose another --run")
+    with locked(epath.Path(run) / "checkpoints" / ".lock", busy):
+        yield
+
+
+def remove_checkpoint(path: epath.Path) -> None:
     """Makes the checkpoint incomplete first, so that an interrupted removal leaves nothing that looks whole."""
     if is_local(path):
         path = path.rename(path.parent / f"{path.name}{TEMPORARY}-removed")

@@ -3,7 +3,7 @@
 1. fresh     no checkpoint and no `config.init`: random weights.
 2. resume    the directory holds a checkpoint of this very run: go on after its step.
 3. weights   no checkpoint yet, `config.init` names other weights (a run, a base, a Hugging Face folder): a new optimizer.
-4. finished  the newest checkpoint is of the last step: nothing to do.
+4. finished  the newest checkpoint is of the last step: it is verified, and nothing else is done.
 5. refused   the directory holds another run: raises, listing what differs.
 
 `trainer.py` calls, in this order: `open_run_data` and `choose_case`, which read facts only and raise before anything is compiled
@@ -63,6 +63,12 @@ def open_run_data(config: RunConfig, console: Console) -> RunData:
     tokenizer = dict(dataset.manifest["tokenizer"])
     remedy = f" (model.vocab_size is {config.model.vocab_size}); encode the data with the model's tokenizer, or raise it"
     check_vocabulary(tokenizer["path"], tokenizer["vocab_size"], config.model, remedy, warn=False)
+    held, best = [source for source in dataset.sources if dataset.count(source, "holdout")], config.checkpoint.keep_best
+    require(
+        not best or (bool(held) and (best == "eval_loss" or best.removeprefix("eval_loss/") in held)),
+        f"checkpoint.keep_best is {best}, but the token dataset {config.data.tokens} holds out records of "
+        f"{', '.join(held) or 'no source'}; build it with --holdout, or choose one of these",
+    )
     facts = {"plan_hash": plan.hash, "tokenizer": tokenizer, "template": dataset.manifest["template"], "total_steps": total_steps}
     return RunData(dataset, plan, total_steps, facts)
 
@@ -197,8 +203,6 @@ def open_init(config: RunConfig, facts: Mapping[str, Any]) -> "StoredModel":
     Raises:
       ConfigError: its weights are of another model or tokenizer. DataError: there are none.
     """
-    # Imported here, for most runs are fresh or resumed: it brings along all that reads Hugging Face folders.
-
     stored = open_stored_model(config.init, like=config.model)
     changed = differences(config_to_dict(stored.config), config_to_dict(config.model), SAME_FUNCTION)
     lines = [f"model.{one}" for one in changed]
@@ -223,7 +227,7 @@ def load_state(
     report: Callable[[str], None],
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to train from and the facts of its checkpoint ({} unless resumed)."""
-    if start.case == "resume":
+    if start.case in ("resume", "finished"):
         # The abstract state has this run's shardings, so a checkpoint of another mesh is read right into the new one.
         abstract = train_step.abstract_state
         restored = checkpoints.restore_newest(abstract.params, without_params(abstract), report)

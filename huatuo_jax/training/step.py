@@ -22,7 +22,7 @@ from huatuo_jax.models.attention import resolve_attention
 from huatuo_jax.models.decoder import Decoder
 from huatuo_jax.models.params import Params, abstract_params, init_params, split_decoder
 from huatuo_jax.sharding import batch_sharding, check_batch, param_shardings, with_shardings
-from huatuo_jax.training.loss import position_weights, sums_by_source, token_weights, weighted_loss
+from huatuo_jax.training.loss import position_weights, positions_with_logits, sums_by_source, token_weights, weighted_loss
 from huatuo_jax.training.optimizer import build_optimizer, build_schedule
 
 BATCH_FIELDS = ("tokens", "targets", "segment_ids", "positions", "source_ids")
@@ -40,8 +40,8 @@ class TrainState:
       opt_state: moments and counts of optax.
       step: batches consumed, skipped ones included: the position in the data; int32.
       updates: updates made: what the learning rate follows; int32.
-      skipped_total: batches whose gradient was not finite; int32.
-      skipped_in_a_row: of these, the ones since the last update; int32.
+      skipped_total: batches that made no update: gradient or update not finite, or no target in any row; int32.
+      skipped_in_a_row: of these, the ones that were not finite, since the last update; int32.
     """
 
     params: Params
@@ -59,7 +59,8 @@ class TrainStep:
     Attributes:
       init: seed → TrainState, sharded from the start.
       step: (state, batch) → (state, metrics); the given state is donated. Metrics are fp32 and on every device: loss, grad_norm,
-        learning_rate, tokens, target_tokens, skipped (0 or 1), source_loss_sum and source_target_tokens [num_sources].
+        learning_rate, tokens, target_tokens, logit_positions, attended_pairs (of tokens), skipped and not_finite (0 or 1),
+        source_loss_sum and source_target_tokens [num_sources].
       abstract_state: the state as ShapeDtypeStructs with shardings; also what a checkpoint is restored to.
       batch_sharding: of every field of a batch: rows over devices.
       abstract_batch: the batch as ShapeDtypeStructs with shardings.
@@ -99,15 +100,16 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
         zero = jnp.zeros((), jnp.int32)
         return TrainState(params, optimizer.init(params), step=zero, updates=zero, skipped_total=zero, skipped_in_a_row=zero)
 
-    def micro_loss(params: Params, rows: Batch) -> tuple[Array, Array]:
+    def micro_loss(params: Params, rows: Batch) -> tuple[Array, tuple[Array, Array]]:
         loss, token_losses = loss_of(params, rows)
-        return loss, sums_by_source(token_losses, rows["source_ids"], len(sources))
+        positions = positions_with_logits(rows["targets"], rows.get("square_weights"), config.compute.loss_chunks)
+        return loss, (sums_by_source(token_losses, rows["source_ids"], len(sources)), positions)
 
-    def loss_and_gradients(params: Params, rows: Batch) -> tuple[tuple[Array, Array], Params]:
-        (loss, source_losses), gradients = jax.value_and_grad(micro_loss, has_aux=True)(params, rows)
+    def loss_and_gradients(params: Params, rows: Batch) -> tuple[tuple[Array, tuple[Array, Array]], Params]:
+        loss_and_sums, gradients = jax.value_and_grad(micro_loss, has_aux=True)(params, rows)
         # Each micro-batch leaves its gradients sharded like the parameters: summed over the devices here, once, and held as
         # parts.
-        return (loss, source_losses), jax.lax.with_sharding_constraint(gradients, shardings.params)
+        return loss_and_sums, jax.lax.with_sharding_constraint(gradients, shardings.params)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # The weights come from the whole batch, before it is split: then losses and gradients of its parts are simply added.
@@ -116,22 +118,31 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
         if model.z_loss_weight:
             batch["square_weights"] = model.z_loss_weight * position_weights(batch["segment_ids"])
         micro_batches = jax.tree.map(lambda x: split_rows(x, config.accumulation), batch)
-        (loss, source_losses), gradients = _sum_over(lambda rows: loss_and_gradients(state.params, rows), micro_batches)
-        # A batch with a gradient that is not finite leaves parameters and moments as they were, and counts as skipped. The
-        # optimizer runs all the same: a branch would keep both states alive and save nothing in the usual case.
+        (loss, (source_losses, logit_positions)), gradients = _sum_over(
+            lambda rows: loss_and_gradients(state.params, rows), micro_batches
+        )
+        # A batch that is not finite, or that has no target, leaves parameters and moments as they were, and counts as skipped:
+        # without a target the gradient is 0, but momentum and weight decay would move the parameters all the same. The optimizer
+        # runs in any case: a branch would keep both states alive and save nothing in the usual case. The update is looked at too,
+        # because a finite gradient may overflow in it.
         norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(updates))
+        made_update = finite & (targets >= 0).any()
         made, before = (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
-        params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), made, before)
-        skipped = 1 - finite.astype(jnp.int32)
+        params, opt_state = jax.tree.map(lambda new, old: jnp.where(made_update, new, old), made, before)
+        skipped, not_finite = 1 - made_update.astype(jnp.int32), 1 - finite.astype(jnp.int32)
         metrics = {
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": schedule(state.updates),
             "tokens": held.sum(),
             "target_tokens": (targets >= 0).sum(),
+            "logit_positions": logit_positions,
+            # The token at position p of its segment attends to p + 1; with p + 0.5 the sum is Σ length² / 2 over the segments.
+            "attended_pairs": ((batch["positions"] + 0.5) * held).sum(),
             "skipped": skipped,
+            "not_finite": not_finite,
             "source_loss_sum": source_losses,
             "source_target_tokens": sums_by_source((targets >= 0).astype(jnp.float32), batch["source_ids"], len(sources)),
         }
@@ -141,7 +152,8 @@ def build_step(config: RunConfig, mesh: Mesh, total_steps: int, sources: tuple[s
             step=state.step + 1,
             updates=state.updates + 1 - skipped,
             skipped_total=state.skipped_total + skipped,
-            skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
+            # A batch without a target says nothing about whether the run diverges.
+            skipped_in_a_row=jnp.where(made_update, 0, state.skipped_in_a_row + not_finite),
         )
         return new, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,11 +31,11 @@ from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.data.tokenizers import copy_tokenizer
 from huatuo_jax.errors import DoesNotFitError, HuatuoError, StoppedError
-from huatuo_jax.io.files import PathLike, is_local, locked, write_json
+from huatuo_jax.io.files import PathLike, full_disk_named, write_json
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.hosts import Peers
-from huatuo_jax.training.metrics import Evaluator, Meter, RunLog, eval_line, flops_per_token, peak_flops
-from huatuo_jax.training.saving import Checkpoints, one_error_per_failure
+from huatuo_jax.training.metrics import Evaluator, Meter, RunLog, TrainingFlops, eval_line, peak_flops
+from huatuo_jax.training.saving import Checkpoints, alone_in, one_error_per_failure
 from huatuo_jax.training.startup import choose_case, load_state, open_run_data, run_summary, what_must_agree, without_params
 from huatuo_jax.training.step import TrainState, build_step
 
@@ -68,21 +69,37 @@ def train(config: RunConfig, run: PathLike, console: Console, peers: Peers | Non
 
     # ---------------------------------------------------------------- how it starts
     peers.check_shared(run)
-    checkpoints = Checkpoints(epath.Path(run) / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_every)
+    saving = config.checkpoint
+    checkpoints = Checkpoints(epath.Path(run) / "checkpoints", saving.keep, saving.keep_every, saving.keep_best)
     start = peers.run_together(lambda: choose_case(checkpoints, config, facts))
     peers.agree(what_must_agree(config, facts, start))
-    if start.case == "finished":
-        console.print(f"{run} is finished: all {total_steps} steps are done")
-        return {"case": start.case, "steps": total_steps}
-    with peers.watched(), alone_in(run), one_error_per_failure(), StopSignals() as signals, out_of_memory_explained(config):
+    with (
+        peers.watched(),
+        alone_in(run),
+        one_error_per_failure(),
+        StopSignals() as signals,
+        out_of_memory_explained(config),
+        full_disk_named(Path(run)),
+    ):
         checkpoints.remove_leftovers()
+        # A finished run's last checkpoint is what everything after it uses: it is read, and if it is damaged the steps from the
+        # one before are trained again.
+        verified = load_state(start, checkpoints, train_step, config, mesh, console.print) if start.case == "finished" else None
+        if verified is not None and int(verified[0].step) >= total_steps:
+            console.print(f"{run} is finished: all {total_steps} steps are done, and its last checkpoint is whole")
+            return {"case": start.case, "steps": total_steps}
         # Compiled before the state is loaded: a step that does not fit fails before minutes are spent on reading weights.
         console.print("compiling the step")
+        compiling = time.time()
         compiled = train_step.lower().compile()
-        state, meta = load_state(start, checkpoints, train_step, config, mesh, console.print)
-        step = meta.get("step", 0)
-        how = {"fresh": "fresh, from random weights", "weights": f"from the weights of {config.init}"}
+        compiled_at = time.time()
+        state, meta = verified or load_state(start, checkpoints, train_step, config, mesh, console.print)
+        step = int(state.step)
+        how = {"fresh": "fresh, from random weights", "weights": f"from the weights of {config.init}", "finished": "resume"}
         console.print(f"{how.get(start.case, start.case)}: step {step} of {total_steps}")
+        jax.block_until_ready(state.params)
+        phases = {"data and devices": compiling - began, "compiling": compiled_at - compiling, "state": time.time() - compiled_at}
+        console.print("  ".join(f"{name} {seconds:.1f} s" for name, seconds in phases.items()))
 
         # ------------------------------------------------------------ what is written
         is_writer = jax.process_index() == 0
@@ -92,7 +109,7 @@ def train(config: RunConfig, run: PathLike, console: Console, peers: Peers | Non
             copy_tokenizer(dataset.tokenizer_path, run)
         log = RunLog(run, step, total_steps, console, config.logging.tensorboard) if is_writer else None
         meter, evaluator = make_meter(config, mesh, dataset, state, meta), Evaluator(config, mesh, dataset)
-        loop = Loop(config, facts, checkpoints, log, meter, evaluator, meta.get("skipped_in_a_row", 0))
+        loop = Loop(config, facts, checkpoints, log, meter, evaluator, int(state.skipped_in_a_row))
 
         # ------------------------------------------------------------ the steps
         # The step is the position in the data: row step × batch_size of the plan is the next one, on any mesh.
@@ -107,12 +124,25 @@ def train(config: RunConfig, run: PathLike, console: Console, peers: Peers | Non
                 prefetch=config.data.prefetch,
             ) as batches:
                 loop.run(compiled, state, batches, step, signals)
-        finally:
-            if log is not None:
-                log.close()
-            checkpoints.close()
+        except BaseException as error:
+            # A save in flight is good and is waited for, unless the user will not wait; what fails while all is closed shall not
+            # hide what failed first.
+            with contextlib.suppress(Exception):
+                if isinstance(error, Exception):
+                    checkpoints.wait()
+            with contextlib.suppress(OSError):
+                close(checkpoints, log)
+            raise
+        close(checkpoints, log)
     console.print(f"done: {total_steps} steps; the last checkpoint is {checkpoints.directory / str(total_steps)}")
     return {"case": start.case, "steps": total_steps, **loop.last, "seconds": time.time() - began}
+
+
+def close(checkpoints: Checkpoints, log: RunLog | None) -> None:
+    """Ends what a run writes."""
+    checkpoints.close()
+    if log is not None:
+        log.close()
 
 
 @dataclass
@@ -127,6 +157,7 @@ class Loop:
     evaluator: Evaluator
     skipped_in_a_row: int = 0
     last: dict[str, Any] = field(default_factory=dict)
+    _held_out: Mapping[str, Any] = field(default_factory=dict)
     # Steps that are dispatched and not yet waited for: (step, its metrics on the devices, seconds waited for its batch).
     _in_flight: deque[tuple[int, Mapping[str, jax.Array], float]] = field(default_factory=deque)
 
@@ -161,20 +192,23 @@ class Loop:
             stop = signals.stop_after(step) and not is_last
             self._settle(0 if evaluate or save or stop else 1)
             # Seen up to one step late, unless all steps are waited for: one more skipped step changes nothing in the state.
-            diverged = self.skipped_in_a_row >= self.config.max_skipped
+            diverging = self.skipped_in_a_row > 0
+            if self.skipped_in_a_row >= self.config.max_skipped:
+                self.checkpoints.wait()
+                usable = self.checkpoints.steps()
+                saved = f"the newest checkpoint is of step {usable[-1]}" if usable else "no step is saved"
+                raise HuatuoError(
+                    f"{self.skipped_in_a_row} updates in a row, up to step {step}, were not finite (limit: max_skipped = "
+                    f"{self.config.max_skipped}); {saved}. Look at the rows of these steps, or start another --run with a lower "
+                    "optimizer.learning_rate"
+                )
             if evaluate:
                 self._evaluate(step, state)
-            if save or stop or diverged:
+            # While updates are skipped nothing is saved but at the end: a run that diverges would push its good checkpoints out.
+            if is_last or stop or (save and not diverging):
                 self._settle(0)
                 self._save(step, state)
             self.checkpoints.tidy()
-            if diverged:
-                self.checkpoints.wait()
-                raise HuatuoError(
-                    f"{self.skipped_in_a_row} updates in a row were not finite (limit: max_skipped = {self.config.max_skipped}); "
-                    f"the state after step {step} is saved. Look at the rows of these steps, or start another "
-                    "--run with a lower optimizer.learning_rate"
-                )
             if stop:
                 self.checkpoints.wait()
                 raise StoppedError(
@@ -187,8 +221,10 @@ class Loop:
         """Waits until at most `keep` steps are in flight, and logs those that are done."""
         while len(self._in_flight) > keep:
             step, metrics, input_wait = self._in_flight.popleft()
-            skipped = int(metrics["skipped"])
-            self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
+            if metrics["not_finite"]:
+                self.skipped_in_a_row += 1
+            elif not metrics["skipped"]:
+                self.skipped_in_a_row = 0
             self.meter.add(metrics, input_wait)
             if step % self.config.logging.every == 0 or step == self.facts["total_steps"]:
                 line = self.meter.line(step)
@@ -204,6 +240,7 @@ class Loop:
         with self.meter.stopped_clock():
             line = eval_line(step, self.meter.sources, *self.evaluator(state.params))
         self.last["eval_loss"] = line["eval_loss"]
+        self._held_out = line
         if self.log is not None:
             self.log.evaluation(line)
 
@@ -216,6 +253,8 @@ class Loop:
             **{name: int(rest[name]) for name in ("updates", "skipped_total", "skipped_in_a_row")},
             **self.facts,
             "config": config_to_dict(self.config),
+            # What `checkpoint.keep_best` compares; None where this step was not evaluated.
+            "held_out": self._held_out if self._held_out.get("step") == step else None,
             "metrics": self.meter.saved(),
             "time": time.time(),
         }
@@ -273,8 +312,7 @@ def make_meter(config: RunConfig, mesh: Mesh, dataset: TokenDataset, state: Trai
     """The meter of this model on this mesh, continued where the checkpoint left it."""
     parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(state.params))
     peak = peak_flops(mesh.devices.flat[0].device_kind)
-    flops = flops_per_token(config.model, parameters, config.data.sequence_length)
-    return Meter(dataset.sources, flops, peak and peak * mesh.size, meta.get("metrics"))
+    return Meter(dataset.sources, TrainingFlops.of(config.model, parameters), peak and peak * mesh.size, meta.get("metrics"))
 
 
 @contextlib.contextmanager
@@ -291,14 +329,3 @@ def out_of_memory_explained(config: RunConfig) -> Iterator[None]:
             f"--accumulation {config.accumulation * 2}; --compute.remat full (now {config.compute.remat}); --compute.loss-chunks "
             f"{config.compute.loss_chunks * 2}; more devices under --mesh.fsdp; --optimizer.state-dtype bfloat16"
         ) from error
-
-
-@contextlib.contextmanager
-def alone_in(run: PathLike) -> Iterator[None]:
-    """Refuses to train in a run directory in which another process of this machine trains; a killed process leaves no lock."""
-    if jax.process_index() != 0 or not is_local(run):
-        yield
-        return
-    busy = HuatuoError(f"another process is training in {run}; wait for it, or choose another --run")
-    with locked(epath.Path(run) / "checkpoints" / ".lock", busy):
-        yield

@@ -10,10 +10,12 @@ and dtype.
 
 Fingerprints. Orbax notices missing and truncated files, but not altered bytes. A sum modulo 2³² of the mixed bits of all elements
 notices every single altered element, and swapped ones too, because the mixing depends on the position. It depends neither on the
-sharding nor on the number of devices, so a checkpoint verifies on any mesh.
+sharding nor on the number of devices, so a checkpoint verifies on any mesh. `meta` carries the SHA-256 of everything else in it,
+and its step must be the name of its folder: one altered bit of it would otherwise skip batches of the data.
 """
 
 import functools
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -27,9 +29,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io.files import PathLike, is_local
+from huatuo_jax.io.files import PathLike, is_local, sha256_json
 
-SCHEMA = 1
+SCHEMA = 2
 T = TypeVar("T")
 
 _BIT_TYPES = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
@@ -69,15 +71,21 @@ def read_meta(path: PathLike) -> dict[str, Any]:
     """The facts of a checkpoint: step, counters, resolved config, plan hash, tokenizer, fingerprints.
 
     Raises:
-      DataError: they cannot be read.
+      DataError: they cannot be read, or they were altered, or their folder was renamed.
     """
+    folder = absolute(path)
     try:
         with ocp.Checkpointer(handler()) as checkpointer:
-            meta = checkpointer.restore(absolute(path), args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            meta = checkpointer.restore(folder, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
     except Exception as error:
         raise DataError(f"the checkpoint {path} has no readable meta ({reason(error)})") from error
     if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
         raise DataError(f"the checkpoint {path} has no meta of schema {SCHEMA}; another version of huatuo-jax wrote it")
+    content = {name: value for name, value in meta.items() if name != "sha256"}
+    if sha256_json(content) != meta.get("sha256"):
+        raise DataError(f"the checkpoint {path} is altered: the SHA-256 of its meta is not the saved one")
+    if folder.parent.name == "checkpoints" and folder.name != str(meta["step"]):
+        raise DataError(f"the checkpoint {path} is of step {meta['step']}: its folder was renamed")
     return meta
 
 
@@ -134,6 +142,25 @@ def read_arrays(
     check_same_arrays(path, leaves, meta["fingerprints"]["params"])
     for name, leaf in leaves.items():
         yield name, read_array(path, "params", name, leaf, meta)
+
+
+def verify_checkpoint(path: epath.Path, on_array: Callable[[int], None] = lambda count: None) -> dict[str, Any]:
+    """Reads a whole checkpoint, one array at a time in host memory, and compares every fingerprint; returns its facts.
+
+    Args:
+      on_array: called after each array with its bytes.
+
+    Raises:
+      DataError: something is torn or altered, with the names.
+    """
+    meta, host = read_meta(path), SingleDeviceSharding(_host())
+    for item, saved in meta["fingerprints"].items():
+        for name, text in saved.items():
+            dtype, _, shape = text.partition("]")[0].partition("[")
+            sizes = tuple(int(size) for size in shape.split(",") if size)
+            array = read_array(path, item, name, jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=host), meta)
+            on_array(array.nbytes)
+    return meta
 
 
 def as_stored(leaves: Mapping[str, jax.ShapeDtypeStruct], meta: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -202,6 +229,8 @@ def save_arguments(step: int, items: Mapping[str, Any], meta: Mapping[str, Any])
         **meta,
         "fingerprints": {item: fingerprints(arrays) for item, arrays in flat.items()},
     }
+    facts = json.loads(json.dumps(facts))  # as it will be read: tuples are lists, the keys are texts
+    facts["sha256"] = sha256_json(facts)
     arrays = {item: ocp.args.StandardSave(values) for item, values in flat.items()}
     return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(facts))
 

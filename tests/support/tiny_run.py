@@ -74,7 +74,7 @@ def make_data(folder: Path, seed: int = 0) -> Path:
     return file
 
 
-TIMES = ("time", "tokens_per_second", "step_seconds", "input_wait_seconds")
+TIMES = ("time", "tokens_per_second", "target_tokens_per_second", "step_seconds", "input_wait_seconds")
 """Figures of a log line that differ from run to run."""
 
 

@@ -10,10 +10,11 @@ import pytest
 from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import ModelConfig
 from huatuo_jax.errors import DataError
-from huatuo_jax.training.metrics import Meter, RunLog, eval_line, flops_per_token, open_metrics, peak_flops, step_text
+from huatuo_jax.training.metrics import Meter, RunLog, TrainingFlops, eval_line, open_metrics, peak_flops, step_text
 from tests.support.tiny_run import TIMES
 
 SOURCES = ("books", "sft")
+FLOPS = TrainingFlops(per_token=10.0, per_logit_position=5.0, per_pair=2.0)
 
 
 def metrics(loss: float, books: tuple[float, float], sft: tuple[float, float], skipped: int = 0) -> dict:
@@ -24,7 +25,10 @@ def metrics(loss: float, books: tuple[float, float], sft: tuple[float, float], s
         "learning_rate": 1e-3,
         "tokens": 100,
         "target_tokens": books[1] + sft[1],
+        "logit_positions": 64,
+        "attended_pairs": 1000,
         "skipped": skipped,
+        "not_finite": skipped,
         "source_loss_sum": [books[0], sft[0]],
         "source_target_tokens": [books[1], sft[1]],
     }
@@ -32,7 +36,7 @@ def metrics(loss: float, books: tuple[float, float], sft: tuple[float, float], s
 
 
 def meter(saved: dict | None = None) -> Meter:
-    return Meter(SOURCES, flops=10.0, peak=None, sums=saved)
+    return Meter(SOURCES, flops=FLOPS, peak=None, sums=saved)
 
 
 def without_times(line: dict) -> dict:
@@ -87,17 +91,34 @@ def test_a_restart_between_two_lines_changes_no_figure() -> None:
 
 
 def test_utilisation_is_the_share_of_the_peak() -> None:
-    m = Meter(SOURCES, flops=10.0, peak=1e6)
-    m.add(metrics(1.0, (1.0, 1), (1.0, 1)), 0.0)
-    line = m.line(1)
-    assert line["mfu"] == pytest.approx(10.0 * line["tokens_per_second"] / 1e6)
+    m = Meter(SOURCES, flops=FLOPS, peak=1e6)
+    for _ in range(3):
+        m.add(metrics(1.0, (1.0, 1), (1.0, 1)), 0.0)
+    line = m.line(3)
+    assert line["target_tokens_per_second"] == pytest.approx(line["tokens_per_second"] * 2 / 100)
+    operations = 3 * (10.0 * 100 + 5.0 * 64 + 2.0 * 1000)
+    assert line["mfu"] == pytest.approx(operations / (300 / line["tokens_per_second"]) / 1e6)
 
 
-def test_flops_per_token() -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_operations_of_training(tied: bool) -> None:
     model = ModelConfig(
-        "m", "llama", vocab_size=10, num_layers=2, hidden_size=4, num_heads=2, num_kv_heads=2, head_dim=2, ffn_size=8
+        "m",
+        "llama",
+        vocab_size=10,
+        num_layers=2,
+        hidden_size=4,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=2,
+        ffn_size=8,
+        tied_embeddings=tied,
     )
-    assert flops_per_token(model, parameters=1000, sequence_length=8) == 6 * (1000 - 40) + 6 * 2 * 4 * 8
+    flops = TrainingFlops.of(model, parameters=1000)
+    # One matrix of 10 × 4 is looked up and multiplied, or two are there and one of them is multiplied.
+    assert flops == TrainingFlops(6 * (960 if tied else 920), 6 * 40, 12 * 2 * 2 * 2)
+    # Two segments of 8 and 4 tokens, logits at 6 positions: attention by the usual 6 · layers · width · Σ length².
+    assert flops.total(12, 6, (8**2 + 4**2) / 2) == 12 * flops.per_token + 6 * 240 + 6 * 2 * 4 * (8**2 + 4**2)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +130,18 @@ def test_flops_per_token() -> None:
         ("TPU v6 lite", 918),
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA A100", 312),
+        ("TPU v4", 275),
+        ("TPU7x", 1153.5),
+        ("NVIDIA A800-SXM4-80GB", 312),
+        ("NVIDIA H800", 989),
+        ("NVIDIA H20", 148),
+        ("NVIDIA H200", 989),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121),
+        ("NVIDIA GeForce RTX 4090", 165.2),
     ],
 )
 def test_peaks_by_device_kind(kind: str, tflops: float) -> None:
@@ -116,7 +149,8 @@ def test_peaks_by_device_kind(kind: str, tflops: float) -> None:
 
 
 def test_an_unknown_device_has_no_peak() -> None:
-    assert peak_flops("cpu") is None
+    for kind in ("cpu", "NVIDIA GeForce RTX 4090 D", "NVIDIA A1000"):
+        assert peak_flops(kind) is None
 
 
 def test_held_out_loss_is_per_target_token() -> None:

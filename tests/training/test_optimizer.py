@@ -7,7 +7,11 @@ import optax
 import pytest
 
 from huatuo_jax.config import OptimizerConfig
+from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.presets import preset
+from huatuo_jax.sharding import ParamSpec
 from huatuo_jax.training.optimizer import build_optimizer, build_schedule, round_stochastically
+from huatuo_jax.weights.checkpoint import named_leaves
 
 PEAK = 1e-4
 
@@ -37,6 +41,17 @@ def test_cosine_reaches_its_floor_at_the_last_update():
 
 def test_constant_after_warm_up():
     np.testing.assert_allclose(rates(100, 0, 5, 10, 99, schedule="constant", warmup=0.1), [0, 0.5, 1, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["qwen3-8b", "qwen2.5-7b", "tiny-baichuan2-7b"])
+def test_decay_of_matrices_spares_norms_and_biases(name):
+    params = jax.tree.map(lambda leaf: jnp.ones((2,)), abstract_params(preset(name)), is_leaf=lambda x: isinstance(x, ParamSpec))
+    config = OptimizerConfig(learning_rate=1.0, schedule="constant", warmup=0.0, weight_decay=0.5, decay="matrices")
+    optimizer = build_optimizer(config, build_schedule(config, 10))
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    decayed = {leaf for leaf, update in named_leaves(updates).items() if update[0] != 0}
+    matrices = {"embedding", "head", *(f"layers.attention.{part}" for part in ("query", "key", "value", "output"))}
+    assert decayed == matrices | {f"layers.ffn.{part}" for part in ("gate", "up", "down")}
 
 
 def test_updates_equal_pytorch_adamw_with_clipping():

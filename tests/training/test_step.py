@@ -100,6 +100,47 @@ def test_a_batch_with_non_finite_gradients_is_skipped(train):
     np.testing.assert_allclose(metrics["learning_rate"], build_schedule(CONFIG.optimizer, 100)(1))
 
 
+def test_a_batch_without_a_target_makes_no_update_and_is_no_sign_of_divergence(train):
+    good, empty, bad = made_up_rows(0), made_up_rows(1), made_up_rows(2)
+    empty["targets"] = np.full_like(empty["targets"], -100)
+    bad["tokens"] = np.full_like(bad["tokens"], 10**6)
+    state, _ = train.step(train.init(0), good)
+    before = hosted((state.params, state.opt_state))
+    state, metrics = train.step(state, empty)
+    jax.tree.map(np.testing.assert_array_equal, hosted((state.params, state.opt_state)), before)
+    assert (metrics["skipped"], metrics["not_finite"], metrics["target_tokens"]) == (1, 0, 0)
+    assert (state.step, state.updates, state.skipped_total, state.skipped_in_a_row) == (2, 1, 1, 0)
+    for batch, in_a_row in ((bad, 1), (empty, 1), (bad, 2), (good, 0)):
+        state, _ = train.step(state, batch)
+        assert state.skipped_in_a_row == in_a_row
+
+
+def test_an_update_that_is_not_finite_is_not_made(mesh):
+    # The gradient is finite; the learning rate makes an infinite update of it.
+    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e39, schedule="constant", warmup=0.0))
+    train = build_step(config, mesh, 100, SOURCES)
+    state = train.init(0)
+    before = hosted(state.params)
+    state, metrics = train.step(state, made_up_rows(0))
+    assert np.isfinite(metrics["grad_norm"]) and metrics["not_finite"] == 1
+    jax.tree.map(np.testing.assert_array_equal, hosted(state.params), before)
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_sums_for_the_utilisation_are_those_of_the_rows(mesh, chunks):
+    rows = made_up_rows(0)
+    length = rows["tokens"].shape[1]
+    rows["targets"] = np.where(np.arange(length) < 3, rows["targets"], -100)
+    rows["targets"][:, 0] = 1
+    config = dataclasses.replace(CONFIG, compute=dataclasses.replace(CONFIG.compute, loss_chunks=chunks))
+    train = build_step(config, mesh, 100, SOURCES)
+    _, metrics = train.step(train.init(0), rows)
+    lengths = [np.unique(row[row > 0], return_counts=True)[1] for row in rows["segment_ids"]]
+    assert metrics["attended_pairs"] == sum(float((counts**2).sum()) for counts in lengths) / 2
+    most = max((row >= 0).sum() for row in rows["targets"])
+    assert metrics["logit_positions"] == ROWS * -(-most // (length // chunks)) * (length // chunks)
+
+
 def test_state_and_shardings_are_known_before_anything_is_allocated():
     mesh = make_mesh(MeshConfig(2, 2, 2))
     train = build_step(CONFIG, mesh, 100, SOURCES)

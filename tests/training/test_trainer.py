@@ -4,19 +4,26 @@ import dataclasses
 import errno
 import json
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from huatuo_jax.cli import main as huatuo
 from huatuo_jax.cli.console import make_console
 from huatuo_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig, RunConfig, config_from_dict
-from huatuo_jax.data.rows import HoldoutRows
+from huatuo_jax.data.rows import HoldoutRows, PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError, DoesNotFitError, HuatuoError
-from huatuo_jax.training.startup import open_init
-from huatuo_jax.training.trainer import alone_in, out_of_memory_explained, train
+from huatuo_jax.sharding import make_mesh
+from huatuo_jax.training.saving import Checkpoints, alone_in
+from huatuo_jax.training.startup import choose_case, load_state, open_init, open_run_data
+from huatuo_jax.training.step import build_step
+from huatuo_jax.training.trainer import out_of_memory_explained, train
+from huatuo_jax.weights.checkpoint import named_leaves
 from tests.support.tiny_run import logged_lines
 
 # Orbax leaves a coroutine behind when a file of a checkpoint is torn.
@@ -168,13 +175,141 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_too_many_updates_in_a_row_that_are_not_finite_stop_the_run_with_a_checkpoint(
-    tiny_config: RunConfig, tmp_path: Path
+def test_a_run_that_diverges_keeps_its_good_checkpoints_however_often_it_is_started(
+    finished_run: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hot = OptimizerConfig(learning_rate=1e38, schedule="constant", warmup=0.0)
-    with pytest.raises(HuatuoError, match=r"3 updates in a row were not finite \(limit: max_skipped = 3\)"):
-        run_quietly(dataclasses.replace(tiny_config, optimizer=hot, max_skipped=3), tmp_path / "run")
-    assert [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal()]
+    run = copied(finished_run, tmp_path, without=(12, 14))
+
+    class NotFinite(PlannedRows):
+        def read_rows(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+            rows = super().read_rows(indices)
+            return rows | {"tokens": np.full_like(rows["tokens"], 10**6)}  # beyond the vocabulary: NaN
+
+    greedy = dataclasses.replace(tiny_config, checkpoint=CheckpointConfig(every=1, keep=1), max_skipped=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("huatuo_jax.training.trainer.PlannedRows", NotFinite)
+        for _ in range(3):
+            with pytest.raises(HuatuoError, match=r"3 updates in a row, up to step 1[12], .* newest checkpoint is of step 8"):
+                run_quietly(greedy, run)
+            assert [path.name for path in (run / "checkpoints").iterdir() if path.is_dir()] == ["8"]
+    run_quietly(tiny_config, run)
+    assert logged_lines(run) == logged_lines(finished_run)
+
+
+@pytest.mark.parametrize(("item", "case"), [("params", "finished"), ("opt_state", "finished"), ("meta", "resume")])
+def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_its_last_steps_again(
+    finished_run: Path, tiny_config: RunConfig, tmp_path: Path, item: str, case: str
+) -> None:
+    run = copied(finished_run, tmp_path)
+    for file in (run / "checkpoints" / "14" / item).rglob("*"):
+        if file.is_file() and (item == "meta" or file.parent.name == "d"):
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+    assert run_quietly(tiny_config, run)["case"] == case
+    assert (run / "checkpoints" / "corrupt-14").is_dir() and (run / "checkpoints" / "14").is_dir()
+    assert logged_lines(run) == logged_lines(finished_run)
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(250, marks=pytest.mark.slow)])
+def test_no_damage_to_the_newest_checkpoint_is_ever_trained_from(
+    finished_run: Path, tiny_config: RunConfig, tmp_path: Path, count: int
+) -> None:
+    """A flipped bit, or a cut, anywhere in its files: found and fallen back from, or without effect."""
+    mesh = make_mesh(tiny_config.mesh)
+    data = open_run_data(tiny_config, make_console(quiet=True))
+    step = build_step(tiny_config, mesh, data.total_steps, data.dataset.sources)
+
+    def resumed(run: Path) -> dict:
+        checkpoints = Checkpoints(run / "checkpoints")
+        start = choose_case(checkpoints, tiny_config, data.facts)
+        state, meta = load_state(start, checkpoints, step, tiny_config, mesh, lambda message: None)
+        assert int(state.step) == meta["step"]
+        return {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()} | {"metrics": str(meta["metrics"])}
+
+    run = copied(finished_run, tmp_path, without=(8,))
+    good, before = resumed(run), resumed(copied(finished_run, tmp_path / "older", without=(8, 14)))
+    random = np.random.default_rng(count)
+    files = sorted(path for path in (run / "checkpoints" / "14").rglob("*") if path.is_file() and path.stat().st_size)
+    outcomes = Counter[str]()
+    for number in range(count):
+        shutil.rmtree(run)
+        copied(finished_run, tmp_path, without=(8,))
+        file = files[int(random.integers(len(files)))]
+        content = bytearray(file.read_bytes())
+        place = int(random.integers(len(content)))
+        if number % 5 == 4:
+            content = content[:place]
+        else:
+            content[place] ^= 1 << int(random.integers(8))
+        file.write_bytes(content)
+        found = resumed(run)
+        fell_back = (run / "checkpoints" / "corrupt-14").exists()
+        for name, value in (before if fell_back or int(found["step"]) == 12 else good).items():
+            np.testing.assert_array_equal(found[name], value, err_msg=f"{file} {name}")
+        outcomes["fallen back" if int(found["step"]) == 12 else "without effect"] += 1
+    print(outcomes)
+    assert outcomes["fallen back"] >= count // 4
+
+
+def test_a_renamed_checkpoint_is_not_used(finished_run: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+    run = copied(finished_run, tmp_path, without=(14,))
+    (run / "checkpoints" / "8").rename(run / "checkpoints" / "13")
+    run_quietly(tiny_config, run)
+    assert (run / "checkpoints" / "corrupt-13").is_dir()
+    assert logged_lines(run) == logged_lines(finished_run)
+
+
+def test_the_checkpoint_with_the_lowest_held_out_loss_stays(tiny_config: RunConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        tiny_config,
+        checkpoint=CheckpointConfig(every=2, keep=1, keep_best="eval_loss/sft"),
+        logging=dataclasses.replace(tiny_config.logging, eval_every=2),
+    )
+    run_quietly(config, tmp_path / "run")
+    losses = {line["step"]: line["eval_loss/sft"] for line in logged_lines(tmp_path / "run") if "eval_loss/sft" in line}
+    best = min(losses, key=lambda step: losses[step])
+    found = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()}
+    assert found == {str(best), "14"}
+
+
+def test_keep_best_of_a_source_without_held_out_records_is_refused(tiny_config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"keep_best is eval_loss/none, but .* holds out records of medical_books_cn, sft"):
+        run_quietly(
+            dataclasses.replace(
+                tiny_config,
+                checkpoint=CheckpointConfig(every=2, keep_best="eval_loss/none"),
+                logging=dataclasses.replace(tiny_config.logging, eval_every=2),
+            ),
+            tmp_path / "run",
+        )
+    with pytest.raises(ConfigError, match=r"checkpoint.every \(3\) must be a multiple of logging.eval_every \(2\)"):
+        dataclasses.replace(
+            tiny_config,
+            checkpoint=CheckpointConfig(every=3, keep_best="eval_loss"),
+            logging=dataclasses.replace(tiny_config.logging, eval_every=2),
+        )
+
+
+def test_checkpoints_are_listed_verified_and_pruned(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(finished_run, tmp_path)
+    assert huatuo(["checkpoints", str(run)]) == 0
+    assert capsys.readouterr().out.count("not verified") == 3
+    assert huatuo(["checkpoints", str(run), "--verify"]) == 0
+    assert capsys.readouterr().out.count("whole") == 3
+    tear(run, 14)
+    assert huatuo(["checkpoints", str(run), "--verify", "--json", str(tmp_path / "report.json")]) == 1
+    report = json.loads((tmp_path / "report.json").read_text())["checkpoints"]
+    assert [(one["name"], one["state"] == "whole") for one in report] == [("8", True), ("12", True), ("14", False)]
+    assert huatuo(["checkpoints", str(run), "--prune", "1"]) == 0
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.is_dir()] == ["12"]
+    with alone_in(run):
+        assert huatuo(["checkpoints", str(run), "--prune", "1"]) == 1
+    assert "another process is training in" in capsys.readouterr().err
+    assert huatuo(["checkpoints", str(tmp_path)]) == 1
+    assert "holds no checkpoint" in capsys.readouterr().err
 
 
 def test_a_full_disk_ends_the_run_and_the_older_checkpoint_continues_it(

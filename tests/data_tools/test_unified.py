@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_tools.records.unified import decode_records, encode_record
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 
 TEXT = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.sampled_from(["药" * 50, "a" * 127, "b" * 20_000])

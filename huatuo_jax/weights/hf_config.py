@@ -3,8 +3,10 @@
     config = read_config(folder)                              # refuses what it does not understand, by name
     values = write_config(config, "llama", "bfloat16", eos_token_id=2)      # the content of a config.json
 
-Reading asks `hf_config_fields.py` first whether every field of the file is understood. RoPE is read in both spellings,
-`rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5), and written in both; so is the dtype.
+On the way in (`base.py`, `open.py`) and on the way out (`hf_write.py`). What must hold: what is written reads back as the same
+config here and as the same function in both transformers. Reading asks `hf_config_fields.py` first whether every field of the
+file is understood. RoPE is read in both spellings, `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters`
+(transformers 5), and written in both; so is the dtype.
 
 The four released Baichuans share one `model_type`. What tells them apart, in this order:
 
@@ -13,7 +15,7 @@ The four released Baichuans share one `model_type`. What tells them apart, in th
     else           hidden size 4096, or `max_position_embeddings`:     vocabulary of 64,000: linear
                    RoPE; hidden size 5120: ALiBi                       125,696, or `z_loss_weight`: norm
 
-What stays open, or has evidence for both, is asked for (`--positions`, `--head`) and never guessed.
+What stays open, or has evidence for both, is asked for (`--positions`, `--head`) and never guessed. Next to read: `hf_names.py`.
 """
 
 from collections.abc import Collection, Mapping
@@ -46,7 +48,7 @@ class FolderOptions(TypedDict, total=False):
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "baichuan": ("baichuan", ("BaichuanForCausalLM", "BaiChuanForCausalLM")),
     "llama": ("llama", ("LlamaForCausalLM",)),
-    "Yi": ("llama", ("YiForCausalLM",)),
+    "Yi": ("llama", ("YiForCausalLM",)),  # as its first release wrote it; later ones say llama
     "qwen2": ("qwen2", ("Qwen2ForCausalLM",)),
     "qwen3": ("qwen3", ("Qwen3ForCausalLM",)),
 }
@@ -139,6 +141,7 @@ def read_config(
         rope_scaling=scaling,
         head=_head(values, family, where, head, like.head if like else None),
         tied_embeddings=_or_default(values, "tie_word_embeddings", False),
+        # By the family: a config.json of Qwen2 has no field for its biases, and Qwen3's has none for its norms.
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
         norm_eps=_or_default(values, "rms_norm_eps", 1e-6),
@@ -150,6 +153,7 @@ def read_config(
 
 def is_hf_folder(path: PathLike) -> bool:
     """Whether a path is a Hugging Face folder: a config.json with a `model_type`, which a run directory's has not."""
+    # Runs may lie in an object store, folders not: their weights are mapped.
     if not is_local(path) or not (Path(path) / "config.json").is_file():
         return False
     return "model_type" in read_config_file(path)
@@ -163,6 +167,7 @@ def _or_default(values: Mapping[str, Any], name: str, default: Any) -> Any:
 
 def _num_kv_heads(values: Mapping[str, Any], family: str, where: str) -> int:
     heads, kv_heads = values["num_attention_heads"], values.get("num_key_value_heads")
+    # The first Llamas and the Baichuans, which have no grouped heads, do not write the field.
     if kv_heads is None:
         require(
             family in ("llama", "baichuan"),
@@ -188,6 +193,7 @@ def _head_dim(values: Mapping[str, Any], family: str, where: str) -> int:
 
 
 def _max_length(values: Mapping[str, Any], where: str) -> int:
+    # A Baichuan with ALiBi has no table of positions, so only the second.
     length = values.get("max_position_embeddings") or values.get("model_max_length")
     require(bool(length), f"{where} has neither max_position_embeddings nor model_max_length; add the longest trained sequence")
     return cast(int, length)
@@ -268,6 +274,7 @@ def _read_rope(values: Mapping[str, Any], where: str) -> tuple[float, RopeScalin
     Raises:
       ConfigError: the spellings disagree, the kind of RoPE is not one that we compute, or a number of it cannot be.
     """
+    # A folder may carry both spellings, as ours do; they must then say the same.
     new, old = dict(values.get("rope_parameters") or {}), dict(values.get("rope_scaling") or {})
     require(
         not any(isinstance(value, Mapping) for value in new.values()),
@@ -305,6 +312,7 @@ def _rope_scaling(spelling: dict[str, Any], where: str) -> RopeScaling | None:
     else:
         require(kind == "default", f"{where} has RoPE scaling {short(kind)}; huatuo-jax computes default and llama3")
         scaling = None
+    # 1 turns whole heads, as here; any other number stays among the unknown fields, which are refused.
     if spelling.get("partial_rotary_factor") == 1:
         known.add("partial_rotary_factor")
     unknown = sorted(name for name in set(spelling) - known if spelling[name] is not None)
@@ -343,12 +351,13 @@ def write_config(
         "bos_token_id": bos_token_id,
         "eos_token_id": eos_token_id,
         "pad_token_id": pad_token_id,
-        "torch_dtype": dtype,
-        "dtype": dtype,
+        "torch_dtype": dtype,  # transformers 4
+        "dtype": dtype,  # transformers 5
         "use_cache": True,
     }
     if auto_map:
         values["auto_map"] = dict(auto_map)
+    # Not for ALiBi: a Baichuan's readers, ours too, take this field for a sign of RoPE.
     if config.positions == "rope":
         values |= {"max_position_embeddings": config.max_length, **_written_rope(config)}
     if layout == "baichuan":
@@ -356,6 +365,7 @@ def write_config(
         if config.head == "norm":
             values["z_loss_weight"] = config.z_loss_weight
         return values
+    # What has a default in transformers is written all the same, as releases differ in the defaults.
     values |= {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim, "attention_dropout": 0.0}
     if layout in ("llama", "qwen3"):
         values["attention_bias"] = False

@@ -6,9 +6,9 @@ Prompts come from `.txt` (a prompt a line), `.jsonl` (objects), or stdin in eith
     {"id": "q7", "prompt": "感冒了可以喝酒吗？", "subject": "medicine"}
     {"id": "q7", "prompt": "…", "subject": "medicine", "answer": "不可以。", "finish_reason": "end", "prompt_tokens": …, …}
 
-Every answer is on the disk before the next one, a half-written last line is dropped, and `FILE.settings.json` beside the answers
-holds the settings that they were made with: other settings are refused. A prompt's draws follow from the seed and its id alone,
-so neither order nor reruns change an answer. `engine.py` answers.
+What must hold: every answer is on the disk before the next one, a half-written last line is dropped, and `FILE.settings.json`
+beside the answers holds the settings that they were made with: other settings are refused. A prompt's draws follow from the seed
+and its id alone, so neither order nor reruns change an answer. Next to read: `engine.py`, which answers.
 """
 
 import dataclasses
@@ -63,6 +63,7 @@ def read_prompts(source: str) -> list[Prompt]:
       DataError: malformed UTF-8 or JSON, a line that is no prompt, an id twice; names file and line.
     """
     if source == "-":
+        # As bytes: the terminal's locale must not decide how a file that is piped in is decoded.
         name, content = "stdin", sys.stdin.buffer.read()
     else:
         name, path = source, Path(source)
@@ -72,6 +73,7 @@ def read_prompts(source: str) -> list[Prompt]:
         content = path.read_bytes()
     objects = source.endswith(".jsonl") or (source == "-" and content.lstrip()[:1] == b"{")
     prompts: dict[str, Prompt] = {}
+    # Cut at line feeds alone: `splitlines` would also cut at a lone carriage return, which may stand within a prompt.
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         place = f"{name}, line {number}"
         text = _decode(line.rstrip(b"\r"), place)
@@ -90,8 +92,8 @@ def _decode(line: bytes, place: str) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        found = " ".join(f"{byte:02x}" for byte in line[error.start : error.start + 4])
-        raise DataError(f"{place}: not valid UTF-8 at byte {error.start + 1} ({found}); save the file as UTF-8") from None
+        shown = " ".join(f"{byte:02x}" for byte in line[error.start : error.start + 4])
+        raise DataError(f"{place}: not valid UTF-8 at byte {error.start + 1} ({shown}); save the file as UTF-8") from None
 
 
 def _from_object(line: bytes, number: int, place: str) -> Prompt:
@@ -115,6 +117,7 @@ def _from_object(line: bytes, number: int, place: str) -> Prompt:
     if taken := [name for name in OUTPUT_FIELDS if name in values]:
         raise DataError(f"{place}: the field {taken[0]!r} is one of the output's own; rename it")
     id = values.get("id", number)
+    # bool is an int to Python, and true is no name.
     if not isinstance(id, str | int) or isinstance(id, bool):
         raise DataError(f'{place}: "id" is a {type(id).__name__}; it must be a string or a whole number')
     return Prompt(str(id), tuple(turns), system, values, place)
@@ -146,6 +149,7 @@ class AnswerFile:
 
     def __enter__(self) -> "AnswerFile":
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that append to one file would answer the same prompts twice, and tear each other's lines.
         busy = ConfigError(f"another process writes to {self.path}; wait for it, or choose another file")
         with ExitStack() as stack:
             stack.enter_context(locked(self.path, busy))
@@ -257,6 +261,8 @@ class Batch:
             ids = prompt_tokens(prompt.turns, model.tokenizer, model.dialogue_format, prompt.system)
         except RecordError as error:
             raise DataError(f"{prompt.place}: {error}") from error
+        # By the id and not by the place in the file, so that prompts may be added or sorted. CRC-32 is the same for ever, which
+        # Python's own `hash` is not: it is salted anew in every process.
         seed = zlib.crc32(f"{self.sampling.seed} {prompt.id}".encode())
         sampling = dataclasses.replace(self.sampling, seed=seed)
         return Request(ids, self.max_new_tokens, sampling, tuple(self.stop), prompt.place)

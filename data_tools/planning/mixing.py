@@ -1,7 +1,8 @@
 """The mixing curve: which source the draws of each part of a run come from.
 
-`huatuo-data mix` draws it from sizes alone, before there is any data, or from a finished plan. Beside the measured curve stands
-the closed form that it approaches with large sources: an independent check of `huatuo_jax/data/priority.py`.
+`huatuo-data mix` draws it from sizes alone, before there is any data, or from a finished plan. What must hold: beside the
+measured curve stands the closed form that it approaches with large sources, derived without any of the code that draws: an
+independent check. Next to read: `huatuo_jax/data/priority.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
     priority = priority / priority.max()  # only ratios matter, and so u stays within what float64 can tell apart
     drawn = np.linspace(0, n.sum(), windows + 1)
     low, high = np.zeros(windows + 1), np.full(windows + 1, 750.0 / priority.min())  # exp(-750) is 0 in float64: all is drawn
-    for _ in range(200):
+    for _ in range(200):  # halvings: more than float64 has bits to tell apart
         middle = (low + high) / 2
         enough = (n * -np.expm1(-priority * middle)).sum(axis=0) >= drawn
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)

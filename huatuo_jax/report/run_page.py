@@ -1,7 +1,8 @@
 """The report of a run: `plots/*.png` and one self-contained `report.html` in the run directory.
 
 `huatuo report` calls `write_run_report` after (or during) training. What is drawn comes from `history.py`, which reads the run's
-files; how it looks from `style.py`. A picture whose data is missing is left out, never drawn empty.
+files; how it looks from `style.py`. What must hold: a picture whose data is missing is left out, never drawn empty, and the page
+needs no other file. Next to read: `history.py`.
 """
 
 import html

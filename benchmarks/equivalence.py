@@ -5,9 +5,11 @@
 Both run the whole quickstart, a short training on two devices, and collect, one after the other, each from a checkout of its own
 and with this interpreter. Then all logged losses, the plan, every token record, every exported weight and file, the passages
 and the pairs are compared. Prints a table and ends with 1 on any difference. `--passes 3` shortens the quickstart's
-training to some twenty steps and compares the same things: about two minutes a commit on two busy cores.
+training to some twenty steps and compares the same things: about two minutes a commit on two busy cores. Next to read:
+`output_hashes.py` (how things are compared), `equivalence_probe.py` (how a commit's token records are read).
 
-Floating-point losses are equal only if XLA compiles the same program for the same CPU, so nothing is compared across machines.
+What must hold: neither commit's code runs in this process or reads the other's files. Floating-point losses are equal only if XLA
+compiles the same program for the same CPU, so nothing is compared across machines.
 """
 
 import argparse
@@ -69,6 +71,7 @@ class Checkout:
         self.commit, self.tree, self.out, self._scripts = commit, folder / "tree", folder / "out", folder / "bin"
         for made in (self.out, self._scripts):
             made.mkdir(parents=True)
+        # A worktree, so that the commit's scripts run in a tree of their own and the user's checkout is not touched.
         _git("worktree", "add", "--detach", str(self.tree), commit)
         self._write_scripts()
 
@@ -78,6 +81,7 @@ class Checkout:
 
     def run(self, command: list[str], check: bool = True, xla_flags: str = "") -> bool:
         """Runs a command in the tree; what it prints goes to `out/log.txt`. Returns whether it succeeded."""
+        # The CPU for both: a GPU's sums may differ from run to run.
         variables = os.environ | {
             "PATH": os.pathsep.join([str(self._scripts), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(self.tree),
@@ -102,6 +106,7 @@ class Checkout:
         if passes is not None:
             file, line, replacement = PASSES
             self._edit(file, line, replacement.format(passes))
+        # The script ends after training: what follows it is compared after the run on one device.
         if two_devices:
             script = (self.tree / SCRIPT).read_text(encoding="utf-8")
             train = self._match(TRAIN_LINE, script, SCRIPT)
@@ -180,7 +185,7 @@ def compare(old: Found, new: Found, console: Console) -> bool:
     for kind in old:
         before, after = old[kind], new[kind]
         different = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-        equal = not different and bool(before)
+        equal = not different and bool(before)  # two empty things are equal and prove nothing
         table.add_row(kind, _shown(before), _shown(after), "yes" if equal else f"NO: {len(different)}")
         differences += [(f"{kind}: {name}", before.get(name, "absent"), after.get(name, "absent")) for name in different]
         same = same and equal
@@ -226,6 +231,7 @@ def main() -> int:
         console.print(str(error), markup=False, highlight=False)
         return 1
     same = compare(found[0], found[1], console)
+    # Kept after an error, which returned above: the logs say what failed.
     if not args.work:
         shutil.rmtree(work)
     return 0 if same else 1

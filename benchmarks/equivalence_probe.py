@@ -2,8 +2,9 @@
 
     python equivalence_probe.py TOKENS OUT.npz
 
-OUT holds, as `SOURCE/SPLIT/lengths`, `…/tokens` and `…/targets`, every record in the order of its ids. A commit whose dataset
-has another name or other methods gets a reader of its own in `READERS`.
+What must hold: it imports nothing of the project at its top, for it must run with every commit. OUT holds, as
+`SOURCE/SPLIT/lengths`, `…/tokens` and `…/targets`, every record in the order of its ids. A commit whose dataset has another name
+or other methods gets a reader of its own in `READERS`.
 """
 
 import importlib

@@ -8,8 +8,9 @@ checkpoint → HF folder: to-hf of the run just trained
 raw document → pair: collect of the quickstart's corpus, then unify --template of its passages
 
 Module-level code and class bodies do not count as functions, nor do comprehensions (a function that holds one counts itself).
-Files of which nothing but class bodies or comprehensions run are counted apart.
-Each command is a process of its own with a profile hook in all Python threads and in forked workers.
+Files of which nothing but class bodies or comprehensions run are counted apart. Each command is a process of its own with a
+profile hook in all Python threads and in forked workers. What must hold: a file is counted by what runs, not by what is imported.
+Next to read: docs/architecture.md, which tells the same journeys.
 """
 
 import argparse
@@ -33,7 +34,7 @@ EXAMPLES = REPOSITORY / "examples" / "quickstart"
 SHORT = 60
 """Lines below which a file is counted as short."""
 
-# What depends on the names of commands and of the config's fields.
+# What depends on the names of commands and of the config's fields, kept together for the commit that renames some.
 HUATUO = "import sys; from huatuo_jax.cli import main; sys.exit(main())"
 HUATUO_DATA = "import sys; from data_tools.cli import main; sys.exit(main())"
 CONFIG = """
@@ -59,6 +60,7 @@ done, bodies = set(), set()
 def hook(frame, event, _):
     code = frame.f_code
     name = code.co_filename
+    # A file's first function settles it: after that a call costs one look into a set, or tracing would take hours.
     if event != "call" or name in done:
         return
     if not name.startswith(roots):
@@ -76,6 +78,7 @@ def write(kind, name):
     os.write(file, f"{kind} {name}\\n".encode())
     os.close(file)
 
+# In this thread, in those that Python starts, and in forks, which copy both.
 threading.setprofile(hook)
 sys.setprofile(hook)
 """
@@ -116,6 +119,7 @@ def trace(folder: Path) -> dict[str, dict[str, Step]]:
     (folder / "hook" / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
     corpus = sorted((EXAMPLES / "corpus").glob("*.jsonl"))
 
+    # With few epochs and one held-out record a source, so that training takes seconds.
     def step(program: str, *words: object) -> Step:
         return _traced(program, [str(word) for word in words], folder)
 
@@ -166,6 +170,7 @@ def print_sizes() -> None:
     for package in PACKAGES:
         code = comments = short = 0
         paths = sorted((REPOSITORY / package).rglob("*.py"))
+        # Tokens and the syntax tree and not a pattern of lines: a "#" may stand within a string, a docstring over many lines.
         for path in paths:
             text = path.read_text(encoding="utf-8")
             code_lines, comment_lines = count_lines(text)
@@ -199,6 +204,7 @@ def count_lines(text: str) -> tuple[int, int]:
             comments.update(lines)
         elif token.type not in layout and token.start[0] not in docstrings:
             code.update(lines)
+    # A line with code and a comment counts as code; so does a string that belongs to an expression.
     filled = {number for number, line in enumerate(text.splitlines(), 1) if line.strip()}
     return len(code & filled), len(((docstrings & filled) | comments) - code)
 

@@ -33,7 +33,7 @@ PROBE = Path(__file__).with_name("equivalence_probe.py")
 SHORT_PASSES = 3
 """Passes over the data of the two-device run: some twenty steps."""
 
-Found = dict[str, dict[str, str]]
+Outputs = dict[str, dict[str, str]]
 """Kind of thing → name → value or hash."""
 
 # ---- What depends on the commit: spellings of commands, config fields, places of files. Extend it where a commit renames. ----
@@ -131,14 +131,14 @@ class Checkout:
     def _edit(self, file: str, line: re.Pattern[str], replacement: str) -> None:
         path = self.tree / file
         text = path.read_text(encoding="utf-8")
-        found = self._match(line, text, file)
-        path.write_text(text[: found.start()] + replacement + text[found.end() :], encoding="utf-8")
+        match = self._match(line, text, file)
+        path.write_text(text[: match.start()] + replacement + text[match.end() :], encoding="utf-8")
 
     def _match(self, line: re.Pattern[str], text: str, file: str) -> re.Match[str]:
-        found = line.search(text)
-        if found is None:
+        match = line.search(text)
+        if match is None:
             raise RuntimeError(f"{self.commit}: {file} has no line {line.pattern}; see the part that depends on the commit")
-        return found
+        return match
 
     def _write_scripts(self) -> None:
         """Console scripts as this commit declares them: those installed belong to one commit alone."""
@@ -150,23 +150,23 @@ class Checkout:
             script.chmod(0o755)
 
 
-def outputs(checkout: Checkout, passes: int | None) -> Found:
+def outputs(checkout: Checkout, passes: int | None) -> Outputs:
     """Everything that is compared, of one commit."""
-    found: Found = {}
+    results: Outputs = {}
     run = checkout.quickstart("quickstart", passes, two_devices=False)
-    found["losses"] = _losses(run)
-    found["plan"] = {name: array_hash(np.load(run / PLAN / f"{name}.npy")) for name in ("row_starts", "row_docs")}
-    found["token records"] = checkout.records(run / TOKENS)
+    results["losses"] = _losses(run)
+    results["plan"] = {name: array_hash(np.load(run / PLAN / f"{name}.npy")) for name in ("row_starts", "row_docs")}
+    results["token records"] = checkout.records(run / TOKENS)
     exported = export_hashes(run / EXPORT)
     files = {name: value for name, value in exported.items() if (run / EXPORT / name).is_file()}
-    found["exported weights"] = {name: value for name, value in exported.items() if name not in files}
-    found["exported files"] = files
-    found["answers"] = {name: file_hash(run / name) for name in ANSWERS}
-    found["losses on two devices"] = _losses(checkout.quickstart("two_devices", SHORT_PASSES, two_devices=True))
+    results["exported weights"] = {name: value for name, value in exported.items() if name not in files}
+    results["exported files"] = files
+    results["answers"] = {name: file_hash(run / name) for name in ANSWERS}
+    results["losses on two devices"] = _losses(checkout.quickstart("two_devices", SHORT_PASSES, two_devices=True))
     passages = checkout.collect() / "passages"
-    found["collected passages"] = {path.name: file_hash(path) for path in sorted(passages.iterdir())}
-    found["unified pairs"] = {"pairs.jsonl": file_hash(run / PAIRS)}
-    return found
+    results["collected passages"] = {path.name: file_hash(path) for path in sorted(passages.iterdir())}
+    results["unified pairs"] = {"pairs.jsonl": file_hash(run / PAIRS)}
+    return results
 
 
 def _losses(run: Path) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _losses(run: Path) -> dict[str, str]:
     return losses
 
 
-def compare(old: Found, new: Found, console: Console) -> bool:
+def compare(old: Outputs, new: Outputs, console: Console) -> bool:
     """Prints one row per kind, and every item that differs; returns whether all are equal and none is empty."""
     table = Table("what", "old", "new", "equal", title="bit for bit")
     differences, same = [], True
@@ -218,19 +218,19 @@ def main() -> int:
     if args.work and args.work.exists():
         parser.error(f"{args.work} is there; give a new folder")
     work = args.work.resolve() if args.work else Path(tempfile.mkdtemp(prefix="equivalence-"))
-    found: list[Found] = []
+    results: list[Outputs] = []
     try:
         for name, commit in (("old", args.old), ("new", args.new)):
             console.print(f"{name}: {commit}, log in {work / name / 'out' / 'log.txt'}", highlight=False)
             checkout = Checkout(commit, work / name)
             try:
-                found.append(outputs(checkout, args.passes))
+                results.append(outputs(checkout, args.passes))
             finally:
                 checkout.remove()
     except RuntimeError as error:
         console.print(str(error), markup=False, highlight=False)
         return 1
-    same = compare(found[0], found[1], console)
+    same = compare(results[0], results[1], console)
     # Kept after an error, which returned above: the logs say what failed.
     if not args.work:
         shutil.rmtree(work)

@@ -141,12 +141,12 @@ def trace(folder: Path) -> dict[str, dict[str, Step]]:
 
 def _traced(program: str, words: list[str], folder: Path) -> Step:
     """Runs one command under the hook."""
-    found = folder / "found.txt"
-    found.unlink(missing_ok=True)
+    ran_file = folder / "ran.txt"
+    ran_file.unlink(missing_ok=True)
     roots = os.pathsep.join(str(REPOSITORY / package) + os.sep for package in TRACED)
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JOURNEY_FILE": str(found),
+        "JOURNEY_FILE": str(ran_file),
         "JOURNEY_ROOTS": roots,
         "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{REPOSITORY}",
     }
@@ -156,7 +156,7 @@ def _traced(program: str, words: list[str], folder: Path) -> Step:
     if done.returncode:
         sys.exit(f"{' '.join(words)} failed:\n{done.stdout}{done.stderr}")
     ran: dict[str, set[str]] = {"function": set(), "body": set()}
-    for line in found.read_text(encoding="utf-8").splitlines():
+    for line in ran_file.read_text(encoding="utf-8").splitlines():
         kind, _, name = line.partition(" ")
         ran[kind].add(str(Path(name).relative_to(REPOSITORY)))
     return {"function": sorted(ran["function"]), "body": sorted(ran["body"] - ran["function"])}

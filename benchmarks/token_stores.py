@@ -84,11 +84,11 @@ def measure(store: str, folder: Path, workers: int) -> dict[str, float]:
 
     if store == STORES[1]:
         use_array_record()
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     tokens = folder / f"tokens-{os.getpid()}"
     started, used = time.perf_counter(), processor_seconds()
     report = build(BuildRequest((folder / "unified",), SHARED / "tokenizers" / "baichuan2.model", tokens, workers=workers))
-    found["build_s"], found["build_cpu_s"] = time.perf_counter() - started, processor_seconds() - used
+    figures["build_s"], figures["build_cpu_s"] = time.perf_counter() - started, processor_seconds() - used
     # Only now: jax starts threads, and a build that runs beside them cannot fork its workers.
     import jax
 
@@ -100,9 +100,9 @@ def measure(store: str, folder: Path, workers: int) -> dict[str, float]:
     from huatuo_jax.sharding import batch_sharding, make_mesh
 
     (source,) = report["sources"]
-    found["tokens"] = report["sources"][source]["train"]["tokens"]
+    figures["tokens"] = report["sources"][source]["train"]["tokens"]
     shards = [path for path in (tokens / source).iterdir() if "train" in path.name and path.suffix != ".npy"]
-    found["bytes"] = sum(path.stat().st_size for path in shards)
+    figures["bytes"] = sum(path.stat().st_size for path in shards)
     dataset = TokenDataset.open(tokens)
     plan = make_plan(dataset, DataConfig(mixture={source: SourceMix(epochs=12)}))
     planned = (getattr(rows, "PlannedRows", None) or rows.RowSource)(plan, dataset)  # type: ignore[attr-defined]
@@ -112,9 +112,9 @@ def measure(store: str, folder: Path, workers: int) -> dict[str, float]:
         for batch in batches:
             jax.block_until_ready(batch)
             count += 64
-        found["rows_per_s"] = count / (time.perf_counter() - started)
-        found["us_per_row"] = (time.process_time() - used) / count * 1e6
-    return found
+        figures["rows_per_s"] = count / (time.perf_counter() - started)
+        figures["us_per_row"] = (time.process_time() - used) / count * 1e6
+    return figures
 
 
 def processor_seconds() -> float:
@@ -146,8 +146,8 @@ def main() -> None:
                 env = {**os.environ, "PYTHONPATH": code, "OPENBLAS_NUM_THREADS": "1"}
                 child = subprocess.run(command, env=env, cwd=code, stdout=subprocess.PIPE, text=True)
                 results[store].append(json.loads(child.stdout.split("RESULT")[1]))
-    for store, found in results.items():
-        middle = {name: statistics.median(one[name] for one in found) for name in found[0]}
+    for store, figures in results.items():
+        middle = {name: statistics.median(one[name] for one in figures) for name in figures[0]}
         print(
             f"{store:22} build {middle['tokens'] / middle['build_s']:12,.0f} tokens/s, {middle['build_cpu_s']:.2f} CPU seconds; "
             f"loader {middle['rows_per_s']:8,.0f} rows/s, {middle['us_per_row']:6,.0f} µs of processor a row; "

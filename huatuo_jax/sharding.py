@@ -100,7 +100,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if open_axis is not None:
         sizes[open_axis] = len(devices) // fixed
     count = math.prod(sizes.values())
-    # Auto: `jax.make_mesh` gives Explicit axes unless it is told, with which flax's modules fail.
+    # Auto: `jax.make_mesh` gives Explicit axes by default, with which flax's modules fail.
     shape, axis_types = tuple(sizes.values()), (AxisType.Auto,) * 3
     if len({getattr(device, "slice_index", 0) for device in devices[:count]}) > 1:
         return Mesh(_across_slices(devices[:count], shape), MESH_AXES, axis_types=axis_types)

@@ -24,7 +24,7 @@ def import_records_arguments(parser: Parser) -> None:
     """Declares the arguments of `import`."""
     parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the new dataset")
-    parser.add_argument("--source", metavar="NAME", help="source of all records, whatever they say themselves")
+    parser.add_argument("--source", metavar="NAME", help="source of all records; overrides their own")
     parser.add_argument(
         "--layout",
         default="auto",

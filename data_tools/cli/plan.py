@@ -124,7 +124,7 @@ def mix(args: argparse.Namespace) -> Report:
         curve = mixing.planned_curve(Plan.load(args.plan), args.windows)
     else:
         title = f"Mixing curve of the mixture {args.mixture or args.mixture_file}, seed {args.seed}"
-        require(bool(args.mixture or args.records), "--mixture-file says nothing about sizes; give --records too")
+        require(bool(args.mixture or args.records), "--mixture-file has no record counts; give --records too")
         mixture = load_mixture(args.mixture, args.mixture_file) or {}
         counts = read_json(args.records) if args.records else MIXTURES[args.mixture][1]
         mixture = equal_priorities(mixture) if args.equal_priorities else mixture

@@ -11,8 +11,8 @@ Two turns in the huatuo format, each piece tokenised on its own ("-" is IGNORED;
     tokens     p p q q q              r r a a                s s q q                r r a      EOS
     targets    - - - - -              - - a a                EOS - - -              - - a      EOS
 
-Targets are not shifted here: target i belongs to token i. The first token of the second question has EOS as its target: where it
-would be said, the answer ends. `rows.py` shifts.
+Targets are not shifted here: target i belongs to token i. The first token of the second question has EOS as its target, so that
+the model learns to end the answer there. `rows.py` shifts.
 """
 
 from collections.abc import Sequence

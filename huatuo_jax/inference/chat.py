@@ -2,7 +2,7 @@
 
 `Conversation` renders history and question in the model's dialogue format, as training did, and streams the answer from the
 engine. What must hold: the model reads what the person sees, so when the context is full, whole questions and answers are
-dropped, the oldest first, and the person is told. `talk` is the part that knows a terminal. Next to read: `engine.py`.
+dropped, the oldest first, and a line says how many. `talk` is the part that knows a terminal. Next to read: `engine.py`.
 """
 
 import contextlib

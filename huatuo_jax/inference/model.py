@@ -55,7 +55,7 @@ class Model:
 
     @property
     def source(self) -> str:
-        """Path and step: for people, and for the settings of an output."""
+        """Path and step, as printed and as recorded in the settings of an answer file."""
         return f"{self.stored.path}, step {self.step}"
 
     def quantizer(self, kind: str | None, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Quantizer | None:

@@ -16,7 +16,7 @@ out as a `Fault`, and reading goes on after it; a document that cannot be read, 
 arrays as in HuatuoGPT-II's training files, costs the memory of its longest part.
 
 The parts are parsed with the `json` module, at 145 MB/s. ijson was tried instead (its C backend reads the same two files of
-200 MB at 155 MB/s): it turns a lone surrogate into "?" without a word, refuses the whole file for an integer of 64 bits or a NaN,
+200 MB at 155 MB/s): it silently turns a lone surrogate into "?", refuses the whole file for an integer of 64 bits or a NaN,
 and names no place.
 """
 

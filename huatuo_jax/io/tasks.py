@@ -194,7 +194,7 @@ def _has_one_thread() -> bool:
 
 
 class _Stopped(BaseException):
-    """The parent gave up: the task leaves as it would after Ctrl-C, so that what it wrote aside is removed."""
+    """The parent stops the run: the task ends as it would after Ctrl-C, so that what it wrote aside is removed."""
 
 
 _function: Callable[[Any], object] | None = None

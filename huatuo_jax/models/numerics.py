@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 if TYPE_CHECKING:
     from qwix import QArray
 
-# A QArray is told by its attribute `qvalue`: qwix is imported only where something is quantised.
+# A QArray is recognised by its attribute `qvalue`: qwix is imported only where something is quantised.
 Weights: TypeAlias = "jax.Array | QArray"
 OutDType: TypeAlias = DTypeLike | None
 """Of a product; None = the compute dtype, which is that of the activations."""

@@ -1,7 +1,7 @@
 """What a run directory holds, read for a report: logged steps, held-out losses, answers, recall and the mixing curve trained.
 
 What must hold: a run in progress can be read too (its last line may be half-written, answers may be missing, its plan may have
-been replaced), and what cannot be read is said and never made up. Next to read: `run_page.py`, which draws it.
+been replaced), and what cannot be read is reported and never guessed. Next to read: `run_page.py`, which draws it.
 """
 
 from dataclasses import dataclass, field

@@ -226,7 +226,7 @@ def handler() -> ocp.CompositeCheckpointHandler:
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause in one line: Orbax wraps errors of its threads, and storage errors end with what the system said."""
+    """The innermost cause in one line: Orbax wraps errors of its threads, and storage errors end with the system's message."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())

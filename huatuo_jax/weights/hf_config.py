@@ -200,7 +200,7 @@ def _max_length(values: Mapping[str, Any], where: str) -> int:
 
 
 def _positions(
-    values: Mapping[str, Any], family: str, where: str, told: Positions | None, assumed: Positions | None
+    values: Mapping[str, Any], family: str, where: str, requested: Positions | None, assumed: Positions | None
 ) -> Positions:
     evidence: dict[str, str] = {}
     if family != "baichuan":
@@ -212,10 +212,10 @@ def _positions(
             evidence["rope"] = "hidden_size 4096, a 7B,"
         if values["hidden_size"] == 5120:
             evidence["alibi"] = "hidden_size 5120, a 13B,"
-    return _decide("positions", ("rope", "alibi"), values, evidence, where, told, assumed)
+    return _decide("positions", ("rope", "alibi"), values, evidence, where, requested, assumed)
 
 
-def _head(values: Mapping[str, Any], family: str, where: str, told: Head | None, assumed: Head | None) -> Head:
+def _head(values: Mapping[str, Any], family: str, where: str, requested: Head | None, assumed: Head | None) -> Head:
     evidence: dict[str, str] = {}
     if family != "baichuan":
         evidence["linear"] = f"model_type {values['model_type']}"
@@ -226,7 +226,7 @@ def _head(values: Mapping[str, Any], family: str, where: str, told: Head | None,
             evidence["norm"] = "vocab_size 125,696, a Baichuan 2,"
         if values.get("z_loss_weight") is not None:
             evidence["norm"] = "z_loss_weight"
-    return _decide("head", ("linear", "norm"), values, evidence, where, told, assumed)
+    return _decide("head", ("linear", "norm"), values, evidence, where, requested, assumed)
 
 
 def _decide(
@@ -235,7 +235,7 @@ def _decide(
     values: Mapping[str, Any],
     evidence: dict[str, str],
     where: str,
-    told: str | None,
+    requested: str | None,
     assumed: str | None,
 ) -> Any:
     """The value of `positions` or `head`.
@@ -243,7 +243,7 @@ def _decide(
     Args:
       field: which of the two; as a field of config.json it decides alone.
       evidence: value → what in the file speaks for it.
-      told: what the user says; must not contradict the file.
+      requested: what the user says; must not contradict the file.
       assumed: what the model has that these weights are meant for; used where nobody says anything.
 
     Raises:
@@ -257,13 +257,13 @@ def _decide(
     if len(evidence) == 1:
         value, why = next(iter(evidence.items()))
         require(
-            told in (None, value),
-            f"--{field} {told} contradicts {where}, where {why} means {value}; leave the flag out, or add "
-            f'"{field}": "{told}" to the file if the model really is so',
+            requested in (None, value),
+            f"--{field} {requested} contradicts {where}, where {why} means {value}; leave the flag out, or add "
+            f'"{field}": "{requested}" to the file if the model really is so',
         )
         return value
-    if told or assumed:
-        return told or assumed
+    if requested or assumed:
+        return requested or assumed
     says = " and ".join(f"{why} means {value}" for value, why in evidence.items()) or "nothing in it decides"
     raise ConfigError(f"{where} leaves open which {field} the model has ({says}); pass --{field} {' or '.join(choices)}")
 

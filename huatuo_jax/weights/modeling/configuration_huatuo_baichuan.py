@@ -1,4 +1,4 @@
-"""Configuration of a Baichuan model for transformers 4.46 to 5: RoPE or ALiBi, linear head or NormHead, each said by a field."""
+"""Configuration of a Baichuan model for transformers 4.46 to 5: RoPE or ALiBi, linear or NormHead, each a field."""
 
 from transformers import PretrainedConfig
 

@@ -3,7 +3,8 @@
     python -m benchmarks.loader [PLAN TOKENS] [--batch-size 64] [--steps 40] [--threads 8]
 
 Without a plan, dialogues are tokenised and planned at 4096 first. The consumer does nothing but wait for each batch. The first
-batch is counted apart: it opens the files. Next to read: `huatuo_jax/data/loader.py`.
+batch is counted apart: it opens the files. What must hold: rows come through the loader of training and end on the devices. Next
+to read: `huatuo_jax/data/loader.py`.
 """
 
 import argparse

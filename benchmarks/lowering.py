@@ -2,7 +2,8 @@
 
     python -m benchmarks.lowering [--model baichuan2-7b] [--devices 8] [--compile]
 
-What a user waits for before the compiler begins. Next to read: `huatuo_jax/training/step.py`.
+What a user waits for before the compiler begins. What must hold: it is the step of training, at its real size. Next to read:
+`huatuo_jax/training/step.py`.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python -m benchmarks.plan [--records 5_680_000 100_000_000] [--packing first_fit]
 
-Each size runs in a process of its own, so that its peak memory is its own. Lengths are log-normal (median 300 tokens, some
-beyond the cut at 4096); the mixture is the paper's, scaled. "plan" draws the order again, packs, counts and writes the folder.
-CPU seconds are beside wall seconds, because both programs use one core and other work on the machine stretches only the latter.
-Next to read: `huatuo_jax/data/priority.py`, `packing.py`.
+Each size runs in a process of its own, so that its peak memory is its own. Lengths are log-normal (median 300 tokens, some beyond
+the cut at 4096); the mixture is the paper's, scaled. "plan" draws the order again, packs, counts and writes the folder. CPU
+seconds are beside wall seconds, because both programs use one core and other work on the machine stretches only the latter. What
+must hold: it is the planner of `huatuo-data plan`, on sizes alone. Next to read: `huatuo_jax/data/priority.py`, `packing.py`.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m benchmarks.pods --config configs/huatuo2_7b.py --topology v5p:2x4x4
 
-Needs the `tpu` extra (libtpu). Nothing is run and no parameter is allocated. Next to read: `huatuo_jax/training/step.py`,
-`huatuo_jax/models/attention_splash.py`.
+Needs the `tpu` extra (libtpu). What must hold: nothing is run and no parameter is allocated. Next to read:
+`huatuo_jax/training/step.py`, `huatuo_jax/models/attention_splash.py`.
 """
 
 import argparse

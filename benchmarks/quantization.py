@@ -6,7 +6,8 @@
 Every form is read from the run's checkpoint as `huatuo generate --quantize` reads it, and computes in fp32 (bf16: in bf16)
 without a cache. Texts: records that the run trained on, records that it held out, and real dialogues beside the repository (where
 they are there; the model has not seen them). Divergence is KL(fp32 ‖ form) and KL(bf16 ‖ form) of the next-token distributions at
-target tokens. Next to read: `huatuo_jax/inference/quantize.py`.
+target tokens. What must hold: all forms read the same checkpoint and the same ids. Next to read:
+`huatuo_jax/inference/quantize.py`.
 """
 
 import argparse

@@ -4,7 +4,8 @@
     python -m benchmarks.token_stores --before /tmp/before [--rounds 5] [--workers 2]
 
 Each store tokenises sft_zh once and reads rows of 4096 through the loader, in a process of its own and in turn, so that other
-work on the machine meets all three. Processor time is beside wall time: it hardly changes under load. Why the flat store stays is
+work on the machine meets all three. Processor time is beside wall time: it hardly changes under load. What must hold: all
+three hold the same tokens and codes. Why the flat store stays is
 in RESULTS.md; next to read: `huatuo_jax/data/token_store.py`.
 """
 

@@ -3,9 +3,9 @@
     python -m benchmarks.tokenizing [--files F.jsonl] [--tokenizer T.model] [--workers 2] [--pairs 7] [--repeat 10]
 
 "bare" encodes a list of all turns with their prefixes in one call, after loading. "build" starts from the imported dataset and
-ends with the finished folder: loading and checking the tokenizer, worker processes, reading, targets, writing; only importing
-the libraries is not in it. --repeat measures once more with every record so many times over, where starting hardly counts.
-Next to read: `data_tools/tokens/build.py`.
+ends with the finished folder: loading and checking the tokenizer, worker processes, reading, targets, writing; only importing the
+libraries is not in it. --repeat measures once more with every record so many times over, where starting hardly counts. What must
+hold: both sides encode the same texts on as many threads as the other has processes. Next to read: `data_tools/tokens/build.py`.
 """
 
 import argparse

@@ -4,7 +4,8 @@
     python -m benchmarks.unify_client --memory 100000
 
 The client's process is pinned to one core, the stub to another. Every call goes the whole way: budget, request, check of the
-answer, commit to the ledger. CPU seconds per call say how many calls one core can make, whatever else the machine does. Next to
+answer, commit to the ledger. CPU seconds per call say how many calls one core can make, whatever else the machine does. What must
+hold: the stub is never what the client waits for. Next to
 read: `huatuo_jax/chat_client/client.py`.
 """
 

@@ -3,8 +3,8 @@
 A config file is Python with a function `config() -> RunConfig` (recipes: `configs/`; reading and writing: `config_files.py`).
 Every field can be overridden on the command line by its dotted name (`--optimizer.learning-rate 5e-5`). The resolved config is
 saved beside every output it made. What must hold: a config that can be made can be run, as far as its own values tell, and the
-message of one that cannot says which field to change. Named architectures are in `models/presets.py`, mixtures of sources in
-`mixtures.py`.
+message of one that cannot says which field to change. Next to read: named architectures in `models/presets.py`, mixtures of
+sources in `mixtures.py`.
 """
 
 import dataclasses

@@ -1,8 +1,9 @@
 """Where every array lives: the mesh, and the rules that map the logical axes of parameters and activations to mesh axes.
 
-The only file that knows the mesh axes: `data` replicates parameters (use it across slices), `fsdp` shards parameters and rows,
+What must hold: this is the only file that knows the mesh axes, and what does not divide is refused by name before anything is
+compiled. `data` replicates parameters (use it across slices), `fsdp` shards parameters and rows,
 `tensor` shards heads, FFN and vocabulary. The model names logical axes only ("embed", "heads", …): parameters when they are made
-(`models/decoder.py`), activations by `constrain`. What does not divide is refused by name before anything is compiled.
+(`models/decoder.py`), activations by `constrain`. Next to read: `training/step.py`.
 
 Example: on a mesh of fsdp 4 × tensor 2 a query projection [embed 4096, heads 32, head_dim 128] lies as 8 parts of
 [1024, 16, 128], and a batch of 16 rows as 4 parts of 4 rows, each held by the two devices of a tensor group.

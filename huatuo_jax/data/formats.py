@@ -6,9 +6,10 @@ Each format is one object in `FORMATS`, which says it twice:
               the same way for all formats; for training, generation and evaluation
     jinja     the chat template of an exported folder, for `apply_chat_template` of transformers
 
-Both must give the same ids. Ours tokenises a prompt piece by piece; transformers renders one string and tokenises that. The ids
-are the same where no token reaches over the seam of two pieces, and for the huatuo format `check` refuses a tokenizer that has
-such a token. Tests hold `jinja` against `render` for every format. To add a format, add it to `FORMATS`.
+On the way from a record to tokens it stands between the record and `dialogue.py`, which is next to read. What must hold: both
+give the same ids. Ours tokenises a prompt piece by piece; transformers renders one string and tokenises that. The ids are the
+same where no token reaches over the seam of two pieces, and for the huatuo format `check` refuses a tokenizer that has such a
+token. Tests hold `jinja` against `render` for every format. To add a format, add it to `FORMATS`.
 """
 
 from collections.abc import Callable, Iterator

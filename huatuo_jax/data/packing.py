@@ -23,7 +23,7 @@ within a row examples keep their drawn order; and the result is the same on ever
 
 A Python loop over examples would take minutes for millions. So the order is cut into contiguous chunks, each packed on its own,
 and step t of the loop places the t-th example of every chunk at once, with numpy. A chunk holds at least 256 rows' worth, so that
-its last, partly filled rows cost little.
+its last, partly filled rows cost little. Next to read: `plan.py`.
 """
 
 from typing import Literal

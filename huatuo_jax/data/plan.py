@@ -7,8 +7,8 @@
 Row i holds the documents `row_docs[row_starts[i] : row_starts[i + 1]]`. Row starts 0 2 5 and documents 7 3 9 7 1 are two rows:
 documents 7 and 3, then 9, 7 (drawn a second time) and 1.
 
-`data_tools/planning/planner.py` makes a plan; training (through `rows.py`), reports and `huatuo-data inspect` read it. What must
-hold: everything random about the data is decided here, so step s of a run depends on the plan alone, and a plan never serves
+`data_tools/planning/planner.py` makes a plan; training, reports and `huatuo-data inspect` read it. Next to read: `rows.py`. What
+must hold: everything random about the data is decided here, so step s of a run depends on the plan alone, and a plan never serves
 other data or settings than it was made for.
 """
 

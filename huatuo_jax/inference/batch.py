@@ -11,15 +11,14 @@ beside the answers holds the settings that they were made with: other settings a
 and its id alone, so neither order nor reruns change an answer. Next to read: `engine.py`, which answers.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from huatuo_jax.config import require
@@ -124,14 +123,14 @@ def _from_object(line: bytes, number: int, place: str) -> Prompt:
 
 
 class AnswerFile:
-    """A file of answers, open for more.
+    """A file of answers to which more may be added.
 
     Attributes:
       done: id → line of every answer that is there.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Opens a new file, or one of an earlier run with the same settings; nothing is written before the context is entered.
+        """Opens a new file, or one of an earlier run with the same settings; nothing is written before `appending`.
 
         Raises:
           ConfigError: an earlier run had other settings (named with old and new value), or left no settings.
@@ -139,7 +138,6 @@ class AnswerFile:
         """
         self.path, self._settings = path, dict(settings)
         self._settings_file = path.with_name(path.name + ".settings.json")
-        self._log: JsonLog | None = None
         self._check_settings()
         self._size = path.stat().st_size if path.exists() else 0
         try:
@@ -147,29 +145,22 @@ class AnswerFile:
         except (KeyError, TypeError):
             raise DataError(f"{path} has a line that is not an answer of `huatuo generate`; correct or remove it") from None
 
-    def __enter__(self) -> "AnswerFile":
+    @contextlib.contextmanager
+    def appending(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """Yields `append(answer)`, which returns when the answer is on the disk.
+
+        Raises:
+          ConfigError: another process writes to the file, or has written since this one read it.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that append to one file would answer the same prompts twice, and tear each other's lines.
         busy = ConfigError(f"another process writes to {self.path}; wait for it, or choose another file")
-        with ExitStack() as stack:
-            stack.enter_context(locked(self.path, busy))
+        with locked(self.path, busy):
             if self.path.stat().st_size != self._size:  # it wrote after this one had read
                 raise busy
             write_json(self._settings_file, self._settings)
-            self._log = JsonLog(self.path, durable=True)
-            stack.callback(self._log.close)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
-
-    def append(self, answer: Mapping[str, Any]) -> None:
-        """Writes one answer, to the disk."""
-        if self._log is None:
-            raise RuntimeError("append outside of the with block")
-        self._log.append(answer)
-        self.done[answer["id"]] = dict(answer)
+            with contextlib.closing(JsonLog(self.path, durable=True)) as log:
+                yield log.append
 
     def _check_settings(self) -> None:
         if not self.path.exists() or not self.path.stat().st_size:
@@ -234,7 +225,7 @@ class Batch:
             return  # a finished file needs no weights
         by_id = {prompt.id: prompt for prompt in self.prompts}
         ids, requests = list(self.requests), list(self.requests.values())
-        with self._file as file:
+        with self._file.appending() as append:
             engine = load_engine()
             path = self.model.stored.path
             require(
@@ -243,7 +234,7 @@ class Batch:
                 f"{path}/checkpoints/{self.model.step}",
             )
             for index, completion in engine.generate(requests):
-                file.append(
+                append(
                     {
                         **by_id[ids[index]].fields,
                         "id": ids[index],

@@ -195,19 +195,16 @@ class Engine:
         def column(values: Sequence[float], dtype: DTypeLike) -> Any:
             return np.resize(np.asarray(values, dtype), height)  # repeats them in the padding, which is dropped
 
-        settings = [request.sampling for request in requests]
+        settings = {
+            name: column([getattr(request.sampling, name) for request in requests], of_rows.dtype)
+            for name, of_rows in vars(state.sampling).items()
+        }
         new = DecodeState(
             last=column([request.prompt[-1] for request in requests], np.int32),
             length=column([len(request.prompt) - 1 for request in requests], np.int32),
             left=column([request.max_new_tokens for request in requests], np.int32),
             seen=seen_RV,
-            sampling=SamplingRows(
-                temperature=column([one.temperature for one in settings], np.float32),
-                top_k=column([one.top_k for one in settings], np.int32),
-                top_p=column([one.top_p for one in settings], np.float32),
-                repetition_penalty=column([one.repetition_penalty for one in settings], np.float32),
-                seed=column([one.seed for one in settings], np.uint32),
-            ),
+            sampling=SamplingRows(**settings),
         )
         return admit(state, rows_R, new)
 

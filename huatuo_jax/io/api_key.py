@@ -1,7 +1,7 @@
 """The API key: from the environment only, and hidden wherever text leaves the program.
 
 Read once by `huatuo-data unify`, which hands it to `huatuo_jax/chat_client/client.py`. What must hold: no argument, file, message
-or traceback ever holds the key, so it travels as an `ApiKey` and never as text.
+or traceback ever holds the key, so it travels as an `ApiKey` and never as text. Next to read: that client.
 """
 
 import os

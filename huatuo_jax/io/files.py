@@ -1,9 +1,9 @@
 """Files as every room reads and writes them: opened whatever their compression, never half-written, locked, hashed; and logs.
 
-What is written appears whole: it is written aside, under a hidden name in the same folder, and then renamed. Paths may be local,
-NFS, gcsfuse or `gs://` (through epath). Object stores have no atomic rename, so a *directory* there becomes visible by its
-manifest, which is written last. A log grows line by line and loses at most its last one (`JsonLog`). Next: `jsonl` for JSON
-lines and documents, `tasks` for work that is resumed.
+What must hold: what is written appears whole. It is written aside, under a hidden name in the same folder, and then renamed.
+Paths may be local, NFS, gcsfuse or `gs://` (through epath). Object stores have no atomic rename, so a *directory* there becomes
+visible by its manifest, which is written last. A log grows line by line and loses at most its last one (`JsonLog`). Next: `jsonl`
+for JSON lines and documents, `tasks` for work that is resumed.
 """
 
 import contextlib

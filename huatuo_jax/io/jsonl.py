@@ -12,8 +12,8 @@ says which, not its name:
 
 What must hold: files may be compressed and larger than the memory, and nothing is lost silently. A line that cannot be read comes
 out as a `Fault`, and reading goes on after it; a document that cannot be read, like a compressed file that ends too early, raises
-`TornFileError`, for nothing says how much is lost. Documents are parsed part by part: an array of any length, or an object of
-arrays as in HuatuoGPT-II's training files, costs the memory of its longest part.
+`TornFileError`, for nothing says how much is lost. Next to read: `data_tools/records/layouts.py`. Documents are parsed part by
+part: an array of any length, or an object of arrays as in HuatuoGPT-II's training files, costs the memory of its longest part.
 
 The parts are parsed with the `json` module, at 145 MB/s. ijson was tried instead (its C backend reads the same two files of
 200 MB at 155 MB/s): it silently turns a lone surrogate into "?", refuses the whole file for an integer of 64 bits or a NaN,

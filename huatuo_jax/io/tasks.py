@@ -2,7 +2,7 @@
 
 `data_tools.collect` and `data_tools.tokens` cut their work into tasks, one output file each, and agree with this module on
 *markers*: a task writes its output aside, renames it, and writes a small marker file last, which holds a key made of its inputs
-and settings. The caller asks `run_tasks` only for the tasks whose marker is missing or has another key. So
+and settings. The caller asks `run_tasks` only for the tasks whose marker is missing or has another key. What must hold:
 
 - a task may be killed at any moment and be run again: an output without its marker counts as not written;
 - a rerun of the same command does only what is left;

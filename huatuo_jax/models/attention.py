@@ -8,9 +8,10 @@ attends to padding, so every query has at least one key: itself. A row of two ex
     query 4   . . . x x .      nothing of the example that lies before it in the row
     query 5   . . . . . x      padding: its result is finite and is never used
 
-The step (`training/step.py`) calls `resolve_attention` before it compiles anything: a backend that cannot do what the model, the
-data or the platform needs is refused by name and never replaced silently. The decoder then calls `attend` in every layer.
-Attention to a cache of earlier tokens is in `cache.py`, the call of JAX's TPU kernel in `attention_splash.py`.
+The step (`training/step.py`) calls `resolve_attention` before it compiles anything; the decoder then calls `attend` in every
+layer. What must hold: all backends compute the same, and one that cannot do what the model, the data or the platform needs is
+refused by name and never replaced silently. Next to read: `cache.py` (attention to a cache of earlier tokens),
+`attention_splash.py` (the call of JAX's TPU kernel).
 """
 
 import math

@@ -2,7 +2,8 @@
 
 The kernel works on one device's rows and heads, and the compiler cannot split it, so it runs under `jax.shard_map` over the mesh
 in scope while the step is traced (`jax.set_mesh(mesh)` or `jax.sharding.use_abstract_mesh`): rows over (data, fsdp), heads over
-tensor. Without a mesh in scope it runs as it is.
+tensor. Without a mesh in scope it runs as it is. What must hold: the result is that of `attention.einsum_attention`, which is
+next to read, for models with RoPE; the kernel takes no bias, so ALiBi models get another backend.
 """
 
 import jax
@@ -17,6 +18,9 @@ LANES = 128
 
 MAX_BLOCK = 512
 """Larger tiles re-read keys less often but must fit in vector memory beside their scores."""
+
+# The forward pass, then the gradients of keys and values, then that of queries: each has tiles of queries by keys.
+_BLOCKS = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
 
 
 def splash_attention(
@@ -59,14 +63,7 @@ def _attend_local(q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segme
     mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((padded, padded))] * num_heads)
     kernel = splash.make_splash_mha(
         mask,
-        block_sizes=splash.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_q_dq=block,
-            block_kv_dq=block,
-        ),
+        block_sizes=splash.BlockSizes(**dict.fromkeys(_BLOCKS, block)),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,

@@ -1,14 +1,16 @@
 """Generation's forward pass: a static-size cache of keys and values, attention to it, and a decoder that appends tokens to it.
 
-The token at position p of a row lies in slot p, so rows of unequal length stand side by side without padding, and a query at
-position p sees the slots up to p. Slots beyond may hold anything finite: they are written before a query can see them.
+What must hold: appending tokens one by one gives the hidden states of the whole row at once (`decoder.py`). The token at position
+p of a row lies in slot p, so rows of unequal length stand side by side without padding, and a query at position p sees the slots
+up to p. Slots beyond may hold anything finite: they are written before a query can see them.
 
 Example: rows "a b c" and "d" in a cache of four slots, each about to get its next token at slot 3 and slot 1:
 
     row 0   a b c _ | token at position 3 sees slots 0…3
     row 1   d _ _ _ | token at position 1 sees slots 0…1, whatever slots 2 and 3 still hold from a row before it
 
-The engine (`inference/`) gives rows of the cache to requests and calls `extend` for prompts and for each new token.
+Next to read: the engine (`inference/engine.py`), which gives rows of the cache to requests, and `inference/device.py`, which
+calls `extend` for prompts and for each new token.
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ Where it stands: `training/step.py`, scoring and comparison call the decoder on 
 with the same `Block` in the same scan over the layers (`extend` in `cache.py`). From the bottom up this file holds rotary
 positions, one pre-norm layer (RMSNorm, the projections of attention, SwiGLU) and the decoder. What must hold: attention goes
 through `attention.py` and products through `numerics.py`, which fixes their dtypes, so a model family is a value of the config
-and never a branch of its own.
+and never a branch of its own. Next to read: `attention.py`, `params.py`.
 
 A `Block` holds the parameters of *all* layers, stacked on a leading axis "layers"; its methods see one layer's slice, as the scan
 hands it to them. Between its two halves the caller computes attention: to the tokens of the same row, or to cached keys and

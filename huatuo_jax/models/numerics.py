@@ -1,5 +1,8 @@
 """Matrix products and norms of the model: in which dtype each operand, sum and gradient is.
 
+Everything that `decoder.py`, `attention.py` and `cache.py` multiply or normalise goes through here. What must hold: operands are
+in the compute dtype, every sum is fp32, and weight gradients have the parameters' dtype. Next to read: `decoder.py`.
+
 Products: operands in the compute dtype, sums in fp32, forward and backward. A plain einsum cannot say that for its gradient:
 asking for fp32 results makes the backward pass multiply fp32 by bf16, which GPUs run as fp32, and not asking for them is three
 times slower for bf16 on CPUs and rounds weight gradients to bf16. It also puts the incoming gradient first in the weights'

@@ -2,7 +2,9 @@
 
 Training, inference, quantisation and export share one tree of nested dicts (its names and shapes: `decoder.py`). Everything that
 depends on shapes alone (shardings, memory, what a checkpoint must hold) is derived from `abstract_params` before anything is
-allocated. A `Decoder` meets its parameters inside a jitted function: `nnx.merge(split_decoder(config), params)`.
+allocated. What must hold: the abstract tree and the initialised one have the same names, shapes and dtypes, for both come from
+one constructor. Next to read: `sharding.py`, `weights/load.py`. A `Decoder` meets its parameters inside a jitted function:
+`nnx.merge(split_decoder(config), params)`.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """Named architectures: the released models, and tiny ones of every family that run anywhere.
 
-Imports no jax, so that planning tools can read it. Sources: HuatuoGPT-II's three bases (arXiv 2311.09774), and the
+Read by recipes (`configs/`), tests and planning tools. What must hold: it imports no jax, and a released model has the numbers of
+its own config.json. Next to read: `config.ModelConfig`. Sources: HuatuoGPT-II's three bases (arXiv 2311.09774), and the
 `config.json` of each released base model.
 
 To add a model whose architecture `decoder.py` has (RoPE or ALiBi, grouped heads, q/k/v biases, q/k norms, tied embeddings,

@@ -1,7 +1,8 @@
 """The model card of an exported folder: README.md with YAML front matter, from the facts of the checkpoint and the run's metrics.
 
 The last file that `hf_write.py` writes. What must hold: every sentence follows from recorded facts or from what the user gave,
-and a section that has nothing to say of this model (a base has no recipe, no mixture, no figures) is left out.
+and a section that has nothing to say of this model (a base has no recipe, no mixture, no figures) is left out. Next to read:
+`hf_write.py`, which writes everything else.
 """
 
 import json

@@ -6,6 +6,8 @@ What must hold: nothing that could change the function of the model passes unsee
     FIXED             present with the one value that the decoder computes
     WITHOUT_EFFECT    on the function of the model
     or refused        by name, all faults of a file in one error; `--ignore FIELD` lets an unknown one pass
+
+Next to read: `hf_config.py`.
 """
 
 import sys

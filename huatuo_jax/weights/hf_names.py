@@ -21,7 +21,7 @@ its axes are ordered there. The keys of a Baichuan with hidden size 64 and 4 hea
 
 What must hold: the table moves numbers and never changes them, and what a layout has no place for is refused. The rows of a
 NormHead pass as they are. `hf_write.py` normalises them where the layout has no NormHead. To read another family, add its layout
-here and its fields in `hf_config.py`.
+here and its fields in `hf_config.py`, which is next to read.
 """
 
 import dataclasses

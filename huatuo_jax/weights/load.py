@@ -3,8 +3,8 @@
 The last stop before training, inference or a comparison; `huatuo_jax.weights.open` calls both. Either way a model that does not
 fit whole can be quantised as it arrives: `convert` replaces each parameter before the next one is read.
 
-Host memory above the mapped file and the parameters themselves stays under two tensors: a device gets its own slice of the mapped
-bytes, turns its axes, and writes it into the stacked parameter in place.
+What must hold: host memory above the mapped file and the parameters themselves stays under two tensors. A device gets its own
+slice of the mapped bytes, turns its axes, and writes it into the stacked parameter in place.
 """
 
 import functools

@@ -1,7 +1,8 @@
 """Baichuan 1 and 2 in torch for transformers 4.46 to 5, with the tensor names of the released folders.
 
-Two things are done as the training code does them, not as the released modelling files do: ALiBi's bias is added to the scores
-in fp32 (rounded to bf16 it loses accuracy), and a NormHead is normalised where it is used, so the stored rows stay as trained.
+It runs where the folder is opened, without huatuo-jax. What must hold: it computes what `huatuo_jax/models/decoder.py` computes.
+Two things are done as the training code does them, not as the released modelling files do: ALiBi's bias is added to the scores in
+fp32 (rounded to bf16 it loses accuracy), and a NormHead is normalised where it is used, so the stored rows stay as trained.
 """
 
 import math

@@ -19,9 +19,6 @@ LANES = 128
 MAX_BLOCK = 512
 """Larger tiles re-read keys less often but must fit in vector memory beside their scores."""
 
-# The forward pass, then the gradients of keys and values, then that of queries: each has tiles of queries by keys.
-_BLOCKS = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
-
 
 def splash_attention(
     q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BS: jax.Array, interpret: bool = False
@@ -63,7 +60,15 @@ def _attend_local(q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segme
     mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((padded, padded))] * num_heads)
     kernel = splash.make_splash_mha(
         mask,
-        block_sizes=splash.BlockSizes(**dict.fromkeys(_BLOCKS, block)),
+        # Tiles of queries by keys: of the forward pass, then of the gradients of keys and values, then of that of queries.
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,

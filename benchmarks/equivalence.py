@@ -88,6 +88,7 @@ class Checkout:
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": xla_flags,
         }
+        # Appended: one log tells the whole of a commit, and an error names its last lines.
         with (self.out / "log.txt").open("a", encoding="utf-8") as log:
             done = subprocess.run(command, cwd=self.tree, env=variables, stdout=log, stderr=subprocess.STDOUT)
         if check and done.returncode:

@@ -150,6 +150,7 @@ def _traced(program: str, words: list[str], folder: Path) -> Step:
         "JOURNEY_ROOTS": roots,
         "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{REPOSITORY}",
     }
+    # The hook comes in as `sitecustomize`, which Python imports by itself in every process, before any module of ours.
     done = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )

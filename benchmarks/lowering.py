@@ -38,7 +38,7 @@ def main() -> None:
     before, start = _peak_mebibytes(), time.perf_counter()
     train = build_step(config, mesh, total_steps=1000, sources=("a", "b"))
     built = time.perf_counter()
-    lowered = train.lower()
+    lowered = train.lower()  # traces too
     done = time.perf_counter()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(train.abstract_state.params))
     table = Table("what", "value", title=f"{args.model}, {parameters / 1e9:.2f} G parameters, {args.devices} devices")

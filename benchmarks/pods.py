@@ -31,6 +31,7 @@ def compile_for(config: RunConfig, topology: str) -> dict[str, Any]:
     """Compiles one step of `config` for `topology`; returns seconds and bytes per device as the compiler gives them."""
     devices: list[Any] = topologies.get_topology_desc(topology, platform="tpu").devices
     mesh = make_mesh(config.mesh, devices)
+    # Sources change the step by their metrics only, but they are part of the program that training compiles.
     sources = tuple(config.data.mixture) or ("data",)
     started = time.perf_counter()
     lowered = build_step(config, mesh, total_steps=10_000, sources=sources).lower()

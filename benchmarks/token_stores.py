@@ -145,6 +145,7 @@ def main() -> None:
                 code = args.before if store == STORES[0] else str(Path(__file__).parents[1])
                 command = [sys.executable, __file__, "--before", "-", "--workers", str(args.workers), "--child", store, folder]
                 env = {**os.environ, "PYTHONPATH": code, "OPENBLAS_NUM_THREADS": "1"}
+                # The older commit reads its own code from its worktree, by PYTHONPATH.
                 child = subprocess.run(command, env=env, cwd=code, stdout=subprocess.PIPE, text=True)
                 results[store].append(json.loads(child.stdout.split("RESULT")[1]))
     for store, figures in results.items():

@@ -148,7 +148,7 @@ def main() -> None:
     print(f"{parameters / 1e6:.1f} M parameters, rows of {SEQUENCE}, {ROWS} rows a step, fp32, {torch.get_num_threads()} threads")
 
     ids, batch = full_rows(rng)
-    torch_step(ids, ids), our_step(batch)
+    torch_step(ids, ids), our_step(batch)  # compiles ours, and warms both
     tokens, ours, theirs = args.steps * ROWS * SEQUENCE, [], []
     for _ in range(args.pairs):
         ours.append(tokens / seconds(our_step, [batch] * args.steps))

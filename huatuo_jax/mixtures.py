@@ -89,8 +89,8 @@ def mixing_curve(records: np.ndarray, offsets: np.ndarray, sources: Sequence[str
     """Which source the draws come from, in each of `windows` equal parts of a run.
 
     Args:
-      records: ids of the drawn records, in the order of training; at least as many as windows.
-      offsets: first record id of each source, and one past the last.
+      records: int64 [draws], ids of the drawn records in the order of training; at least as many as windows.
+      offsets: int64 [sources + 1], first record id of each source, and one past the last.
       sources: names, in the order of ids.
     """
     bounds = np.linspace(0, len(records), windows + 1).astype(np.int64)

@@ -222,6 +222,7 @@ def build(args: argparse.Namespace) -> Report:
         progress.stop()
     if report["nothing_to_do"]:
         console.print(f"nothing to do: {args.out} is finished with these settings")
+    # By source, because a source that loses its records is not seen in the sum.
     rows = {
         source: [
             *(entry["train"][key] for key in ("records", "tokens", "target_tokens")),

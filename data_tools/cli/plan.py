@@ -191,6 +191,7 @@ def inspect(args: argparse.Namespace) -> Report:
     row = rows[args.row]
     segments = segments_of(rows, args.row, row)
     console = make_console(args.quiet)
+    # rich would still write bold and reverse, which the marks are to replace.
     if args.no_color:
         console = Console(quiet=args.quiet, highlight=False, soft_wrap=True, no_color=True, color_system=None)
     filled, targets = sum(segment.tokens for segment in segments), int((row["targets"] != -100).sum())

@@ -18,21 +18,21 @@ from huatuo_jax.report.style import colors, new_figure, save_figure
 
 
 def drawn_curve(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int, seed: int) -> Curve:
-    """The curve of one drawn order, from record counts alone."""
+    """The curve of one drawn order, from record counts alone: source → float64 [windows]."""
     counts = {source: count for source, count in counts.items() if source in mixture}
     offsets = np.cumsum([0, *counts.values()])
     return _checked_curve(draw_order(counts, mixture, seed), offsets, list(counts), windows)
 
 
 def planned_curve(plan: Plan, windows: int) -> Curve:
-    """The curve of a plan: windows over its draws in the order of training; sources by falling priority."""
+    """The curve of a plan, source → float64 [windows] over its draws in the order of training; sources by falling priority."""
     records, offsets = np.asarray(plan.row_docs), np.asarray(plan.manifest["offsets"])
     curve, mixture = _checked_curve(records, offsets, plan.manifest["sources"], windows), plan.manifest["mixture"]
     return {source: curve[source] for source in in_mixture_order(mixture, mixture)}
 
 
 def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int) -> Curve:
-    """The expected curve of large sources.
+    """The expected curve of large sources, source → float64 [windows].
 
     At "time" u the share exp(−π·u) of a source is not yet drawn, so u at the part t of N draws solves Σ n·(1 − exp(−π·u)) = t·N.
     It has no solution in closed form; it rises with u, so it is found by halving an interval, for all windows at once.

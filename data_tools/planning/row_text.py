@@ -39,7 +39,7 @@ class Segment:
 
 
 def segments_of(rows: PlannedRows, index: int, row: RowArrays) -> list[Segment]:
-    """The examples of row `index`, in order; `row` is that row."""
+    """The examples of row `index`, in order; `row` is that row, int32 [sequence_length] arrays by name."""
     dataset, segments, start = rows.dataset, [], 0
     offsets = dataset.offsets("train")
     for doc in rows.plan.docs(index).tolist():

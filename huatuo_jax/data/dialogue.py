@@ -98,7 +98,7 @@ class Examples(NamedTuple):
 
     @classmethod
     def join(cls, examples: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Examples":
-        """Examples given as (tokens, targets), end to end."""
+        """Examples given as (tokens, targets), int32 [length] each, end to end."""
         tokens, targets = ([np.zeros(0, np.int32), *(example[i] for example in examples)] for i in (0, 1))
         return cls(np.concatenate(tokens), np.concatenate(targets), np.array([len(t) for t in tokens[1:]], np.int64))
 

@@ -107,7 +107,11 @@ class _OpenRows:
         self.columns = np.arange(chunks)
 
     def place(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Puts one example into each of the first len(length) chunks; returns its row in the chunk and its place in the row."""
+        """Puts one example into each of the first n chunks, their lengths int32 [n].
+
+        Returns:
+          Its row in the chunk and its place in the row, int [n] each.
+        """
         n = len(length)
         fill, size, opened, columns = self.fill[:, :n], self.size[:, :n], self.opened[:n], self.columns[:n]
         rows = len(fill)

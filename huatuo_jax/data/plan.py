@@ -48,7 +48,10 @@ class Plan:
 
     @classmethod
     def of(cls, row_starts: np.ndarray, row_docs: np.ndarray, facts: Mapping[str, Any]) -> "Plan":
-        """A new plan; `facts` are the manifest's entries but for the identity of the arrays, which is added here."""
+        """A new plan of int64 arrays [rows + 1] and [kept draws].
+
+        `facts` are the manifest's entries but for the identity of the arrays, which is added here.
+        """
         arrays = {"row_starts": _sha256(row_starts), "row_docs": _sha256(row_docs)}
         counts = {"rows": len(row_starts) - 1, "records": len(row_docs)}
         return cls(row_starts, row_docs, {"schema": SCHEMA, **facts, **counts, "arrays": arrays})

@@ -107,7 +107,7 @@ def prefill(
     visible: int,
     dtype: DTypeLike,
 ) -> KVCache:
-    """The cache with a piece of `R` prompts in rows `rows_R` (one beyond the cache is not kept), from positions `starts_R` on.
+    """The cache with a piece of `R` prompts, int32 [R, S], in rows `rows_R` (one beyond it is not kept), from `starts_R` on.
 
     Padding behind a prompt fills slots that are written again before anything sees them.
     """
@@ -117,7 +117,7 @@ def prefill(
 
 @partial(jax.jit, donate_argnames="state")
 def admit(state: DecodeState, rows_R: jax.Array, new: DecodeState) -> DecodeState:
-    """The state with that of `new` rows at `rows_R`; a row beyond the last is dropped."""
+    """The state with that of `R` `new` rows at `rows_R`, int32 [R]; a row beyond the last is dropped."""
     return jax.tree.map(lambda old, fresh: old.at[rows_R].set(fresh, mode="drop"), state, new)
 
 

@@ -105,9 +105,10 @@ def make_exercises(dataset: TokenDataset, tokenizer: Tokenizer, per_source: int)
 
 
 def exercise_of(source: str, tokens: np.ndarray, targets: np.ndarray, tokenizer: Tokenizer) -> Exercise | None:
-    """The exercise on a record's first answer; None if it has none, or no prompt (a passage: everything is a target)."""
-    # Tokens p p q q r r a a EOS with targets - - - - - - a a EOS: the first target at 6, so the prompt is p p q q r r and the
-    # answer a a. The target of token 0 counts nowhere (the shift drops it), and one at 1 leaves a prompt of one token.
+    """The exercise on the first answer of a record, int32 [length] tokens and targets; None if it has no answer or no prompt."""
+    # A passage has no prompt: everything in it is a target. Tokens p p q q r r a a EOS with targets - - - - - - a a EOS: the
+    # first target at 6, so the prompt is p p q q r r and the answer a a. The target of token 0 counts nowhere (the shift drops
+    # it), and one at 1 leaves a prompt of one token.
     answered = np.flatnonzero((targets != IGNORED) & (np.arange(len(targets)) > 0))
     if not answered.size or answered[0] == 1:
         return None

@@ -66,13 +66,13 @@ class SamplingRows:
 
 
 def penalise(logits_BV: jax.Array, seen_BV: jax.Array, penalty_B: jax.Array) -> jax.Array:
-    """Repetition penalty on the tokens that were seen (arXiv 1909.05858)."""
+    """Repetition penalty, fp32 [B], on the logits [B, V] of the tokens that were seen, bool [B, V] (arXiv 1909.05858)."""
     penalty_B1 = penalty_B[:, None]
     return jnp.where(seen_BV, jnp.where(logits_BV < 0, logits_BV * penalty_B1, logits_BV / penalty_B1), logits_BV)
 
 
 def keep_top_k(logits_BV: jax.Array, k_B: jax.Array) -> jax.Array:
-    """Removes every token below the k-th largest logit; those equal to it stay. k = 0 keeps all."""
+    """Logits [B, V] without every token below the k-th largest, k int32 [B]; those equal to it stay. k = 0 keeps all."""
     order_BV = _ordered(logits_BV)
     wanted_B1 = jnp.minimum(k_B, logits_BV.shape[1])[:, None]
 
@@ -84,7 +84,7 @@ def keep_top_k(logits_BV: jax.Array, k_B: jax.Array) -> jax.Array:
 
 
 def keep_top_p(logits_BV: jax.Array, p_B: jax.Array) -> jax.Array:
-    """Keeps the likeliest tokens up to the one with which their probability exceeds p, at least one. p = 1 keeps all.
+    """Logits [B, V] of the likeliest tokens up to the one with which their probability exceeds p, fp32 [B]; p = 1 keeps all.
 
     As in transformers, tokens are taken out from the least likely on while their sum is at most 1 − p. Of equal tokens, the
     higher ids go first (there, an unstable sort decides which; as many stay).

@@ -76,7 +76,7 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 
 def einsum_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    """The reference: scores and softmax in fp32, everything written out."""
+    """The reference, [B, S, N, H] in q's dtype: scores [B, K, G, S, T] and softmax in fp32, everything written out."""
     batch, queries, heads, size = q_BSNH.shape
     kv_heads = k_BTKH.shape[2]
     grouped = (batch, queries, kv_heads, heads // kv_heads, size)
@@ -90,7 +90,7 @@ def einsum_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, vi
 
 
 def dot_product_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    """`jax.nn.dot_product_attention` with the mask written out; its XLA form on every platform."""
+    """[B, S, N, H] by `jax.nn.dot_product_attention` with the mask written out; its XLA form on every platform."""
     bias_NST = visibility.bias_NST()
     return jax.nn.dot_product_attention(
         q_BSNH,
@@ -116,7 +116,7 @@ MOST_BLOCKS, SMALLEST_BLOCK = 8, 128
 
 
 def blocked_attention(q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visibility: Visibility) -> jax.Array:
-    """The attention of `einsum_attention`, block by block."""
+    """The attention of `einsum_attention`, [B, S, N, H] in q's dtype, block by block."""
     batch, length, heads, size = q_BSNH.shape
     kv_heads = k_BSKH.shape[2]
     q_BKGSH = (q_BSNH * size**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, size).transpose(0, 2, 3, 1, 4)
@@ -225,7 +225,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def attend(name: str, q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    """Attention by the backend `name`, as `resolve_attention` returned it."""
+    """Attention [B, S, N, H] by the backend `name`, as `resolve_attention` returned it; shapes as of `Attend`."""
     return BACKENDS[name].attend(q_BSNH, k_BTKH, v_BTKH, visibility)
 
 

@@ -58,7 +58,7 @@ class KVCache:
 
 
 def write(cache_LBKTH: jax.Array, new_BSKH: jax.Array, layer: jax.Array, rows_B: jax.Array, slots_BS: jax.Array) -> jax.Array:
-    """The cache with new keys or values of one layer at each row's own slots; a slot or row beyond the cache is dropped."""
+    """The cache with new keys or values [B, S, K, H] of one layer in their slots, int32 [B, S]; any beyond it are dropped."""
     # Rows and slots beyond the cache belong to tokens that only pad the batch.
     at = cache_LBKTH.at[layer, rows_B[:, None], :, slots_BS]
     return constrain(at.set(new_BSKH.astype(cache_LBKTH.dtype), mode="drop"), *CACHE_AXES)

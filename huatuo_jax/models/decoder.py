@@ -171,7 +171,7 @@ class Block(nnx.Module):
         return q, k, v
 
     def finish(self, x_BSD: jax.Array, attended_BSNH: jax.Array) -> jax.Array:
-        """Adds the attention's output, then the feed-forward's, to the residual stream."""
+        """Adds the attention's output [B, S, N, H], then the feed-forward's, to the residual stream [B, S, D]."""
         x_BSD = x_BSD + project("BSNH,NHD->BSD", attended_BSNH, self.attention.output[...])
         x_BSD = constrain(x_BSD, "batch", None, None)
         x_BSD = x_BSD + self.ffn(rms_norm(x_BSD, self.ffn_norm[...], self.config.norm_eps))

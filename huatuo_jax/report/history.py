@@ -46,7 +46,7 @@ class History:
         return in_mixture_order(logged, self.config["data"].get("mixture", {}))
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps at which `key` was logged, of a training or held-out line, and its values there."""
+        """Steps at which `key` was logged, int [n], of a training or held-out line, and its values there, float64 [n]."""
         # Both kinds of lines stand in one log; a training line of the same step has no held-out loss.
         lines = self.evaluations if key.startswith("eval_loss") else self.steps
         pairs = [(line["step"], line[key]) for line in lines if line.get(key) is not None]

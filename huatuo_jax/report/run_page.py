@@ -57,10 +57,11 @@ def draw_pictures(history: History) -> dict[str, bytes]:
 
 
 def smooth(values: np.ndarray, share: float = 0.05) -> np.ndarray:
-    """Centred moving average over `share` of the points; near the ends, over the points that exist."""
+    """Centred moving average of values [n] over `share` of the points; near the ends, over the points that exist."""
     width = max(1, int(len(values) * share))
     if width == 1:
         return values
+    # Divided by how many points each place really sums: a plain average would fall towards 0 at both ends.
     kernel = np.ones(width)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 

@@ -104,6 +104,7 @@ def compare(
     )
     tokenizer = _tokenizer(one, other)
     rows = [row for row in ([int(i) for i in tokenizer.encode(text)] for text in texts) if row]
+    # Both, before either is computed: they may differ in their context.
     for model in (one, other):
         check_rows(model.config, rows)
     # A list: the first side's logits are kept and its parameters go before the second side's come.

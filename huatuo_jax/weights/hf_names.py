@@ -99,6 +99,7 @@ class NameRow:
         return array.transpose(tuple(np.argsort(self.axes))).reshape(-1, *self.their_shape[1:])
 
 
+# Asked before a folder is written or read: what a layout cannot say would be lost without a trace.
 _FEATURES: dict[str, tuple[Callable[[ModelConfig], bool], tuple[Layout, ...]]] = {
     "ALiBi positions": (lambda c: c.positions == "alibi", ("baichuan",)),
     "a NormHead": (lambda c: c.head == "norm", ("baichuan", "llama")),

@@ -68,7 +68,7 @@ def make_progress(console: Console, unit: str = "") -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        # In a log the bar's control characters would stand between the lines that the command prints.
+        # Into a file or pipe rich would write the last state of each bar, which is no part of the report.
         transient=not console.is_terminal,
         disable=console.quiet,
     )

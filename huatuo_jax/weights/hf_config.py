@@ -18,7 +18,7 @@ The four released Baichuans share one `model_type`. What tells them apart, in th
 What stays open, or has evidence for both, is asked for (`--positions`, `--head`) and never guessed. Next to read: `hf_names.py`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
@@ -62,6 +62,20 @@ SHAPE = {
     "ffn_size": "intermediate_size",
 }
 """Our name → theirs, of what every config.json must say."""
+
+EVIDENCE: dict[str, tuple[tuple[str, str, Callable[[Mapping[str, Any]], bool]], ...]] = {
+    "positions": (
+        ("rope", "max_position_embeddings", lambda values: values.get("max_position_embeddings") is not None),
+        ("rope", "hidden_size 4096, a 7B,", lambda values: values["hidden_size"] == 4096),
+        ("alibi", "hidden_size 5120, a 13B,", lambda values: values["hidden_size"] == 5120),
+    ),
+    "head": (
+        ("linear", "vocab_size 64,000, a Baichuan 1,", lambda values: values["vocab_size"] == 64_000),
+        ("norm", "vocab_size 125,696, a Baichuan 2,", lambda values: values["vocab_size"] == 125_696),
+        ("norm", "z_loss_weight", lambda values: values.get("z_loss_weight") is not None),
+    ),
+}
+"""What a Baichuan is: field of ours → (value, what in a config.json speaks for it, whether that is there)."""
 
 LLAMA3_SCALING = {
     "factor": "factor",
@@ -136,10 +150,10 @@ def read_config(
         **shape,
         num_kv_heads=_num_kv_heads(values, family, where),
         head_dim=_head_dim(values, family, where),
-        positions=_positions(values, family, where, positions, like.positions if like else None),
+        positions=_decide("positions", values, family, where, positions, like),
         rope_theta=theta,
         rope_scaling=scaling,
-        head=_head(values, family, where, head, like.head if like else None),
+        head=_decide("head", values, family, where, head, like),
         tied_embeddings=_or_default(values, "tie_word_embeddings", False),
         # By the family: a config.json of Qwen2 has no field for its biases, and Qwen3's has none for its norms.
         qkv_bias=family == "qwen2",
@@ -199,59 +213,32 @@ def _max_length(values: Mapping[str, Any], where: str) -> int:
     return cast(int, length)
 
 
-def _positions(
-    values: Mapping[str, Any], family: str, where: str, requested: Positions | None, assumed: Positions | None
-) -> Positions:
-    evidence: dict[str, str] = {}
-    if family != "baichuan":
-        evidence["rope"] = f"model_type {values['model_type']}"
-    elif values.get("positions") is None:
-        if values.get("max_position_embeddings") is not None:
-            evidence["rope"] = "max_position_embeddings"
-        if values["hidden_size"] == 4096:
-            evidence["rope"] = "hidden_size 4096, a 7B,"
-        if values["hidden_size"] == 5120:
-            evidence["alibi"] = "hidden_size 5120, a 13B,"
-    return _decide("positions", ("rope", "alibi"), values, evidence, where, requested, assumed)
-
-
-def _head(values: Mapping[str, Any], family: str, where: str, requested: Head | None, assumed: Head | None) -> Head:
-    evidence: dict[str, str] = {}
-    if family != "baichuan":
-        evidence["linear"] = f"model_type {values['model_type']}"
-    elif values.get("head") is None:
-        if values["vocab_size"] == 64_000:
-            evidence["linear"] = "vocab_size 64,000, a Baichuan 1,"
-        if values["vocab_size"] == 125_696:
-            evidence["norm"] = "vocab_size 125,696, a Baichuan 2,"
-        if values.get("z_loss_weight") is not None:
-            evidence["norm"] = "z_loss_weight"
-    return _decide("head", ("linear", "norm"), values, evidence, where, requested, assumed)
-
-
 def _decide(
-    field: str,
-    choices: tuple[str, str],
+    field: Literal["positions", "head"],
     values: Mapping[str, Any],
-    evidence: dict[str, str],
+    family: str,
     where: str,
     requested: str | None,
-    assumed: str | None,
+    like: ModelConfig | None,
 ) -> Any:
-    """The value of `positions` or `head`.
+    """The value of `positions` or `head`; as a field of config.json it decides alone.
 
     Args:
-      field: which of the two; as a field of config.json it decides alone.
-      evidence: value → what in the file speaks for it.
       requested: what the user says; must not contradict the file.
-      assumed: what the model has that these weights are meant for; used where nobody says anything.
+      like: the model that these weights are meant for; its value is taken where nobody says anything.
 
     Raises:
       ConfigError: a contradiction, or an open question.
     """
+    choices = list(dict.fromkeys(value for value, _, _ in EVIDENCE[field]))
+    evidence: dict[str, str] = {}
+    if family != "baichuan":  # all others have RoPE and a linear head
+        evidence = {choices[0]: f"model_type {values['model_type']}"}
+    elif values.get(field) is None:
+        evidence = {value: why for value, why, is_there in EVIDENCE[field] if is_there(values)}
     written = values.get(field)
     if written is not None:
-        possible = tuple(evidence) or choices
+        possible = list(evidence) or choices
         require(written in possible, f"{where} has {field} {short(written)}; for this model_type it is {' or '.join(possible)}")
         evidence = {written: f"its field {field!r}"}
     if len(evidence) == 1:
@@ -262,8 +249,8 @@ def _decide(
             f'"{field}": "{requested}" to the file if the model really is so',
         )
         return value
-    if requested or assumed:
-        return requested or assumed
+    if requested or like:
+        return requested or getattr(like, field)
     says = " and ".join(f"{why} means {value}" for value, why in evidence.items()) or "nothing in it decides"
     raise ConfigError(f"{where} leaves open which {field} the model has ({says}); pass --{field} {' or '.join(choices)}")
 

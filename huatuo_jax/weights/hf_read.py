@@ -129,7 +129,7 @@ def _open_safetensors(path: Path) -> Tensors:
             pass
     except (safetensors.SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
-    # Mapped once a file, not once a tensor: a folder has thousands of tensors, and a process may open 1,024 files.
+    # Mapped once a file, not once a tensor: a view is then an offset, and opening a folder of hundreds of tensors costs nothing.
     mapped = np.memmap(path, np.uint8, mode="r")
     # Eight bytes of header length, the header (name → dtype, shape, bytes from and to), and the tensors.
     start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")

@@ -32,7 +32,7 @@ from huatuo_jax.errors import ConfigError
 from huatuo_jax.inference.model import Model, open_model
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization, stored_bytes
 from huatuo_jax.io.files import read_json
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.compare import row_logits

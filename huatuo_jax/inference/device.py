@@ -23,8 +23,7 @@ from jax.typing import DTypeLike
 
 from huatuo_jax.inference.sampling import SamplingRows, next_tokens
 from huatuo_jax.models.cache import KVCache, extend
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Decoder, Params
 
 LARGEST_PIECE = 512
 """Longer prompts are prefilled in pieces of so many tokens, which bounds the memory of their attention scores."""

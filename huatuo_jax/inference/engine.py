@@ -30,8 +30,7 @@ from huatuo_jax.inference.device import LARGEST_PIECE, NO_TOKEN, Decoded, Decode
 from huatuo_jax.inference.requests import ActiveRequest, Completion, Request, check_prompt
 from huatuo_jax.inference.sampling import SamplingRows
 from huatuo_jax.models.cache import KVCache
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params, split_decoder
+from huatuo_jax.models.decoder import Decoder, Params, split_decoder
 from huatuo_jax.sharding import activation_spec
 
 STEPS_PER_CALL = 16

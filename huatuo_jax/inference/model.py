@@ -21,7 +21,7 @@ from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization
 from huatuo_jax.io.files import PathLike
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Params
 from huatuo_jax.weights.hf_config import FolderOptions
 from huatuo_jax.weights.open import StoredModel, open_stored_model
 

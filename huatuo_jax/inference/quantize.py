@@ -31,8 +31,8 @@ import qwix
 from jax.sharding import Mesh
 
 from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.numerics import row_lengths
-from huatuo_jax.models.params import abstract_params
 from huatuo_jax.sharding import param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves
 

@@ -23,8 +23,7 @@ from huatuo_jax.inference.device import LARGEST_PIECE, bucket
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.requests import check_prompt
 from huatuo_jax.models.cache import KVCache, extend
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Decoder, Params
 
 
 class LogLikelihood(NamedTuple):

@@ -2,16 +2,20 @@
 
 Where it stands: `training/step.py`, scoring and comparison call the decoder on whole rows; generation appends tokens to a cache,
 with the same `Block` in the same scan over the layers (`extend` in `cache.py`). From the bottom up this file holds rotary
-positions, one pre-norm layer (RMSNorm, the projections of attention, SwiGLU) and the decoder. What must hold: attention goes
-through `attention.py` and products through `numerics.py`, which fixes their dtypes, so a model family is a value of the config
-and never a branch of its own. Next to read: `attention.py`, `params.py`.
+positions, one pre-norm layer (RMSNorm, the projections of attention, SwiGLU), the decoder, and its parameters as a tree:
+abstract, initialised, and converted where they lie. What must hold: attention goes through `attention.py` and products through
+`numerics.py`, which fixes their dtypes, so a model family is a value of the config and never a branch of its own; and the
+abstract tree has the names, shapes and dtypes of the initialised one, for one constructor makes both. Next to read:
+`attention.py`, `weights/load.py`.
 
 A `Block` holds the parameters of *all* layers, stacked on a leading axis "layers"; its methods see one layer's slice, as the scan
 hands it to them. Between its two halves the caller computes attention: to the tokens of the same row, or to cached keys and
-values. Parameters live outside the module, as a plain nested dict that jax, optax and Orbax see as any other tree (`params.py`):
+values. Parameters live outside the module, as a plain nested dict that jax, optax and Orbax see as any other tree.
+Everything that depends on shapes alone (shardings, memory, what a checkpoint must hold) is derived from `abstract_params` before
+anything is allocated; a `Decoder` meets its parameters inside a jitted function:
 
     graphdef, params = split_decoder(config), init_params(config, jax.random.key(seed))
-    model = nnx.merge(graphdef, params)                   # inside a jitted function
+    model = nnx.merge(graphdef, params)
     hidden = model(tokens, positions, segment_ids, dtype=jnp.bfloat16, attention=name, remat="full")
 
 Parameter tree (letters as behind the names of arrays: B rows, S tokens, L layers, which are stacked and scanned, V vocabulary,
@@ -26,17 +30,20 @@ D hidden, N heads, K kv heads, H head size, F feed-forward, P = H / 2 rotated pa
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig, RopeScaling
 from huatuo_jax.models.attention import Visibility, alibi_slopes, attend
 from huatuo_jax.models.numerics import PRODUCT, in_dtype, matmul, project, rms_norm, row_lengths
-from huatuo_jax.sharding import constrain
+from huatuo_jax.sharding import ParamSpec, constrain
 
 Initializer = Callable[..., jax.Array]
 RopeTables = tuple[jax.Array, jax.Array]
@@ -274,3 +281,78 @@ class Decoder(nnx.Module):
 def logits(hidden_BSD: jax.Array, weights_VD: jax.Array) -> jax.Array:
     """Logits fp32 [B, S, V] for `weights = decoder.output_weights()`, computed once and used for many pieces of the sequence."""
     return constrain(matmul("BSD,VD->BSV", hidden_BSD, weights_VD, jnp.float32), "batch", None, "vocab")
+
+
+# ---------------------------------------------------------------- the parameters as a tree
+
+Params = dict[str, Any]
+"""A tree of parameters: nested dicts by name, whose leaves are arrays (or what stands for them: shapes, shardings, sums)."""
+
+
+def init_params(config: ModelConfig, key: jax.Array, param_dtype: DTypeLike = jnp.float32) -> Params:
+    """Random parameters from a `jax.random.key`; jit it with out_shardings, so that every device makes its own part only."""
+    return nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(key), param_dtype), nnx.Param))
+
+
+def abstract_params(config: ModelConfig, param_dtype: DTypeLike = jnp.float32) -> Params:
+    """The parameters as a tree of `ParamSpec`; nothing is allocated."""
+
+    def spec(param: Any) -> ParamSpec:
+        value = param.get_value()
+        return ParamSpec(value.shape, value.dtype, param.get_metadata()["axes"])
+
+    state = nnx.state(_abstract_decoder(config, param_dtype), nnx.Param)
+    return nnx.to_pure_dict(jax.tree.map(spec, state, is_leaf=lambda x: isinstance(x, nnx.Variable)))
+
+
+def split_decoder(config: ModelConfig) -> nnx.GraphDef[Decoder]:
+    """The decoder without its arrays: hashable, static under jit."""
+    return nnx.split(_abstract_decoder(config, jnp.float32))[0]
+
+
+def _abstract_decoder(config: ModelConfig, param_dtype: DTypeLike) -> Decoder:
+    """With shapes instead of arrays: costs no memory."""
+    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), param_dtype))
+
+
+# ---------------------------------------------------------------- other dtypes and formats, one parameter at a time
+
+
+def cast(array: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """The array in `dtype`, placed as it was. The original is deleted, so that a model never exists twice."""
+    if array.dtype == dtype:
+        return array
+    wanted = jax.jit(lambda x: x.astype(dtype), out_shardings=array.sharding)(array).block_until_ready()
+    array.delete()
+    return wanted
+
+
+Convert = Callable[[str, jax.Array], Any]
+"""(dotted name, parameter or one layer of it) → what is kept of it: an array or several, each of the parameter's rank."""
+
+
+def converted_shardings(convert: Convert, name: str, leaf: jax.ShapeDtypeStruct) -> Any:
+    """Where the arrays that `convert` makes of a parameter live: sharded as it is, on axes of size 1 whole."""
+
+    def sharding(kept: jax.ShapeDtypeStruct) -> Sharding:
+        if not isinstance(leaf.sharding, NamedSharding):
+            return leaf.sharding
+        spec = [None if size == 1 else entry for size, entry in zip(kept.shape, leaf.sharding.spec, strict=False)]
+        return NamedSharding(leaf.sharding.mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, jax.eval_shape(partial(convert, name), leaf))
+
+
+def converted(convert: Convert, name: str, array: jax.Array) -> Any:
+    """What `convert` keeps of a parameter, placed as it was. The original is deleted."""
+    shardings = converted_shardings(convert, name, jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding))
+    if name.startswith("layers."):
+        # One layer after another, so that intermediate values of `convert` exist for one layer only: before a loop inside jit,
+        # XLA may widen all layers.
+        make, take = jax.jit(partial(convert, name)), jax.jit(partial(jax.lax.dynamic_index_in_dim, keepdims=False))
+        layers = [jax.block_until_ready(make(take(array, layer))) for layer in range(len(array))]
+        array.delete()
+        return jax.jit(lambda layers: jax.tree.map(lambda *parts: jnp.stack(parts), *layers), out_shardings=shardings)(layers)
+    kept = jax.block_until_ready(jax.jit(partial(convert, name), out_shardings=shardings)(array))
+    array.delete()
+    return kept

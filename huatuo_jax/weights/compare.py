@@ -24,8 +24,7 @@ from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.models.attention import resolve_attention
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params, split_decoder
+from huatuo_jax.models.decoder import Decoder, Params, split_decoder
 from huatuo_jax.weights.hf_config import FolderOptions, read_config_file
 from huatuo_jax.weights.open import StoredModel, kind_of, open_stored_model, refuse_options
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.params import Convert, Params, abstract_params, cast, converted, converted_shardings
+from huatuo_jax.models.decoder import Convert, Params, abstract_params, cast, converted, converted_shardings
 from huatuo_jax.sharding import shardings_of, with_shardings
 from huatuo_jax.weights.checkpoint import as_stored, check_same_arrays, named_leaves, read_array, read_item
 from huatuo_jax.weights.hf_names import NameRow

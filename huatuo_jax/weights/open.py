@@ -38,7 +38,7 @@ from huatuo_jax.weights.hf_names import parameter_shapes
 from huatuo_jax.weights.hf_tokenizer import recorded_format
 
 if TYPE_CHECKING:
-    from huatuo_jax.models.params import Convert, Params
+    from huatuo_jax.models.decoder import Convert, Params
 
 Kind = Literal["hf", "run", "base", "step"]
 

@@ -52,7 +52,6 @@ def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
 
 
 def _checked_curve(records: np.ndarray, offsets: np.ndarray, sources: Sequence[str], windows: int) -> Curve:
-    require(windows >= 1, f"--windows is {windows}; it must be at least 1")
     require(len(records) >= windows, f"--windows is {windows}, but there are only {len(records)} draws; ask for fewer windows")
     return mixing_curve(records, offsets, sources, windows)
 

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from huatuo_jax.config import MeshConfig, ModelConfig, require
-from huatuo_jax.config_files import load_config
 from huatuo_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ class Parser(argparse.ArgumentParser):
         # sources of its mixture, its questions.
         words, config = list(words), None
         if self._takes_config and words and not words[0].startswith("-"):
+            from huatuo_jax.config_files import load_config  # here, because most commands read no config
+
             config = load_config(words[0])
             self.usage = self.format_usage().removeprefix("usage: ").strip() + " [--FIELD VALUE …]"  # not a hundred fields
             add_config_fields(self, config)

@@ -35,14 +35,19 @@ def use_array_record() -> None:
     from huatuo_jax.data import token_store
     from huatuo_jax.data.dialogue import Examples
 
-    def write_shard(path: Path, batches: Iterable[Examples], eos_id: int) -> None:
+    def write_shard(path: Path, batches: Iterable[Examples], eos_id: int) -> dict[str, np.ndarray]:
+        sizes = [np.zeros((3, 0), np.int32)]
         writer = array_record.ArrayRecordWriter(os.fspath(path), "group_size:4,snappy")
         for examples in batches:
+            sizes.append(np.stack(token_store._sizes(examples)))
             for tokens, targets in examples.split():
                 # Five bytes a token: the id and its code are taken apart again, as a record of bytes would hold them.
                 words = token_store.pack_words(tokens, targets, eos_id)
                 writer.write((words & (2**30 - 1)).tobytes() + (words >> 30).astype(np.uint8).tobytes())
         writer.close()
+        # ArrayRecord has checksums of its own.
+        arrays = [*np.concatenate(sizes, axis=1), np.zeros(sum(a.shape[1] for a in sizes), np.int32)]
+        return dict(zip(token_store.STATISTICS, arrays, strict=True))
 
     class Words:
         def __init__(self, dataset: token_store.TokenDataset, split: str) -> None:

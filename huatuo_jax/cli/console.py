@@ -27,17 +27,18 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from huatuo_jax import __version__
 from huatuo_jax.cli.arguments import Parser, did_you_mean
 from huatuo_jax.errors import EXIT_FAILED, EXIT_USAGE, HuatuoError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
 
 Report = dict[str, Any]
 """What a command found, as JSON values; a `passed` that is false makes the command fail."""
@@ -50,16 +51,20 @@ def make_console(quiet: bool = False) -> Console:
     return Console(quiet=quiet, highlight=False, soft_wrap=True)
 
 
-def print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: "Table") -> None:
     """Prints a table; into a pipe or file as wide as it needs to be, for no terminal is there to fit."""
     if not console.is_terminal:
+        from rich.measure import Measurement
+
         needed = Measurement.get(console, console.options.update(width=1_000), table).maximum
         console.width = max(console.width, needed)
     console.print(table)
 
 
-def make_progress(console: Console, unit: str = "") -> Progress:
+def make_progress(console: Console, unit: str = "") -> "Progress":
     """A progress bar with count, elapsed and remaining time; use as a context manager."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -127,8 +132,6 @@ def main(program: str, description: str, commands: Mapping[str, str], argv: Sequ
 
 def _run(target: str, command: str, words: Sequence[str]) -> int:
     """Reads the arguments of one command, runs it and saves its report; returns its exit code."""
-    from huatuo_jax.io.files import write_json
-
     run, declare = _command(target)
     text, _, example = (inspect.getdoc(run) or "").partition("\nExample:\n")
     # The function's docstring is the help: summary, text, example.
@@ -146,6 +149,8 @@ def _run(target: str, command: str, words: Sequence[str]) -> int:
     _check_writable(args.json)
     report = run(args)
     if args.json and report:
+        from huatuo_jax.io.files import write_json  # with numpy and epath: a tenth of a second that `--help` does not need
+
         write_json(args.json, report)
     return 0 if report.get("passed", True) else EXIT_FAILED
 

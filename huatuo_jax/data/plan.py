@@ -173,7 +173,7 @@ def _read(folder: PathLike, name: str, size: int, remedy: str) -> np.ndarray:
     path = f"{os.fspath(folder)}/{name}.npy"
     try:
         array = read_npy(path)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is missing or torn ({error}); {remedy}") from error
     if array.shape != (size,) or array.dtype != np.int64:
         raise DataError(f"{path} is {array.dtype} {list(array.shape)}, the manifest says int64 [{size}]; {remedy}")

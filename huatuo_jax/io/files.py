@@ -17,6 +17,7 @@ import json
 import lzma
 import os
 import shutil
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,11 +177,14 @@ def read_json(path: PathLike) -> Any:
 
 
 def read_npy(path: PathLike) -> np.ndarray:
-    """Reads one `.npy` file; local files are memory-mapped."""
+    """Reads one `.npy` file; local files are memory-mapped. Raises ValueError for what is none."""
     # Without pickles: an array of objects runs code when it is loaded.
-    if is_local(path):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
+    try:
+        if is_local(path):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
+    except (EOFError, SyntaxError, tokenize.TokenError) as error:  # numpy reads the header as Python, whatever its bytes are
+        raise ValueError(f"damaged header: {error}") from error
 
 
 def cached_copy(path: PathLike, folder: str) -> Path:

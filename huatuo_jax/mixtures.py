@@ -43,6 +43,7 @@ PAPER_RECORDS = {
 }
 """Records per source in the original run: what `huatuo-data mix --mixture paper` draws without any data at hand."""
 
+# With its sizes, so that a curve can be drawn before there is any data.
 MIXTURES = {"paper": (PAPER, PAPER_RECORDS)}
 
 

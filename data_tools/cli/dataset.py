@@ -152,6 +152,7 @@ def encode(args: argparse.Namespace) -> Report:
     require(args.text != "", "--text is empty; give a passage")
     require(not (args.text and args.system), "--system belongs to a dialogue (--turns), not to a passage (--text)")
     require(args.max_length >= 1, f"--max-length is {args.max_length}; it must be at least 1")
+    # Loading takes a second: after everything that can be refused without it.
     tokenizer = load_tokenizer(args.tokenizer)
     # A passage has no prefixes, so any tokenizer will do for it.
     if args.turns is not None:

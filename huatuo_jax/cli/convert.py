@@ -111,6 +111,7 @@ def to_hf(args: argparse.Namespace) -> Report:
     from huatuo_jax.weights.hf_write import ExportRequest, export
 
     console = make_console(args.quiet)
+    # The flags are named as the request's fields.
     fields = (field.name for field in dataclasses.fields(ExportRequest))
     with make_progress(console, "MB") as progress:
         task = progress.add_task("weights", total=None)
@@ -162,7 +163,7 @@ def compare(args: argparse.Namespace) -> Report:
     """
     from huatuo_jax.weights.compare import compare, read_texts
 
-    texts = read_texts(args.text)
+    texts = read_texts(args.text)  # before any model is opened
     result = compare(args.model, args.other, texts, args.dtype, args.trust_remote_code, **folder_options(args))
     console = make_console(args.quiet)
     console.print(

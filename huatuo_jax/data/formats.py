@@ -195,6 +195,7 @@ def _baichuan2_chat(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
         if i % 2:
             yield Piece(before=("<reserved_107>",), text=turn, learned=True)
         else:
+            # Nothing stands behind an answer here, so the next question's first token is where the model learns to stop.
             yield Piece(before=("<reserved_106>",), text=turn, ends_previous=i > 0)
 
 
@@ -209,6 +210,7 @@ _BAICHUAN2_CHAT_JINJA = (
 
 
 def _llama2(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
+    # As Meta's code writes it: every question opens with BOS, the system prompt stands within the first one, texts are stripped.
     for i, turn in enumerate(turns):
         if i % 2:
             yield Piece(text=f"{turn.strip()} ", after=(EOS,), learned=True)
@@ -259,7 +261,7 @@ _LLAMA3_JINJA = (
 def _chatml(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
     for role, text in _with_roles(turns, system):
         yield Piece(before=("<|im_start|>",), prefix=f"{role}\n", text=text, after=("<|im_end|>",), learned=role == "assistant")
-        yield Piece(prefix="\n")
+        yield Piece(prefix="\n")  # a piece of its own, not learned: an answer ends with <|im_end|>
 
 
 _CHATML_JINJA = (

@@ -86,6 +86,7 @@ class Plan:
         remedy = f"remove that copy of {folder}" if cached else REMEDY
         row_starts = _read(source, "row_starts", manifest["rows"] + 1, remedy)
         plan = cls(row_starts, _read(source, "row_docs", manifest["records"], remedy), manifest)
+        # At every start: an altered order would train, and only the curves would be another run's.
         for name, digest in arrays.items():
             if _sha256(getattr(plan, name)) != digest:
                 raise DataError(f"{source}/{name}.npy was altered after the plan was made; {remedy}")
@@ -166,6 +167,7 @@ def settings(data: DataConfig) -> dict[str, Any]:
 
 
 def _sha256(array: np.ndarray) -> str:
+    # Of the numbers and not of the file, whose header numpy may write otherwise; little-endian on every machine.
     return hashlib.sha256(np.ascontiguousarray(array, "<i8").view(np.uint8).data).hexdigest()
 
 

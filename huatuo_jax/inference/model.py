@@ -94,6 +94,7 @@ def open_model(path: PathLike, format: str = "", **options: Unpack[FolderOptions
     # All that can be refused is refused here, before the minutes of loading.
     stored = open_stored_model(path, **options)
     tokenizer, name = stored.tokenizer(), format or stored.dialogue_format()
+    # Never guessed: a model that is asked in another format answers, only worse.
     require(bool(name), f"{path} does not say its dialogue format; give it with --format: {', '.join(FORMATS)}")
     dialogue_format = get_format(name)
     dialogue_format.check(tokenizer)

@@ -61,6 +61,7 @@ class StoredModel:
     path: PathLike
     kind: Kind
     root: epath.Path
+    # What a run computed in, its schedule and its data are in `meta`: a model is opened by its architecture alone.
     config: ModelConfig
     checkpoint: epath.Path | None = None
     meta: dict[str, Any] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """Importing a Hugging Face folder as a base: its weights, tokenizer and small files, laid out as a run directory.
 
     BASE/checkpoints/0/                      params and meta (no optimizer), for whatever reads a run's checkpoint
-    BASE/tokenizer.model | tokenizer.json    what `load_tokenizer(BASE)` finds BASE/hf/
-    config.json, generation_config.json, … of the folder: to look at, no program reads them
+    BASE/tokenizer.model | tokenizer.json    what `load_tokenizer(BASE)` finds
+    BASE/hf/                                 config.json, generation_config.json, … of the folder; no program reads them
 
 The first step of a run that starts from a released model (`huatuo convert from-hf`). What must hold: everything that can be
 refused is refused before the weights are read, no number changes unless a dtype is asked for, and BASE appears when it is whole.

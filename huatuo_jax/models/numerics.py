@@ -100,6 +100,8 @@ def _quantized(spec: str, x: jax.Array, weights: "QArray", out_dtype: OutDType) 
     """One scale per output multiplies the fp32 sum; scales that change along the contraction multiply the weights before it."""
     from qwix import dequantize
 
+    # For "BSD,DF->BSF": scales [1, F] of int8 multiply the sums [B, S, F]; scales [D / 64, F] of int4:64 change within a sum, so
+    # they multiply the weights [D, F], each one 64 rows.
     operands, out = spec.split("->")
     right = operands.split(",")[1]
     kept = [axis for axis, index in enumerate(right) if index in out]

@@ -278,7 +278,8 @@ def _mixed_sum(array: jax.Array) -> jax.Array:
         array = array.astype(jnp.uint8)
     # Bits, not values: −0.0 and 0.0 differ, and NaN equals itself.
     bits = jax.lax.bitcast_convert_type(array, _BIT_TYPES[array.dtype.itemsize]).astype(jnp.uint32)
-    # The place of each element in row-major order, from its place on each axis, so that no axis has to be whole on one device.
+    # The place of each element in row-major order, from its place on each axis, so that no axis has to be whole on one device:
+    # element (1, 2) of an array [4, 3] has the place 1 · 3 + 2 = 5.
     index = jnp.zeros(bits.shape, jnp.uint32)
     for axis in range(bits.ndim):
         stride = math.prod(bits.shape[axis + 1 :]) % 2**32

@@ -112,8 +112,8 @@ def trace(folder: Path) -> dict[str, dict[str, Step]]:
     """Runs every command in `folder`; journey → command → files, as paths from the repository's root."""
     data, run, tokenizer = folder / "data", folder / "run", folder / "tokenizer.model"
     tokens, plan, pairs, sft = data / "tokens", data / "plan", folder / "pairs.jsonl", EXAMPLES / "sft.jsonl"
-    (folder / "configs").mkdir()
-    config = folder / "configs" / "short.py"
+    # Not in a folder called "configs", which would hide the repository's from the config's import.
+    config = folder / "short.py"
     config.write_text(CONFIG.format(tokens=str(tokens), plan=str(plan)), encoding="utf-8")
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(HOOK, encoding="utf-8")

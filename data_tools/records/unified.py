@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, read_json, read_npy, write_json, write_npy
 

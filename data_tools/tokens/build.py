@@ -1,8 +1,8 @@
 """`huatuo-data build`: unified datasets become a token dataset, shard by shard, in parallel processes.
 
-On the way: after `data_tools/records` (the unified dataset), before `huatuo-data plan`; the format of what is written is that of
-`huatuo_jax/data/token_store.py`, the cutting into shards that of `shards.py`. What must hold: an interrupted build continues to
-the same bytes (a shard is renamed when it is whole, its marker follows, the manifest comes last), whatever the workers are.
+On the way: after `data_tools/records` (the unified dataset), before `huatuo-data plan`. Next to read: `shards.py` (how a build is
+cut into shards), `huatuo_jax/data/token_store.py` (the format of what is written). What must hold: an interrupted build continues
+to the same bytes (a shard is renamed when it is whole, its marker follows, the manifest comes last), whatever the workers are.
 """
 
 import io
@@ -23,9 +23,8 @@ from data_tools.records.unified import UnifiedDataset
 from data_tools.tokens.shards import ShardTask, plan_shards
 from huatuo_jax.config import require
 from huatuo_jax.config_files import differences, listed
-from huatuo_jax.data.dialogue import Examples, encode_records
+from huatuo_jax.data.dialogue import Examples, Record, encode_records
 from huatuo_jax.data.formats import DialogueFormat, get_format
-from huatuo_jax.data.record import Record
 from huatuo_jax.data.token_store import SCHEMA, SPLITS, STATISTICS, write_shard
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
@@ -97,6 +96,8 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
         "max_len": request.max_len,
         "holdout": request.holdout,
     }
+    # Uncut and without a mixture: neither sequence length nor priorities are settings of a build, so plans are free to change
+    # them.
     _check_settings(out, settings)
     if (out / "manifest.json").exists():
         dialogue_format.check(tokenizer)
@@ -198,6 +199,7 @@ class _ShardBuilder:
                 cut, cut_tokens = cut + int(np.count_nonzero(beyond)), cut_tokens + int(beyond.sum())
                 yield examples.cut(self.max_len)
 
+        # First the shard, then the marker: a kill between the two costs one shard, and never leaves a marker without its shard.
         with written_aside(task.path(self.out)) as aside:
             statistics = write_shard(aside, encoded(), self.tokenizer.eos_id)
             written = aside.stat().st_size

@@ -13,8 +13,9 @@ function stands another that declares its arguments:
         huatuo convert to-hf …
         \"""
 
-The function makes one library call, prints, and returns its report, which `--json FILE` saves. Its module imports nothing heavy
-at its top, so that `--help` is instant. `arguments.py` holds the parser and what commands share.
+The function makes one library call, prints, and returns its report, which `--json FILE` saves. What must hold: its module imports
+nothing heavy at its top, so that `--help` is instant, and every error that a user can correct ends in one line and its exit code.
+Next to read: `arguments.py`, which holds the parser and what commands share.
 """
 
 import argparse
@@ -72,6 +73,7 @@ def make_progress(console: Console, unit: str = "") -> "Progress":
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        # Into a file or pipe rich would write the last state of each bar, which is no part of the report.
         transient=not console.is_terminal,
         disable=console.quiet,
     )
@@ -113,10 +115,13 @@ def main(program: str, description: str, commands: Mapping[str, str], argv: Sequ
         finally:
             sys.stdout.flush()  # here a closed pipe raises an error that can be caught; at the interpreter's end it cannot
     except BrokenPipeError:
+        # The reader has gone (`… | head`). What is still in the buffer goes nowhere, so that the interpreter's own flush at its
+        # end does not complain.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
+        # A path that cannot be read or written is the user's matter; an OSError without one (a socket's, a library's) is a bug.
         where = error.filename or error.filename2
         if where is None:
             raise
@@ -129,12 +134,13 @@ def _run(target: str, command: str, words: Sequence[str]) -> int:
     """Reads the arguments of one command, runs it and saves its report; returns its exit code."""
     run, declare = _command(target)
     text, _, example = (inspect.getdoc(run) or "").partition("\nExample:\n")
+    # The function's docstring is the help: summary, text, example.
     parser = Parser(
         prog=command,
         description=text,
         epilog="example:\n" + textwrap.indent(textwrap.dedent(example), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False,  # an abbreviation in a script would break when a flag is added that begins like it
     )
     declare(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")

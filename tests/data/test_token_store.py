@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from data_tools.records.unified import UnifiedWriter
 from data_tools.tokens.build import BuildRequest, build
 from huatuo_jax.data import token_store
-from huatuo_jax.data.dialogue import encode_record
+from huatuo_jax.data.dialogue import Record, encode_record
 from huatuo_jax.data.formats import get_format
-from huatuo_jax.data.record import Record
 from huatuo_jax.data.token_store import TokenDataset, pack_words, unpack_words
 from huatuo_jax.errors import DataError
 

@@ -17,7 +17,7 @@ from data_tools.records.unified import UnifiedDataset, UnifiedWriter
 from data_tools.tokens import shards
 from data_tools.tokens.build import BuildRequest, build
 from data_tools.tokens.shards import choose_holdout, plan_shards
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError
 

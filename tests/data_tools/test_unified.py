@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_tools.records.unified import UnifiedDataset, UnifiedWriter, decode_records, encode_record
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 from huatuo_jax.errors import DataError
 
 TEXT = st.one_of(

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from huatuo_jax.config import OptimizerConfig
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import ParamSpec
 from huatuo_jax.training.optimizer import build_optimizer, build_schedule, round_stochastically

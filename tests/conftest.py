@@ -1,21 +1,28 @@
 """Every test runs on 8 fake CPU devices; third-party data beside the repository is used where it is there."""
 
-import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-
 import pytest
+
+from tests.support.environment import keep_compiled_programs, use_devices
+
+use_devices(8)
+COMPILED = keep_compiled_programs()
 
 if TYPE_CHECKING:
     from huatuo_jax.data.tokenizers import Tokenizer
     from tests.support.golden_tokenizers import KnownIds
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_unconfigure() -> None:
+    """Removes the compiled programs, once all workers have ended."""
+    if COMPILED is not None:
+        shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

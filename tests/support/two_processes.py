@@ -8,10 +8,11 @@ Process 0 prints the losses as JSON.
 """
 
 import json
-import os
 import sys
 
 import numpy as np
+
+from tests.support.environment import use_devices
 
 STEPS, ROWS, LENGTH, VOCABULARY = 10, 32, 32, 256
 
@@ -70,8 +71,7 @@ def ten_losses(mesh_sizes: tuple[int, int, int], accumulation: int, devices: int
 
 def main() -> None:
     port, process_id, accumulation = sys.argv[1:]
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    use_devices(4)
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

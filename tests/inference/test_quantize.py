@@ -29,6 +29,8 @@ from huatuo_jax.weights.hf_names import native_layout
 from huatuo_jax.weights.open import open_stored_model
 from tests.support.random_models import Uncached, hf_tensors, random_model
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 KINDS = ["int8", "int4:8", "int4:32"]
 """With heads of 16: a group within a head, and one of two heads."""
 

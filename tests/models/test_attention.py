@@ -9,6 +9,8 @@ from huatuo_jax.models.attention import BACKENDS, Backend, Visibility, alibi_slo
 from huatuo_jax.models.attention_splash import splash_attention
 from huatuo_jax.models.presets import preset
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 SEGMENTS = np.array([[1] * 5 + [2] * 9 + [3] * 4 + [0] * 6, [1] * 24], np.int32)
 
 

@@ -15,6 +15,8 @@ transformers = pytest.importorskip("transformers")
 from tests.support.random_models import random_params
 from tests.support.torch_oracle import named, oracle
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 TOLERANCE = 1e-4
 LENGTH = 24
 FAMILIES = {

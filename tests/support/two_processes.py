@@ -2,9 +2,9 @@
 
 Run as a script it is one of two processes that share a mesh over loopback:
 
-    python two_processes.py PORT PROCESS_ID ACCUMULATION
+    python two_processes.py PORT PROCESS_ID ACCUMULATION…
 
-Process 0 prints the losses as JSON.
+Process 0 prints the losses of each accumulation as JSON.
 """
 
 import json
@@ -70,14 +70,14 @@ def ten_losses(mesh_sizes: tuple[int, int, int], accumulation: int, devices: int
 
 
 def main() -> None:
-    port, process_id, accumulation = sys.argv[1:]
+    port, process_id, *accumulations = sys.argv[1:]
     use_devices(4)
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process_id))
     assert jax.device_count() == 8 and len(jax.local_devices()) == 4
-    losses = ten_losses((1, 4, 2), int(accumulation), devices=8)
+    losses = {accumulation: ten_losses((1, 4, 2), int(accumulation), devices=8) for accumulation in accumulations}
     if process_id == "0":
         print(json.dumps(losses))
 

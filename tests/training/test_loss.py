@@ -7,6 +7,8 @@ import pytest
 
 from huatuo_jax.training.loss import position_weights, sums_by_source, token_weights, weighted_loss
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 BATCH, SEQUENCE, FEATURES, VOCABULARY = 2, 12, 8, 37
 
 

@@ -13,6 +13,8 @@ from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.step import build_eval, build_step
 from tests.support.token_folder import write_tokens
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 LENGTH = 64
 SOURCES = ("medical_books_cn", "sft")
 EXAMPLES = [20, 31, 9]

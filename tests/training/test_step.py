@@ -17,6 +17,8 @@ from huatuo_jax.training.optimizer import build_schedule
 from huatuo_jax.training.step import build_eval, build_step, split_rows
 from tests.support.two_processes import LENGTH, ROWS, made_up_rows
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 SOURCES = ("first", "second")
 CONFIG = RunConfig(
     name="step",

@@ -18,6 +18,8 @@ from tests.support.export_checkpoint import (
 )
 from tests.support.random_models import logits_of
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

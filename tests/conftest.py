@@ -25,7 +25,13 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(COMPILED, ignore_errors=True)
 
 
-LONGEST = ("test_parallel_equals_serial.py", "test_hosts.py", "test_resume.py", "test_transformers_parity.py", "test_real_data.py")
+LONGEST = (
+    "test_parallel_equals_serial.py",
+    "test_hosts.py",
+    "test_resume.py",
+    "test_transformers_parity.py",
+    "test_real_data.py",
+)
 """Files that start first: one that began last would leave the other worker idle at the end."""
 
 

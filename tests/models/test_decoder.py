@@ -8,7 +8,7 @@ from flax import nnx
 
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.models.cache import KVCache, extend
-from huatuo_jax.models.params import split_decoder
+from huatuo_jax.models.decoder import split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import batch_sharding, make_mesh
 from tests.support import random_models

@@ -8,7 +8,7 @@ import numpy as np
 from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.config import ModelConfig, config_to_dict
 from huatuo_jax.data.tokenizers import copy_tokenizer, load_tokenizer
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.training.saving import Checkpoints
 from tests.support.random_models import logits_of, random_params

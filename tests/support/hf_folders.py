@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Params
 from huatuo_jax.models.presets import preset
 from tests.support.random_models import logits_of
 from tests.support.torch_oracle import oracle

@@ -10,7 +10,7 @@ from huatuo_jax.config import OptimizerConfig
 from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import ParamSpec
-from huatuo_jax.training.optimizer import build_optimizer, build_schedule, round_stochastically
+from huatuo_jax.training.step import build_optimizer, build_schedule, round_stochastically
 from huatuo_jax.weights.checkpoint import named_leaves
 
 PEAK = 1e-4

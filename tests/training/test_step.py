@@ -13,8 +13,7 @@ from huatuo_jax.config import ComputeConfig, DataConfig, MeshConfig, OptimizerCo
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh
-from huatuo_jax.training.optimizer import build_schedule
-from huatuo_jax.training.step import build_eval, build_step, split_rows
+from huatuo_jax.training.step import build_eval, build_schedule, build_step, split_rows
 from tests.support.two_processes import LENGTH, ROWS, made_up_rows
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")

@@ -116,12 +116,14 @@ def test_no_token_of_a_row_is_changed(folder, case):
 
 
 @pytest.mark.slow
-def test_a_tiny_model_takes_fifty_steps(folder, case, tmp_path):
+def test_a_tiny_model_takes_fifty_steps_or_all_there_are(folder, case, tmp_path):
     from huatuo_jax.cli.console import make_console
     from huatuo_jax.config import ComputeConfig, LoggingConfig, MeshConfig, OptimizerConfig, RunConfig
     from huatuo_jax.models.presets import preset
     from huatuo_jax.training.trainer import train
 
+    steps = min(50, len(Plan.load(folder / "plan")))
+    assert steps >= 20
     config = RunConfig(
         name="real",
         model=preset("tiny-baichuan2-7b", vocab_size=load_tokenizer(case.tokenizer).vocab_size, max_length=case.length),
@@ -131,10 +133,10 @@ def test_a_tiny_model_takes_fifty_steps(folder, case, tmp_path):
         compute=ComputeConfig(dtype="float32", loss_chunks=16),
         logging=LoggingConfig(every=1, eval_rows=1),
         batch_size=1,
-        steps=50,
+        steps=steps,
     )
     train(config, tmp_path / "run", make_console())
     losses = [json.loads(line).get("loss") for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [loss for loss in losses if loss is not None]
-    assert len(losses) == 50 and np.isfinite(losses).all()
+    assert len(losses) == steps and np.isfinite(losses).all()
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 1

@@ -6,17 +6,12 @@ run and every machine makes the same one. `read_documents` then gives the docume
 is in it: an `Unreadable` names the place and the reason. Bytes are UTF-8 or GB18030. Next to read: `passages.py`.
 """
 
-import codecs
 import hashlib
-import io
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from data_tools.collect.settings import ReadingConfig
 from data_tools.records.layouts import canonical_source
@@ -24,6 +19,8 @@ from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import TornFileError, open_bytes
 from huatuo_jax.io.json_document import Pair
 from huatuo_jax.io.jsonl import Fault, Item, iterate_values
+from huatuo_jax.io.tables import iterate_parquet
+from huatuo_jax.io.text import SNIFFED, open_text
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -31,8 +28,6 @@ GROUP_BYTES = 64 << 20
 GROUP_FILES = 20_000
 NAME_BYTES = 180
 """Of a shard's name; file systems take 255, of which suffixes need some."""
-SNIFFED = 1 << 20
-PARQUET_ROWS = 256
 LONGEST_ROW = 1 << 40
 """Bytes of a row that a stage reads back."""
 REMEDY = "raise --max-line-bytes to read it"
@@ -279,12 +274,12 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read_json(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
-    with _open_text(file) as opened:
+    with open_text(Path(file.path), errors="replace") as opened:
         yield from iterate_values(Path(file.path), opened, config.max_line_bytes, REMEDY, lines=file.format != ".json")
 
 
 def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
-    with _open_text(file) as opened:
+    with open_text(Path(file.path), errors="replace") as opened:
         content = opened.read(config.max_line_bytes + 1)  # one byte more tells that it is too long
     if len(content) > config.max_line_bytes:
         raise DataError(f"longer than the limit of {config.max_line_bytes:,} bytes; {REMEDY}")
@@ -296,98 +291,5 @@ def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
 
 
 def _read_parquet(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ConfigError(f"{file.path}: reading .parquet needs pyarrow; pip install 'huatuo-jax[collect]'") from error
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = file.path
-            if not path.endswith(".parquet"):
-                # Parquet is read from its end, which a compressed stream does not allow.
-                path = os.path.join(folder, "content.parquet")
-                with open_bytes(Path(file.path)) as opened, open(path, "wb") as out:
-                    shutil.copyfileobj(opened, out)
-            with parquet.ParquetFile(path) as table:
-                wanted = {config.text_field, config.title_field, config.source_field, "id"}
-                columns = [name for name in table.schema_arrow.names if name in wanted]
-                batches = table.iter_batches(PARQUET_ROWS, columns=columns)
-                yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"not a readable Parquet file ({error})") from error
-
-
-# Encodings
-
-
-@contextmanager
-def _open_text(file: InputFile) -> Iterator[IO[bytes]]:
-    """The decompressed content of a file as UTF-8, without a byte order mark."""
-    with open_bytes(Path(file.path)) as opened:
-        yield io.BufferedReader(_AsUtf8(opened), SNIFFED)
-
-
-class _AsUtf8(io.RawIOBase):
-    """A file whose encoding its first megabyte shows, read as UTF-8; what is no GB18030 then becomes U+FFFD."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        # Decompressors may give less than they are asked for.
-        parts, missing = [], SNIFFED
-        while missing > 0 and (part := file.read(missing)):
-            parts.append(part)
-            missing -= len(part)
-        beginning = b"".join(parts)
-        self._decoder = None
-        if detect_encoding(beginning) == "gb18030":
-            self._decoder = codecs.getincrementaldecoder("gb18030")("replace")
-        self._waiting = self._encoded(beginning.removeprefix(codecs.BOM_UTF8))
-
-    def _encoded(self, content: bytes) -> memoryview:
-        if self._decoder is not None:
-            content = self._decoder.decode(content, final=not content).encode("utf-8")
-        return memoryview(content)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._waiting:
-            content = self._file.read(SNIFFED)
-            self._waiting = self._encoded(content)
-            if not content:
-                break
-        count = min(len(buffer), len(self._waiting))
-        buffer[:count] = self._waiting[:count]
-        self._waiting = self._waiting[count:]
-        return count
-
-
-def detect_encoding(beginning: bytes) -> str:
-    """ "utf-8" or "gb18030", by the lines of a file's first megabyte that are not ASCII.
-
-    Bytes of UTF-8 often decode as GB18030 without an error (as nonsense), but hardly ever the other way round: a file is GB18030
-    only if most such lines are no UTF-8 and all of it decodes as GB18030. Single broken lines do not decide.
-
-    Raises:
-      DataError: for UTF-16 and UTF-32 (by their byte order mark).
-    """
-    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError("UTF-16 or UTF-32; convert it to UTF-8 first")
-    # Of 300 lines in Chinese 3 are broken UTF-8: a damaged file of UTF-8. 297 are: GB18030, in which a few short lines happen
-    # to be valid UTF-8 too.
-    lines = [line for line in beginning.split(b"\n") if not line.isascii()]
-    if len(beginning) >= SNIFFED and len(lines) > 1:
-        lines.pop()  # the megabyte may end within it
-    broken = sum(not _decodes(line, "utf-8") for line in lines)
-    return "gb18030" if broken * 2 > len(lines) and _decodes(beginning, "gb18030") else "utf-8"
-
-
-def _decodes(content: bytes, encoding: str) -> bool:
-    """Whether bytes decode, except for a character that the end may have cut."""
-    try:
-        codecs.getincrementaldecoder(encoding)().decode(content)
-    except UnicodeDecodeError:
-        return False
-    return True
+    wanted = (config.text_field, config.title_field, config.source_field, "id")
+    yield from enumerate(iterate_parquet(Path(file.path), wanted), 1)

@@ -11,7 +11,8 @@ Two turns in the huatuo format, each piece tokenised on its own ("-" is IGNORED;
     targets    - - - - -              - - a a                EOS - - -              - - a      EOS
 
 Targets are not shifted here: target i belongs to token i. The first token of the second question has EOS as its target: where it
-would be said, the answer ends. `rows.py` shifts.
+would be said, the answer ends. `rows.py` shifts. An answer of weight 0 is no target, nor is the EOS or token of the format that
+ends it: with weights (0, 1) the first answer above and the EOS behind it are "-", with (1, 0) the second one and the last EOS.
 """
 
 from collections.abc import Sequence
@@ -66,8 +67,8 @@ def encode_record(record: Record, tokenizer: Tokenizer, dialogue_format: Dialogu
 
     Every piece (prefix and turn) is tokenised on its own; the pieces are joined, EOS appended where the format closes with it,
     and the whole is cut to `max_len`, so an over-long example loses its end. The tokens of a prefix and of questions are
-    ignored; the first token of a later question may carry EOS as its target (see `Piece`). A passage is its text and EOS, all
-    of it targets. A dialogue without turns is the closing EOS alone.
+    ignored, and so are answers of weight 0 with what ends them; the first token of a later question may carry EOS as its target
+    (see `Piece`). A passage is its text and EOS, all of it targets. A dialogue without turns is the closing EOS alone.
 
     Raises:
       RecordError: the format cannot express the record, or its text is not valid Unicode.
@@ -87,7 +88,7 @@ def encode_records(
       The examples of the records that the format can express, and for each other one: its place in `records` → the reason.
     """
     pieces: list[Piece] = []
-    ends, closed = [0], [False]
+    ends, closed, closings = [0], [False], list[int]()
     rejected: dict[int, RecordError] = {}
     for place, record in enumerate(records):
         try:
@@ -97,6 +98,10 @@ def encode_records(
         else:
             ends.append(len(pieces))
             closed.append(dialogue_format.closing_eos or bool(record.text))
+            if closed[-1]:
+                # Where the last turn is a question, the EOS does not end the last answer.
+                unlearned = len(record.turns) % 2 == 0 and record.weights[-1:] == (0,)
+                closings.append(IGNORED if unlearned else tokenizer.eos_id)
     try:
         encoded = _encode_pieces(pieces, tokenizer, dialogue_format)
     except RecordError as error:
@@ -111,7 +116,8 @@ def encode_records(
     tokens, targets, piece_ends = _join(pieces, encoded, tokenizer)
     record_ends = piece_ends[ends]
     closing = record_ends[closed]
-    tokens, targets = (np.insert(array, closing, tokenizer.eos_id) for array in (tokens, targets))
+    tokens = np.insert(tokens, closing, tokenizer.eos_id)
+    targets = np.insert(targets, closing, closings) if closings else targets
     return Examples(tokens, targets, np.diff(record_ends) + np.array(closed[1:], np.int64)), rejected
 
 
@@ -131,7 +137,25 @@ def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, dialogue_format: D
 
 
 def _pieces(record: Record, dialogue_format: DialogueFormat) -> list[Piece]:
-    return [Piece(text=record.text, learned=True)] if record.text else list(dialogue_format.render(record.turns, record.system))
+    if record.text:
+        return [Piece(text=record.text, learned=True)]
+    pieces = list(dialogue_format.render(record.turns, record.system))
+    return _weighted(pieces, record.weights) if record.weights else pieces
+
+
+def _weighted(pieces: Sequence[Piece], weights: Sequence[int]) -> list[Piece]:
+    """The pieces with the answers of weight 0 no longer learned, nor the end of such an answer."""
+    # Every format renders an answer as one learned piece. What ends it is that piece's `after`, which is learned with it, or
+    # the first token of the next question.
+    left, weight, out = iter(weights), 1, []
+    for piece in pieces:
+        if piece.learned:
+            weight = next(left, 1)
+            piece = piece._replace(learned=weight == 1)
+        elif piece.ends_previous:
+            piece = piece._replace(ends_previous=weight == 1)
+        out.append(piece)
+    return out
 
 
 def _join(

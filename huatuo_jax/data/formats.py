@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.errors import ConfigError, RecordError
 
@@ -96,6 +97,15 @@ class DialogueFormat:
         for prefix in self.prefixes:
             if reason := prefix_fault(prefix, tokenizer, texts, prefix in self.follow_text):
                 raise self._refusal(tokenizer, f"{prefix!r} {reason}")
+
+    def refusal_of(self, record: Record) -> str:
+        """Why the format cannot express a record, "" if it can; no tokenizer is asked."""
+        try:
+            for _ in self.render(record.turns, record.system):
+                pass
+        except RecordError as error:
+            return str(error)
+        return ""
 
     def _refusal(self, tokenizer: Tokenizer, reason: str) -> ConfigError:
         others = "choose another dialogue format, or a tokenizer made for this one (`huatuo-data tokenizer train`)"

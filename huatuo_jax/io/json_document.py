@@ -21,6 +21,7 @@ from huatuo_jax.io.files import CHUNK, TornFileError
 
 RECORD_KEYS = {
     *("turns", "text", "conversations", "conversation", "messages", "history", "id", "idx", "source", "system", "tools"),
+    *("dialogue", "dialog", "weights", "images", "chosen", "rejected", "context", "system_prompt"),
     *(
         "instruction",
         "input",

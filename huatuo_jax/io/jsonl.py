@@ -8,9 +8,10 @@ A file is *JSON lines* (one value per line) or one *document*, and its content s
     {"SFT_data": [["q", "a"], …], …}             a document: lists of values by the name of their source
     {\n  "instruction": …,\n  "output": …\n}     a document: one value, pretty-printed
 
-Files may be compressed, and larger than the memory: documents are parsed part by part. A line that cannot be read comes out as a
-`Fault`, and reading goes on after it; a document that cannot be read, like a compressed file that ends too early, raises
-`TornFileError`, for nothing says how much is lost. Records are made of the values by `data_tools.records.layouts`.
+Files may be compressed, in UTF-8 or GB18030, and larger than the memory: documents are parsed part by part. A file of another
+kind is named (`text.kind_of`). A line that cannot be read comes out as a `Fault`, and reading goes on after it; a document that
+cannot be read, like a compressed file that ends too early, raises `TornFileError`, for nothing says how much is lost. Records are
+made of the values by `data_tools.records.layouts`.
 """
 
 import codecs
@@ -23,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from huatuo_jax.io.files import CHUNK, open_bytes, written_aside
+from huatuo_jax.io.files import CHUNK, TornFileError, written_aside
 from huatuo_jax.io.json_document import JsonDocument, shape_of
+from huatuo_jax.io.text import kind_of, open_text, read_up_to
 
 LONGEST_LINE = 256 << 20
 """Bytes; a longer line (or part of a document) is not read, so that no file can fill the memory."""
@@ -46,8 +48,15 @@ Item = tuple[int, Any]
 
 
 def iterate_json(path: Path, on_read: Callable[[int], None] | None = None) -> Iterator[Item]:
-    """Yields the values of a file of JSON lines, or the parts of a document; see `open_bytes` and `iterate_values`."""
-    with open_bytes(path, on_read) as file:
+    """Yields the values of a file of JSON lines, or the parts of a document; see `open_text` and `iterate_values`.
+
+    Raises:
+      TornFileError: the file is of another kind (Parquet, a ZIP archive, …), or as in `iterate_values`.
+    """
+    kind, remedy = kind_of(path)
+    if kind:
+        raise TornFileError(f"{path} is {kind}, not JSON; {remedy}")
+    with open_text(path, on_read) as file:
         yield from iterate_values(path, file)
 
 
@@ -68,7 +77,7 @@ def iterate_values(
     number, first = 1, file.readline(LONGEST_FIRST_LINE).removeprefix(codecs.BOM_UTF8)
     while first and not first.strip():
         number, first = number + first.endswith(b"\n"), file.readline(LONGEST_FIRST_LINE)
-    following = _read_up_to(file, SNIFFED) if first.endswith(b"\n") else b""
+    following = read_up_to(file, SNIFFED) if first.endswith(b"\n") else b""
     shape = "lines" if lines else shape_of(first, following, path)
     whole = io.BufferedReader(_Joined(first + following, file), CHUNK)
     if shape == "lines":
@@ -104,15 +113,6 @@ def parse_json(content: bytes) -> Any:
         return Fault("not usable JSON (nested too deeply)")
     except ValueError as error:
         return Fault(f"not valid JSON ({error})")
-
-
-def _read_up_to(file: IO[bytes], count: int) -> bytes:
-    """The next `count` bytes, or all that are left; a compressed file gives fewer at a time."""
-    blocks = []
-    while count > 0 and (block := file.read(count)):
-        blocks.append(block)
-        count -= len(block)
-    return b"".join(blocks)
 
 
 class _Joined(io.RawIOBase):

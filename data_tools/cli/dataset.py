@@ -89,14 +89,14 @@ def import_records(args: argparse.Namespace) -> Report:
     console.print(f"records {report['records']:,}, rejected {report['rejected']:,}")
     if report["rejected"]:
         console.print(f"rejected lines are listed in {args.out}/rejected.jsonl")
-    for reason, count in list(report["rejected_reasons"].items())[:SHOWN]:
+    for reason, count in list(report.get("rejected_reasons", {}).items())[:SHOWN]:
         console.print(f"  {count:,} × {reason}", markup=False)
-    if report["unread_keys"]:
+    if "unread_keys" in report:
         keys = [f"{key} ({count:,})" for key, count in report["unread_keys"].items()]
         more = f" and {len(keys) - SHOWN} more (--json FILE lists them)" if len(keys) > SHOWN else ""
         console.print(f"note: keys that were not read, and in how many records: {', '.join(keys[:SHOWN])}{more}", markup=False)
     for changed, how in (("joined", "had consecutive messages joined"), ("cut", "lost a last question without an answer")):
-        if report[changed]:
+        if changed in report:
             console.print(f"note: {report[changed]:,} records {how}")
     if report["duplicate_ids"]:
         console.print(f"warning: {report['duplicate_ids']:,} records share source and id with another record")

@@ -171,8 +171,9 @@ def import_files(
         list of rejected lines, and the new list is beside it, in `OUT.rejected.jsonl`.
 
     Returns:
-      records, sources, duplicate_ids, duplicate_texts; rejected, and how many for each kind of reason; unread_keys: by name, how
-      many records had something under a key that was not read; joined and cut: how many an option has changed.
+      records, sources, rejected, duplicate_ids, duplicate_texts. Where there are any: rejected_reasons, how many for each kind of
+      reason; unread_keys: by name, how many records had something under a key that was not read; joined and cut: how many records
+      an option has changed.
 
     Raises:
       ConfigError: if a file is missing or given twice, or `out` holds a dataset.
@@ -197,11 +198,10 @@ def import_files(
         if replaces:
             listed.rename(folder / "rejected.jsonl")
     report = {key: manifest[key] for key in ("records", "sources", "duplicate_ids", "duplicate_texts")}
-    return {
-        **report,
-        "rejected": rejected.count,
+    counted = {
         "rejected_reasons": dict(rejected.reasons.most_common()),
         "unread_keys": dict(reader.unread.most_common()),
         "joined": reader.joined,
         "cut": reader.cut,
     }
+    return {**report, "rejected": rejected.count, **{name: count for name, count in counted.items() if count}}

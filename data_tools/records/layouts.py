@@ -90,7 +90,7 @@ class RecordReader:
             raise RecordError(f"dialogue has an odd number of turns ({len(turns)}): it must end with an answer; {remedy}")
         id = default_id() if id is None or id == "" else str(id)
         weights = self._weights(parts.weights, len(turns) // 2)
-        record = check_record(Record(id, name, tuple(turns), parts.system, parts.text, weights))
+        record = check_record(Record(id, name, tuple(map(_clean, turns)), _clean(parts.system), _clean(parts.text), weights))
         self.unread.update({*fields.unread(), *parts.unread})
         self.joined += parts.joined
         self.cut += cut
@@ -129,6 +129,13 @@ class RecordReader:
 def to_record(value: Any, layout: str, source: str | None, default_source: str, default_id: Callable[[], str]) -> Record:
     """Turns one value into a record without options; see `RecordReader.read`."""
     return RecordReader(layout, source=source).read(value, default_source, default_id)
+
+
+def _clean(text: Any) -> Any:
+    """A text without the traces of other systems: line ends with a carriage return, and byte order marks."""
+    if isinstance(text, str) and ("\r" in text or "\ufeff" in text):
+        return text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
+    return text
 
 
 class _Fields:

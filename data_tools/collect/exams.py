@@ -21,8 +21,7 @@ from data_tools.records.importing import check_inputs, plain_stem
 from data_tools.records.language import language_of
 from data_tools.records.layouts import to_record
 from huatuo_jax.errors import ConfigError, DataError, RecordError
-from huatuo_jax.io.json_document import Pair
-from huatuo_jax.io.jsonl import Fault, iterate_json, write_lines
+from huatuo_jax.io.jsonl import Fault, KeyedValue, iterate_json, write_lines
 
 BATCH = 256
 SEAM_CHARS_PER_UNIT = 12
@@ -288,7 +287,7 @@ def _batches(path: Path, on_read: Callable[[int], None] | None) -> Iterator[list
 
 
 def _row(value: Any) -> Any:
-    if not isinstance(value, Pair):
+    if not isinstance(value, KeyedValue):
         return value
     return {"source": value.key, **({"turns": value.value} if isinstance(value.value, list) else value.value)}
 
@@ -299,7 +298,7 @@ def text_of(value: Any) -> str:
     Raises:
       RecordError: with the reason why there is none.
     """
-    row = value.value if isinstance(value, Pair) else value
+    row = value.value if isinstance(value, KeyedValue) else value
     if isinstance(row, dict) and isinstance(row.get("question"), str):
         options = row.get("options") or {}
         return "\n".join([row["question"], *map(str, options.values() if isinstance(options, dict) else options)])

@@ -19,8 +19,7 @@ from data_tools.records.layouts import RecordReader
 from data_tools.records.unified import UnifiedWriter
 from huatuo_jax.errors import ConfigError, DataError, RecordError
 from huatuo_jax.io.files import TornFileError, directory_aside
-from huatuo_jax.io.json_document import Pair
-from huatuo_jax.io.jsonl import Fault, LineWriter, write_lines
+from huatuo_jax.io.jsonl import Fault, KeyedValue, LineWriter, write_lines
 from huatuo_jax.io.tables import COMPRESSIONS, import_pyarrow, is_table, iterate_rows
 from huatuo_jax.io.text import holds_no_json, kind_of
 
@@ -123,7 +122,7 @@ def read_all(
 def stable_id(value: Any, path: Path, number: int) -> str:
     """The id of a record without one: from its content and its place, so that a second import gives the same."""
     # Cells of Parquet may hold dates or bytes, which JSON does not know.
-    content = json.dumps(value.value if isinstance(value, Pair) else value, sort_keys=True, default=str)
+    content = json.dumps(value.value if isinstance(value, KeyedValue) else value, sort_keys=True, default=str)
     return hashlib.blake2b(f"{plain_stem(path)}\0{number}\0{content}".encode(), digest_size=8).hexdigest()
 
 

@@ -10,7 +10,7 @@ value's keys tell which one it has (`names.LAYOUTS`):
 
 What must hold: one value becomes one record or one `RecordError`; a mark that an answer shall not be learned is obeyed, and what
 would be misread is refused (`marks.py`); any other key that is not read is counted by name. What a record must be is said in
-`huatuo_jax/data/record.py`.
+`huatuo_jax/data/dialogue.py`.
 """
 
 import json
@@ -28,9 +28,9 @@ from data_tools.records.marks import (
     refuse_record_weight,
 )
 from data_tools.records.names import LAYOUTS, PAIRS_IN_MESSAGES, ROLES, Layout, Names, canonical_source
-from huatuo_jax.data.record import Record, check_record, check_weights
+from huatuo_jax.data.dialogue import Record, check_record, check_weights
 from huatuo_jax.errors import RecordError
-from huatuo_jax.io.json_document import Pair
+from huatuo_jax.io.jsonl import KeyedValue
 
 
 @dataclass
@@ -62,7 +62,7 @@ class RecordReader:
         """Turns one value into a record.
 
         Args:
-          value: a JSON value, or a `Pair` of a document that is an object.
+          value: a JSON value, or a `KeyedValue` of a document that is an object.
           default_source: where neither the record nor `source` names one.
           default_id: makes the id of a record without one.
 
@@ -70,7 +70,7 @@ class RecordReader:
           RecordError: with the reason why the value is not a record of that layout.
         """
         named: Any = None
-        if isinstance(value, Pair):
+        if isinstance(value, KeyedValue):
             named, value = value.key, value.value
         layout = self.mapped or LAYOUTS[self._detect(value) if self.layout == "auto" else self.layout]
         parts = _Parts(self, layout)

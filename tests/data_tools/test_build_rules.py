@@ -12,8 +12,7 @@ from data_tools.records.unified import UnifiedWriter, question_hash, text_hash
 from data_tools.tokens.build import BuildRequest, build
 from data_tools.tokens.shards import choose_holdout
 from huatuo_jax.config import DataConfig, SourceMix
-from huatuo_jax.data.dialogue import IGNORED
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import IGNORED, Record
 from huatuo_jax.data.rows import PlannedRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import DataError

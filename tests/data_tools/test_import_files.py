@@ -12,7 +12,7 @@ import pytest
 
 from data_tools.cli import main
 from data_tools.records.unified import UnifiedDataset
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 
 Q, A = "头痛怎么办？", "多休息，\n少熬夜。"
 

@@ -9,9 +9,9 @@ from data_tools.records.layouts import LAYOUTS as KNOWN
 from data_tools.records.layouts import RecordReader, canonical_source, to_record
 from data_tools.records.names import parse_map
 from huatuo_jax.cli.arguments import Parser
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 from huatuo_jax.errors import ConfigError, RecordError
-from huatuo_jax.io.json_document import Pair
+from huatuo_jax.io.jsonl import KeyedValue
 
 DIALOGUE = ("头痛怎么办？", "多休息。", "要吃药吗？", "先看医生。")
 
@@ -21,7 +21,7 @@ def read(value, layout="auto", source=None) -> Record:
 
 
 LAYOUTS = {
-    "huatuo": Pair("SFT_data", list(DIALOGUE)),
+    "huatuo": KeyedValue("SFT_data", list(DIALOGUE)),
     "hub": {
         "id": "7",
         "conversations": [{"from": ("human", "gpt")[i % 2], "value": turn} for i, turn in enumerate(DIALOGUE)],

@@ -1,9 +1,9 @@
 """From folders of raw files to documents: which files are read together (shards), and what each of them holds.
 
-The start of the way to a passage. `list_shards` finds .jsonl, .ndjson, .json, .txt and .parquet, plain or .gz, .xz, .zst; each
-large file, or group of small ones, becomes a shard and so one output file. The list depends on names and sizes only, so every
-run and every machine makes the same one. `read_documents` then gives the documents of a file in order and never raises for what
-is in it: an `Unreadable` names the place and the reason. Bytes are UTF-8 or GB18030. Next to read: `passages.py`.
+The start of the way to a passage. `list_shards` finds .jsonl, .ndjson, .json, .parquet, .txt, .html and .pdf, plain or .gz, .xz,
+.zst. Each large file, or group of small ones, becomes a shard and so one output file. The list depends on names and sizes only,
+so every run and every machine makes the same one. `read_documents` then gives the documents of a file in order and never raises
+for what is in it: an `Unreadable` names the place and the reason. Bytes are UTF-8 or GB18030. Next to read: `passages.py`.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.collect.documents import check_package, html_text, pdf_text
 from data_tools.collect.settings import ReadingConfig
 from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import ConfigError, DataError
@@ -21,7 +22,9 @@ from huatuo_jax.io.jsonl import Fault, Item, KeyedValue, iterate_values
 from huatuo_jax.io.tables import iterate_parquet
 from huatuo_jax.io.text import SNIFFED, open_text
 
-FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")
+ONE_DOCUMENT = (".txt", ".html", ".htm", ".pdf")
+"""Formats whose files are one document each; those of the others hold rows."""
+FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", *ONE_DOCUMENT)
 COMPRESSIONS = (".gz", ".xz", ".zst")
 GROUP_BYTES = 64 << 20
 GROUP_FILES = 20_000
@@ -56,8 +59,8 @@ class InputFile:
 
     @property
     def source(self) -> str:
-        """The source of rows that name none: the file's stem; of a .txt file, its folder's name."""
-        if self.format != ".txt":
+        """The source of rows that name none: the file's stem; of a file that is one document, its folder's name."""
+        if self.format not in ONE_DOCUMENT:
             return self.stem
         return os.path.basename(os.path.dirname(os.path.abspath(self.path))) or self.stem
 
@@ -120,6 +123,8 @@ def list_shards(inputs: Sequence[Path], group_bytes: int = GROUP_BYTES) -> Listi
         first = by_place.setdefault(os.path.realpath(file.path), file)
         if first is not file:
             raise ConfigError(f"{file.path} is given twice (also as {first.path}): its documents would be doubled")
+    for file in {file.format: file for file in files}.values():
+        check_package(file.format, file.path)
     if not files:
         raise DataError(f"no corpus files in {', '.join(map(str, inputs))}; looked for {endings}")
     return Listing(tuple(grouped(files, group_bytes)), tuple(skipped))
@@ -166,15 +171,16 @@ def _format_of(name: str) -> str | None:
 
 
 def grouped(files: Sequence[InputFile], group_bytes: int) -> Iterator[Shard]:
-    """A file of rows by itself; neighbouring .txt files of the same folder together."""
-    # Each .txt file is one document: as shards of their own, a million web pages would be a million output files.
+    """A file of rows by itself; neighbouring files of one document each, of the same format and folder, together."""
+    # As shards of their own, a million web pages would be a million output files.
     group: list[InputFile] = []
     names: set[str] = set()
     size = 0
     for file in sorted(files, key=lambda file: (os.path.dirname(file.name), file.name, file.path)):
         joins = (
             bool(group)
-            and file.format == group[-1].format == ".txt"
+            and file.format == group[-1].format
+            and file.format in ONE_DOCUMENT
             and os.path.dirname(group[0].name) == os.path.dirname(file.name)
             and size + file.size <= group_bytes
             and len(group) < GROUP_FILES
@@ -223,7 +229,7 @@ class Unreadable:
 
 def read_documents(file: InputFile, config: ReadingConfig) -> Iterator[Document | Unreadable]:
     """Yields the documents of a file in order, and an `Unreadable` for each line that is none; never raises for content."""
-    readers = {".txt": _read_text, ".parquet": _read_parquet}
+    readers = {".txt": _read_text, ".parquet": _read_parquet, ".pdf": _read_page, ".html": _read_page, ".htm": _read_page}
     try:
         for number, value in readers.get(file.format, _read_json)(file, config):
             yield _to_document(value, file, number, config)
@@ -287,6 +293,16 @@ def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
     text = content.decode("utf-8")
     if text.strip():
         yield 1, text
+
+
+def _read_page(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
+    """The one document of a web page or a PDF file."""
+    with open_bytes(Path(file.path)) as opened:
+        content = opened.read(config.max_line_bytes + 1)
+    if len(content) > config.max_line_bytes:
+        raise DataError(f"longer than the limit of {config.max_line_bytes:,} bytes; {REMEDY}")
+    title, text = ("", pdf_text(content)) if file.format == ".pdf" else html_text(content)
+    yield 1, {config.title_field: title, config.text_field: text}
 
 
 def _read_parquet(file: InputFile, config: ReadingConfig) -> Iterator[Item]:

@@ -132,9 +132,9 @@ def to_record(value: Any, layout: str, source: str | None, default_source: str, 
 
 
 def _clean(text: Any) -> Any:
-    """A text without the traces of other systems: line ends with a carriage return, and byte order marks."""
-    if isinstance(text, str) and ("\r" in text or "\ufeff" in text):
-        return text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
+    """A text without the traces of other systems: line ends with a carriage return, and a byte order mark."""
+    if isinstance(text, str) and ("\r" in text or text.startswith("\ufeff")):
+        return text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
     return text
 
 

@@ -4,6 +4,7 @@ import gzip
 
 import pytest
 
+from data_tools.cli import main
 from data_tools.collect import documents
 from data_tools.collect.reading import Document, Unreadable, list_shards, read_documents
 from data_tools.collect.settings import ReadingConfig
@@ -96,3 +97,14 @@ def test_a_missing_package_is_named_before_anything_is_read(tmp_path, monkeypatc
     monkeypatch.setattr(documents, "PACKAGES", {".pdf": "no_such_package"})
     with pytest.raises(ConfigError, match=r"b.pdf: reading .pdf needs no_such_package; pip install 'huatuo-jax\[documents\]'"):
         list_shards([tmp_path])
+
+
+def test_files_of_other_kinds_are_named_before_the_run(tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.jsonl").write_text("".join(f'{{"text": "{CHINESE}{i}"}}\n' for i in range(3)))
+    for name in ("a.csv", "b.csv", "c.docx"):
+        (tmp_path / "raw" / name).write_text("x")
+    assert main(["collect", str(tmp_path / "raw"), "--any-domain", "--out", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 files are not read (.csv 2, .docx 1)" in said and "a.csv; questions and answers in a table" in said
+    assert said.index("are not read") < said.index("passages in")

@@ -242,7 +242,10 @@ class _Parts:
     # ---- one question and its answer
 
     def _add_history(self, fields: _Fields) -> None:
-        for number, pair in enumerate(_parsed(fields.one(self.layout.history)) or []):
+        history = _parsed(fields.one(self.layout.history))
+        if not isinstance(history, list) and not is_empty(history):
+            raise RecordError(f"`history` is {_kind(history)}, not a list of [question, answer]")
+        for number, pair in enumerate(history or []):
             if isinstance(pair, dict):
                 self._add_message(pair, number, "history")
             elif isinstance(pair, list) and len(pair) == 2:

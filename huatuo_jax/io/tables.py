@@ -77,7 +77,10 @@ def iterate_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterato
                     raise TornFileError(f"{path}: two columns have the same name ({', '.join(names)}); rename one")
                 for batch in table.iter_batches(PARQUET_ROWS, columns=wanted):
                     yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        # pyarrow reports damaged pages as errors of the system without a number, and text that is no UTF-8 as Python does.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise TornFileError(f"{path}: not a readable Parquet file ({error})") from error
 
 

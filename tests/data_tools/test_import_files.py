@@ -196,12 +196,17 @@ def test_parquet(tmp_path, compress):
     assert [record.turns for record in records(tmp_path / "out")] == [(Q, A)] * 2
 
 
-def test_torn_parquet_is_refused_as_a_whole(tmp_path):
+def test_torn_and_damaged_parquet_is_refused_as_a_whole(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pytest.importorskip("pyarrow").table({"text": ["t"] * 100}), tmp_path / "a.parquet")
-    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
-    assert run(tmp_path / "out", tmp_path / "a.parquet") == 1
-    assert "not a readable Parquet file" in rejected(tmp_path / "out")[-1]["reason"]
+    whole = (tmp_path / "a.parquet").read_bytes()
+    # Torn; and with damage in its first page, and in its footer.
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    damaged = [whole[:-20], *(whole[:at] + b"\xff" * 8 + whole[at + 8 :] for at in (6, footer))]
+    for number, content in enumerate(damaged):
+        (tmp_path / "a.parquet").write_bytes(content)
+        assert run(tmp_path / f"out{number}", tmp_path / "a.parquet") == 1
+        assert "not a readable Parquet file" in rejected(tmp_path / f"out{number}")[-1]["reason"]
 
 
 # ---- files of other kinds

@@ -284,6 +284,9 @@ USER, ANSWER = ({"role": "user", "content": "q"}, {"role": "assistant", "content
         ({"questions": ["q1", "q2"], "answers": ["a1", "a2"]}, "2 questions and 2 answers"),
         ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "A"}, "an exam question without its `options`"),
         ({"question": "q", "answer": 3}, "`answer` is of type int"),
+        ({"query": "q", "response": "a", "history": 1}, "`history` is of type int, not a list"),
+        ({"query": "q", "response": "a", "history": {"q": "a"}}, "`history` is of type dict, not a list"),
+        ({"query": "q", "response": "a", "history": [["q"]]}, "`history` is not a list"),
         ({"context": "c", "question": "q", "answers": {"text": ["a"]}}, "`answers` is of type dict"),
     ],
 )

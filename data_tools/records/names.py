@@ -87,7 +87,7 @@ LAYOUTS = {
     "input": Layout(prompt=("input", "inputs"), answer=("output", "target", "targets", "response", "answer")),
     "context": Layout(prompt=("context",), answer=("response",)),
     "human": Layout(prompt=("human", "user", "q"), answer=("assistant", "bot", "gpt", "a")),
-    "data": Layout(messages=("data",)),
+    "data": Layout(messages=("data", "items")),
     "huatuo": Layout(),
 }
 """By name, in the order in which they are tried: the first one that fits an object is its layout. A bare list is `huatuo`."""

@@ -158,6 +158,13 @@ PUBLIC = {
     "dialogue of doctor and patient": {
         "dialogue": [{"role": "患者", "content": PAIR[0]}, {"role": "医生", "content": PAIR[1]}],
     },
+    "items (the first ShareGPT files)": {
+        "id": "x",
+        "items": [{"from": "human", "value": PAIR[0]}, {"from": "gpt", "value": PAIR[1]}],
+    },
+    "a question marked as not learned (OpenHermes)": {
+        "conversations": [{"from": "human", "value": PAIR[0], "weight": 0}, {"from": "gpt", "value": PAIR[1], "weight": 1}]
+    },
     "OASST's roles": {"conversation": [{"role": "prompter", "text": PAIR[0]}, {"role": "assistant", "text": PAIR[1]}]},
     "lists of pairs": {"conversation": [list(PAIR)]},
     "empty signs of other kinds": {"messages": ROLE_MESSAGES, "tools": [], "images": [], "label": None, "rejected": ""},

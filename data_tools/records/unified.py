@@ -161,7 +161,7 @@ class UnifiedWriter:
         self._counts[-1] += 1
         self._source_ids.append(self._source_numbers.setdefault(record.source, len(self._source_numbers)))
         self._text_hashes.append(text_hash(record))
-        self._question_hashes.append(question_hash(record))
+        self._question_hashes.append(question_hash(record) if record.turns else self._text_hashes[-1])
         if record.system or record.weights:
             self._weighted |= bool(record.weights)
             self._rest_hashes.append(_hash64(repr((self.records, record.system, record.weights))))

@@ -105,7 +105,7 @@ class RecordReader:
         if not isinstance(value, dict):
             raise RecordError(f"value is {_kind(value)}, not an object, a list of turns or a passage")
         keys = {key for key, held in value.items() if held is not None}
-        for known in map(lambda fold: {key.lower() for key in keys} if fold else keys, (False, True)):
+        for known in ({key.lower() for key in keys} if fold else keys for fold in (False, True)):
             for name, layout in LAYOUTS.items():
                 if layout.fits(known):
                     return name

@@ -6,7 +6,9 @@ takes rows with exam questions out of any files.
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -92,7 +94,8 @@ def collect(args: argparse.Namespace) -> Report:
             bar = progress.add_task(stage, total=sum(sizes))
             return lambda number: progress.advance(bar, sizes[number])
 
-        report = collect(args.inputs, args.out, config, model, args.workers, args.engine, args.redo, on_stage)
+        name_skipped = lambda listing: print_skipped(console, [path for path, _ in listing.skipped])
+        report = collect(args.inputs, args.out, config, model, args.workers, args.engine, args.redo, on_stage, name_skipped)
     if not any(report["done_now"].values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
@@ -103,6 +106,15 @@ def collect(args: argparse.Namespace) -> Report:
         console.print(f"no document is of {', '.join(unknown)} (--in-domain, --source-priority); the sources are {known}")
     console.print(f"{report['passages']:,} passages in {args.out / 'passages'}; report: {args.out / 'report.html'}", markup=False)
     return report
+
+
+def print_skipped(console: "Console", paths: Sequence[str]) -> None:
+    """Says how many files of which kinds will not be read."""
+    kinds = Counter(Path(path).suffix.lower() or "no suffix" for path in paths)
+    if kinds:
+        shown = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(8))
+        tables = "; questions and answers in a table are for `huatuo-data import`" if {".csv", ".tsv"} & set(kinds) else ""
+        console.print(f"{len(paths):,} files are not read ({shown}), e.g. {paths[0]}{tables}", markup=False)
 
 
 def add_vocabulary(parser: "argparse._ActionsContainer") -> None:

@@ -14,22 +14,39 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from data_tools.records.names import LAYOUTS, parse_map
 from huatuo_jax.cli.arguments import Parser, add_format_argument, add_max_rejected, add_tokenizer_argument, local_path
 from huatuo_jax.cli.console import Report, make_console, make_progress
 from huatuo_jax.config import require
 from huatuo_jax.errors import ConfigError
 
+SHOWN = 10
+"""Reasons and keys that are printed of all that were counted."""
+
 
 def import_records_arguments(parser: Parser) -> None:
     """Declares the arguments of `import`."""
-    parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
+    parser.add_argument(
+        "files", nargs="+", type=local_path, metavar="FILES", help="JSON, JSONL, Parquet, CSV or TSV, plain or .gz .xz .zst"
+    )
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the new dataset")
     parser.add_argument("--source", metavar="NAME", help="source of all records; overrides their own")
     parser.add_argument(
         "--layout",
         default="auto",
-        choices=["auto", "huatuo", "hub", "sharegpt", "openai", "alpaca", "turns", "text"],
+        choices=["auto", *LAYOUTS],
         help="layout of the records (default: told apart by their keys)",
+    )
+    parser.add_argument(
+        "--map",
+        metavar="PART=KEY,…",
+        help="keys of another layout: messages=conversation,role=who,text=value or prompt=问题,answer=答案",
+    )
+    parser.add_argument("--join-turns", action="store_true", help="join consecutive messages of one speaker, a line each")
+    parser.add_argument("--cut-last-question", action="store_true", help="cut a question off the end that has no answer")
+    parser.add_argument("--last-answer-only", action="store_true", help="learn only the last answer of each dialogue")
+    parser.add_argument(
+        "--ignore", default="", metavar="KEY,…", help="read records although they have these keys (label, images, tools, …)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is in DIR, once the new one is whole")
     add_max_rejected(parser)
@@ -38,25 +55,36 @@ def import_records_arguments(parser: Parser) -> None:
 def import_records(args: argparse.Namespace) -> Report:
     """Import dialogues and passages of any known layout into one unified dataset.
 
-    Reads HuatuoGPT-II's two JSON layouts, ShareGPT, OpenAI messages, Alpaca and JSONL with `turns` or `text`, plain or compressed
-    (.gz, .xz, .zst). Lines that cannot be used are listed in OUT/rejected.jsonl with file, line and reason.
+    Reads HuatuoGPT-II's two JSON layouts, ShareGPT, OpenAI messages, Alpaca, questions and answers under any of their usual
+    names, and rows with `turns` or `text`; --map names the keys of anything else. Lines that cannot be used are listed in
+    OUT/rejected.jsonl with file, line and reason, and so are preferences, pictures and tools. Answers of weight 0 are no targets.
     A record's source is --source, else its own field `source`, else the file's name.
 
     Example:
     huatuo-data import sft.jsonl --source sft --out data/sft
     huatuo-data import HuatuoGPT2_Pretraining.json.gz books.jsonl.xz --out data/unified
+    huatuo-data import visits.csv --map prompt=问题,answer=答案 --out data/visits
     """
     from data_tools.records.importing import check_inputs, import_files
+    from data_tools.records.layouts import RecordReader
 
     check_inputs(args.files)
+    require(args.map is None or args.layout == "auto", "--map describes a layout, and --layout names one; give one of the two")
+    reader = RecordReader(
+        args.layout,
+        parse_map(args.map) if args.map is not None else None,
+        args.source,
+        args.join_turns,
+        args.cut_last_question,
+        args.last_answer_only,
+        frozenset(filter(None, (key.strip() for key in args.ignore.split(",")))),
+    )
     console = make_console(args.quiet)
     # In bytes, because the number of records is known only at the end; of compressed files, compressed bytes.
     with make_progress(console, "bytes") as progress:
         task = progress.add_task("import", total=sum(path.stat().st_size for path in args.files))
         on_read = lambda count: progress.advance(task, count)
-        report = import_files(
-            args.files, args.out, args.source, args.layout, args.max_rejected, on_read=on_read, overwrite=args.overwrite
-        )
+        report = import_files(args.files, args.out, reader, args.max_rejected, on_read=on_read, overwrite=args.overwrite)
     table = Table("source", "records", title=str(args.out))
     for source, records in report["sources"].items():
         table.add_row(source, f"{records:,}")
@@ -64,6 +92,15 @@ def import_records(args: argparse.Namespace) -> Report:
     console.print(f"records {report['records']:,}, rejected {report['rejected']:,}")
     if report["rejected"]:
         console.print(f"rejected lines are listed in {args.out}/rejected.jsonl")
+    for reason, count in list(report.get("rejected_reasons", {}).items())[:SHOWN]:
+        console.print(f"  {count:,} × {reason}", markup=False)
+    if "unread_keys" in report:
+        keys = [f"{key} ({count:,})" for key, count in report["unread_keys"].items()]
+        more = f" and {len(keys) - SHOWN} more (--json FILE lists them)" if len(keys) > SHOWN else ""
+        console.print(f"note: keys that were not read, and in how many records: {', '.join(keys[:SHOWN])}{more}", markup=False)
+    for changed, how in (("joined", "had consecutive messages joined"), ("cut", "lost a last question without an answer")):
+        if changed in report:
+            console.print(f"note: {report[changed]:,} records {how}")
     # Reported, not removed: what counts as a duplicate is decided by `collect`, and records are what the user gave.
     if report["duplicate_ids"]:
         console.print(f"warning: {report['duplicate_ids']:,} records share source and id with another record")
@@ -191,6 +228,7 @@ def build_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--max-length", type=int, default=1_000_000, metavar="N", help="tokens at which records are cut (default: 1,000,000)"
     )
+    add_max_rejected(parser)
 
 
 def build(args: argparse.Namespace) -> Report:
@@ -198,7 +236,8 @@ def build(args: argparse.Namespace) -> Report:
 
     Records are stored uncut, so that plans of any sequence length share one token dataset. An interrupted build continues with
     the same command; a finished one has nothing to do. Records that the dialogue format cannot express are listed in
-    TOKENS/rejected.jsonl.
+    TOKENS/rejected.jsonl; more than --max-rejected of them fail the build before it is finished. --holdout goes by the question:
+    no other answer to a held-out question is trained.
 
     Example:
     huatuo-data build data/unified --tokenizer baichuan2.model --out data/tokens --holdout 64 --workers 8
@@ -207,7 +246,7 @@ def build(args: argparse.Namespace) -> Report:
 
     console = make_console(args.quiet)
     request = BuildRequest(
-        tuple(args.unified), args.tokenizer, args.out, args.format, args.holdout, args.max_length, args.workers
+        tuple(args.unified), args.tokenizer, args.out, args.format, args.holdout, args.max_length, args.workers, args.max_rejected
     )
     # Not as a context manager, which would start it here; see `begin`.
     progress = make_progress(console, "records")
@@ -242,7 +281,7 @@ def build(args: argparse.Namespace) -> Report:
     table.add_row("all", *(f"{sum(column):,}" for column in zip(*rows.values(), strict=True)))
     console.print(table)
     if short := [source for source, row in rows.items() if row[3] < args.holdout]:
-        console.print(f"note: fewer than {args.holdout} records held out of {', '.join(short)} (duplicates or rejected records)")
+        console.print(f"note: fewer than {args.holdout} records held out of {', '.join(short)} (shared questions, or rejected)")
     if cut := sum(entry["cut"] for entry in report["sources"].values()):
         console.print(f"note: {cut:,} records are longer than {args.max_length:,} tokens and were cut")
     if any(row[4] for row in rows.values()):

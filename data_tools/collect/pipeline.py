@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from data_tools.collect.domain import DomainModel, save_model
 from data_tools.collect.duplicates import REASONS, STAYS, DuplicatesTask, find_duplicates
 from data_tools.collect.passages import PassagesTask, make_passages
-from data_tools.collect.reading import InputFile, list_shards, read_rows
+from data_tools.collect.reading import InputFile, Listing, list_shards, read_rows
 from data_tools.collect.report import Statistics, page, to_report
 from data_tools.collect.settings import CollectConfig, Overlap
 from huatuo_jax.errors import ConfigError, DataError
@@ -53,6 +53,7 @@ def collect(
     engine: str = "processes",
     redo: bool = False,
     on_stage: OnStage = lambda stage, sizes: lambda number: None,
+    on_listing: Callable[[Listing], None] = lambda listing: None,
 ) -> dict[str, Any]:
     """Runs the pipeline, or continues it, or finds that there is nothing to do; returns the report.
 
@@ -60,6 +61,7 @@ def collect(
       model: the domain; None keeps documents of any (`config.extract` is False then).
       workers, engine: change no byte of what is written.
       redo: allows settings other than those of the run in `out`; what they touch is made again.
+      on_listing: called with what lies in the inputs, before any of it is read.
 
     Raises:
       ConfigError: impossible settings, or other settings than before without `redo`: what would have to be made again is named.
@@ -70,6 +72,7 @@ def collect(
     # As they will be read back from the file: tuples are lists there.
     settings = json.loads(json.dumps({**config.to_json(), "domain": None if model is None else model.fingerprint}))
     _check_settings(out, settings, redo)
+    on_listing(listing)
     work, model_file = out / "work", None
     seconds: dict[str, float] = {}
     done_now: dict[str, int] = {}

@@ -1,37 +1,35 @@
 """From folders of raw files to documents: which files are read together (shards), and what each of them holds.
 
-The start of the way to a passage. `list_shards` finds .jsonl, .ndjson, .json, .txt and .parquet, plain or .gz, .xz, .zst; each
-large file, or group of small ones, becomes a shard and so one output file. The list depends on names and sizes only, so every
-run and every machine makes the same one. `read_documents` then gives the documents of a file in order and never raises for what
-is in it: an `Unreadable` names the place and the reason. Bytes are UTF-8 or GB18030. Next to read: `passages.py`.
+The start of the way to a passage. `list_shards` finds .jsonl, .ndjson, .json, .parquet, .txt, .html and .pdf, plain or .gz, .xz,
+.zst. Each large file, or group of small ones, becomes a shard and so one output file. The list depends on names and sizes only,
+so every run and every machine makes the same one. `read_documents` then gives the documents of a file in order and never raises
+for what is in it: an `Unreadable` names the place and the reason. Bytes are UTF-8 or GB18030. Next to read: `passages.py`.
 """
 
-import codecs
 import hashlib
-import io
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from data_tools.collect.documents import check_package, html_text, pdf_text
 from data_tools.collect.settings import ReadingConfig
 from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import TornFileError, open_bytes
 from huatuo_jax.io.jsonl import Fault, Item, KeyedValue, iterate_values
+from huatuo_jax.io.tables import iterate_parquet
+from huatuo_jax.io.text import SNIFFED, open_text
 
-FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")
+ONE_DOCUMENT = (".txt", ".html", ".htm", ".pdf")
+"""Formats whose files are one document each; those of the others hold rows."""
+FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", *ONE_DOCUMENT)
 COMPRESSIONS = (".gz", ".xz", ".zst")
 GROUP_BYTES = 64 << 20
 GROUP_FILES = 20_000
 NAME_BYTES = 180
 """Of a shard's name; file systems take 255, of which suffixes need some."""
-SNIFFED = 1 << 20
-PARQUET_ROWS = 256
 LONGEST_ROW = 1 << 40
 """Bytes of a row that a stage reads back."""
 REMEDY = "raise --max-line-bytes to read it"
@@ -61,8 +59,8 @@ class InputFile:
 
     @property
     def source(self) -> str:
-        """The source of rows that name none: the file's stem; of a .txt file, its folder's name."""
-        if self.format != ".txt":
+        """The source of rows that name none: the file's stem; of a file that is one document, its folder's name."""
+        if self.format not in ONE_DOCUMENT:
             return self.stem
         return os.path.basename(os.path.dirname(os.path.abspath(self.path))) or self.stem
 
@@ -125,6 +123,8 @@ def list_shards(inputs: Sequence[Path], group_bytes: int = GROUP_BYTES) -> Listi
         first = by_place.setdefault(os.path.realpath(file.path), file)
         if first is not file:
             raise ConfigError(f"{file.path} is given twice (also as {first.path}): its documents would be doubled")
+    for file in {file.format: file for file in files}.values():
+        check_package(file.format, file.path)
     if not files:
         raise DataError(f"no corpus files in {', '.join(map(str, inputs))}; looked for {endings}")
     return Listing(tuple(grouped(files, group_bytes)), tuple(skipped))
@@ -171,15 +171,16 @@ def _format_of(name: str) -> str | None:
 
 
 def grouped(files: Sequence[InputFile], group_bytes: int) -> Iterator[Shard]:
-    """A file of rows by itself; neighbouring .txt files of the same folder together."""
-    # Each .txt file is one document: as shards of their own, a million web pages would be a million output files.
+    """A file of rows by itself; neighbouring files of one document each, of the same format and folder, together."""
+    # As shards of their own, a million web pages would be a million output files.
     group: list[InputFile] = []
     names: set[str] = set()
     size = 0
     for file in sorted(files, key=lambda file: (os.path.dirname(file.name), file.name, file.path)):
         joins = (
             bool(group)
-            and file.format == group[-1].format == ".txt"
+            and file.format == group[-1].format
+            and file.format in ONE_DOCUMENT
             and os.path.dirname(group[0].name) == os.path.dirname(file.name)
             and size + file.size <= group_bytes
             and len(group) < GROUP_FILES
@@ -228,7 +229,7 @@ class Unreadable:
 
 def read_documents(file: InputFile, config: ReadingConfig) -> Iterator[Document | Unreadable]:
     """Yields the documents of a file in order, and an `Unreadable` for each line that is none; never raises for content."""
-    readers = {".txt": _read_text, ".parquet": _read_parquet}
+    readers = {".txt": _read_text, ".parquet": _read_parquet, ".pdf": _read_page, ".html": _read_page, ".htm": _read_page}
     try:
         for number, value in readers.get(file.format, _read_json)(file, config):
             yield _to_document(value, file, number, config)
@@ -278,12 +279,12 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read_json(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
-    with _open_text(file) as opened:
+    with open_text(Path(file.path), errors="replace") as opened:
         yield from iterate_values(Path(file.path), opened, config.max_line_bytes, REMEDY, lines=file.format != ".json")
 
 
 def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
-    with _open_text(file) as opened:
+    with open_text(Path(file.path), errors="replace") as opened:
         content = opened.read(config.max_line_bytes + 1)  # one byte more tells that it is too long
     if len(content) > config.max_line_bytes:
         raise DataError(f"longer than the limit of {config.max_line_bytes:,} bytes; {REMEDY}")
@@ -294,99 +295,16 @@ def _read_text(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
         yield 1, text
 
 
-def _read_parquet(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ConfigError(f"{file.path}: reading .parquet needs pyarrow; pip install 'huatuo-jax[collect]'") from error
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = file.path
-            if not path.endswith(".parquet"):
-                # Parquet is read from its end, which a compressed stream does not allow.
-                path = os.path.join(folder, "content.parquet")
-                with open_bytes(Path(file.path)) as opened, open(path, "wb") as out:
-                    shutil.copyfileobj(opened, out)
-            with parquet.ParquetFile(path) as table:
-                wanted = {config.text_field, config.title_field, config.source_field, "id"}
-                columns = [name for name in table.schema_arrow.names if name in wanted]
-                batches = table.iter_batches(PARQUET_ROWS, columns=columns)
-                yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"not a readable Parquet file ({error})") from error
-
-
-# Encodings
-
-
-@contextmanager
-def _open_text(file: InputFile) -> Iterator[IO[bytes]]:
-    """The decompressed content of a file as UTF-8, without a byte order mark."""
+def _read_page(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
+    """The one document of a web page or a PDF file."""
     with open_bytes(Path(file.path)) as opened:
-        yield io.BufferedReader(_AsUtf8(opened), SNIFFED)
+        content = opened.read(config.max_line_bytes + 1)
+    if len(content) > config.max_line_bytes:
+        raise DataError(f"longer than the limit of {config.max_line_bytes:,} bytes; {REMEDY}")
+    title, text = ("", pdf_text(content)) if file.format == ".pdf" else html_text(content)
+    yield 1, {config.title_field: title, config.text_field: text}
 
 
-class _AsUtf8(io.RawIOBase):
-    """A file whose encoding its first megabyte shows, read as UTF-8; what is no GB18030 then becomes U+FFFD."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        # Decompressors may give less than they are asked for.
-        parts, missing = [], SNIFFED
-        while missing > 0 and (part := file.read(missing)):
-            parts.append(part)
-            missing -= len(part)
-        beginning = b"".join(parts)
-        self._decoder = None
-        if detect_encoding(beginning) == "gb18030":
-            self._decoder = codecs.getincrementaldecoder("gb18030")("replace")
-        self._waiting = self._encoded(beginning.removeprefix(codecs.BOM_UTF8))
-
-    def _encoded(self, content: bytes) -> memoryview:
-        if self._decoder is not None:
-            content = self._decoder.decode(content, final=not content).encode("utf-8")
-        return memoryview(content)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._waiting:
-            content = self._file.read(SNIFFED)
-            self._waiting = self._encoded(content)
-            if not content:
-                break
-        count = min(len(buffer), len(self._waiting))
-        buffer[:count] = self._waiting[:count]
-        self._waiting = self._waiting[count:]
-        return count
-
-
-def detect_encoding(beginning: bytes) -> str:
-    """ "utf-8" or "gb18030", by the lines of a file's first megabyte that are not ASCII.
-
-    Bytes of UTF-8 often decode as GB18030 without an error (as nonsense), but hardly ever the other way round: a file is GB18030
-    only if most such lines are no UTF-8 and all of it decodes as GB18030. Single broken lines do not decide.
-
-    Raises:
-      DataError: for UTF-16 and UTF-32 (by their byte order mark).
-    """
-    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError("UTF-16 or UTF-32; convert it to UTF-8 first")
-    # Of 300 lines in Chinese 3 are broken UTF-8: a damaged file of UTF-8. 297 are: GB18030, in which a few short lines happen
-    # to be valid UTF-8 too.
-    lines = [line for line in beginning.split(b"\n") if not line.isascii()]
-    if len(beginning) >= SNIFFED and len(lines) > 1:
-        lines.pop()  # the megabyte may end within it
-    broken = sum(not _decodes(line, "utf-8") for line in lines)
-    return "gb18030" if broken * 2 > len(lines) and _decodes(beginning, "gb18030") else "utf-8"
-
-
-def _decodes(content: bytes, encoding: str) -> bool:
-    """Whether bytes decode, except for a character that the end may have cut."""
-    try:
-        codecs.getincrementaldecoder(encoding)().decode(content)
-    except UnicodeDecodeError:
-        return False
-    return True
+def _read_parquet(file: InputFile, config: ReadingConfig) -> Iterator[Item]:
+    wanted = (config.text_field, config.title_field, config.source_field, "id")
+    yield from enumerate(iterate_parquet(Path(file.path), wanted), 1)

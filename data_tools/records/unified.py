@@ -5,14 +5,16 @@ ArrayRecord files in the order in which they came, each a serialised `tf.train.E
 
     tfds.builder_from_directory(folder).as_data_source(split="train")[0]  →  {"id": b"7", "source": b"sft", "turns": [b"q", …], …}
 
-Beside them lie `source_ids.npy` (int32 [n]), `text_hashes.npy` (uint64 [n]) and `sizes.npy` (int32 [n], bytes), so that a build
-can share out the work and choose its hold-out without reading the text, and `manifest.json`, written last: a folder without it is
-not a dataset.
+Beside them lie `source_ids.npy` (int32 [n]), `text_hashes.npy` and `question_hashes.npy` (uint64 [n]) and `sizes.npy`
+(int32 [n], bytes), so that a build can share out the work and choose its hold-out without reading the text, and `manifest.json`,
+written last: a folder without it is not a dataset.
 """
 
 import hashlib
 import os
+import re
 import shutil
+import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -25,7 +27,7 @@ from huatuo_jax.data.dialogue import Record
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, read_json, read_npy, write_json, write_npy
 
-SCHEMA = 1
+SCHEMA = 2
 DATASET = "huatuo_unified"
 SPLIT = "train"
 SHARD_RECORDS = 20_000
@@ -36,12 +38,27 @@ DENSE = 2
 """Reading a whole run of records is faster than picking some if at most so many times as many are read as wanted."""
 REMEDY = "import the files again (`huatuo-data import`)"
 TEXTS = ("id", "source", "system", "text")
-"""The features that hold one text each; `turns` holds a list of texts."""
+"""The features that hold one text each; `turns` holds a list of texts, and `weights` is the text "0 1" or, where all are 1, not
+there: TFDS reads a text that may be absent, but no list that may be."""
 
 
 def text_hash(record: Record) -> int:
-    """64-bit hash of what a record says: its passage or its turns, whatever its id, source and system prompt are."""
+    """64-bit hash of what a record says: its passage or its turns, whatever its id, source, system prompt and weights are."""
     return _hash64(record.text or "\0".join(record.turns))
+
+
+def question_hash(record: Record) -> int:
+    """64-bit hash of what a record asks: the first question of a dialogue, or the whole of a passage.
+
+    Questions that differ only in blanks, punctuation, case or the width of characters have the same.
+    """
+    if not record.turns:
+        return text_hash(record)
+    asked = record.turns[0]
+    return _hash64("".join(_LETTERS.findall(unicodedata.normalize("NFKC", asked).casefold())) or asked)
+
+
+_LETTERS = re.compile(r"[^\W_]+")
 
 
 def _hash64(text: str) -> int:
@@ -57,7 +74,7 @@ def _example() -> Any:
 
 
 def encode_record(record: Record) -> bytes:
-    """A record as a serialised `tf.train.Example`: every feature is present, absent ones as empty text or an empty list.
+    """A record as a serialised `tf.train.Example`: every feature but `weights` is present, as empty text or list if need be.
 
     Raises:
       UnicodeEncodeError: if a string holds a lone surrogate.
@@ -69,6 +86,8 @@ def encode_record(record: Record) -> bytes:
     turns = feature["turns"].bytes_list
     turns.SetInParent()  # so that a passage has the feature too, as an empty list
     turns.value.extend([turn.encode() for turn in record.turns])
+    if record.weights:
+        feature["weights"].bytes_list.value.append(" ".join(map(str, record.weights)).encode())
     # The map of features has no order of its own; sorted by key, the same record gives the same bytes.
     return example.SerializeToString(deterministic=True)
 
@@ -87,7 +106,9 @@ def decode_records(contents: Sequence[bytes]) -> list[Record]:
             feature = example.FromString(content).features.feature
             id, source, system, text = [feature[name].bytes_list.value[0].decode() for name in TEXTS]
             turns = tuple([turn.decode() for turn in feature["turns"].bytes_list.value])
-            records.append(Record(id, source, turns, system, text))
+            # Asking a map of protobuf for a key would add it.
+            weights = tuple(map(int, feature["weights"].bytes_list.value[0].split())) if "weights" in feature else ()
+            records.append(Record(id, source, turns, system, text, weights))
     except (DecodeError, IndexError, ValueError) as error:
         raise ValueError(f"not a text record: {error}") from error
     return records
@@ -116,8 +137,12 @@ class UnifiedWriter:
         self._source_numbers: dict[str, int] = {}
         self._source_ids = array("i")
         self._text_hashes = array("Q")
+        self._question_hashes = array("Q")
         self._id_hashes = array("Q")
         self._sizes = array("i")
+        self._weighted = False
+        # Of what the text hashes leave out. Without it a build would find nothing to do when only weights have changed.
+        self._rest_hashes = array("Q")
 
     def write(self, record: Record) -> None:
         """Appends a record.
@@ -136,6 +161,10 @@ class UnifiedWriter:
         self._counts[-1] += 1
         self._source_ids.append(self._source_numbers.setdefault(record.source, len(self._source_numbers)))
         self._text_hashes.append(text_hash(record))
+        self._question_hashes.append(question_hash(record) if record.turns else self._text_hashes[-1])
+        if record.system or record.weights:
+            self._weighted |= bool(record.weights)
+            self._rest_hashes.append(_hash64(repr((self.records, record.system, record.weights))))
         self._id_hashes.append(_hash64(f"{record.source}\0{record.id}"))
         if self._counts[-1] == self._shard_records:
             self._close_shard()
@@ -158,8 +187,9 @@ class UnifiedWriter:
         text_hashes = np.frombuffer(self._text_hashes, np.uint64)
         write_npy(self.folder / "source_ids.npy", source_ids)
         write_npy(self.folder / "text_hashes.npy", text_hashes)
+        write_npy(self.folder / "question_hashes.npy", np.frombuffer(self._question_hashes, np.uint64))
         write_npy(self.folder / "sizes.npy", np.frombuffer(self._sizes, np.int32))
-        _write_tfds_metadata(self.folder, self._counts, sum(sizes))
+        _write_tfds_metadata(self.folder, self._counts, sum(sizes), self._weighted)
         per_source = np.bincount(source_ids, minlength=len(self._source_numbers)).tolist()
         manifest = {
             "schema": SCHEMA,
@@ -167,7 +197,7 @@ class UnifiedWriter:
             "sources": dict(zip(self._source_numbers, per_source, strict=True)),
             "duplicate_ids": self.records - len(np.unique(np.frombuffer(self._id_hashes, np.uint64))),
             "duplicate_texts": self.records - len(np.unique(text_hashes)),
-            "content": hashlib.sha256(text_hashes.tobytes() + source_ids.tobytes()).hexdigest(),
+            "content": hashlib.sha256(text_hashes.tobytes() + source_ids.tobytes() + self._rest_hashes.tobytes()).hexdigest(),
             "shards": [
                 {"file": name, "records": count, "bytes": size}
                 for name, count, size in zip(names, self._counts, sizes, strict=True)
@@ -196,7 +226,7 @@ class UnifiedDataset:
     Attributes:
       manifest: as written by `UnifiedWriter.finish`.
       sources: names; `source_ids` (int32 [n]) points into them.
-      text_hashes: uint64 [n]. sizes: int32 [n], bytes of each record.
+      text_hashes, question_hashes: uint64 [n]. sizes: int32 [n], bytes of each record.
 
     Raises:
       DataError: if the folder holds no finished dataset, or a file of it is torn.
@@ -220,7 +250,8 @@ class UnifiedDataset:
                 )
         _example()  # imported now, so that workers which are forked later have it
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])
-        self.source_ids, self.text_hashes, self.sizes = map(self._array, ("source_ids", "text_hashes", "sizes"))
+        names = ("source_ids", "text_hashes", "question_hashes", "sizes")
+        self.source_ids, self.text_hashes, self.question_hashes, self.sizes = map(self._array, names)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -278,18 +309,21 @@ class UnifiedDataset:
             yield from self.read(np.arange(start, min(start + 1000, len(self))))
 
 
-def _write_tfds_metadata(folder: Path, shard_lengths: Sequence[int], num_bytes: int) -> None:
+def _write_tfds_metadata(folder: Path, shard_lengths: Sequence[int], num_bytes: int, weighted: bool) -> None:
     """Writes `features.json` and `dataset_info.json`, by which TFDS knows what the ArrayRecord files of the folder hold."""
     import tensorflow_datasets as tfds
 
     text = tfds.features.Text()
+    features = {**dict.fromkeys(TEXTS, text), "turns": tfds.features.Sequence(text)}
+    if weighted:  # TFDS gives None for a record without them
+        features["weights"] = tfds.features.Text(optional=True)
     template = tfds.core.ShardedFileTemplate(dataset_name=DATASET, filetype_suffix="array_record", data_dir=folder)
     split = tfds.core.SplitInfo(
         name=SPLIT, shard_lengths=list(shard_lengths), num_bytes=num_bytes, filename_template=template.replace(split=SPLIT)
     )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=tfds.features.FeaturesDict({**dict.fromkeys(TEXTS, text), "turns": tfds.features.Sequence(text)}),
+        features=tfds.features.FeaturesDict(features),
         split_infos=[split],
         version="1.0.0",
         filename_template=template,

@@ -11,9 +11,11 @@ import shutil
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from data_tools.records.unified import UnifiedDataset
 from data_tools.tokens.shards import ShardTask, plan_shards
 from huatuo_jax.config import require
 from huatuo_jax.config_files import differences, listed
-from huatuo_jax.data.dialogue import Examples, Record, encode_records
+from huatuo_jax.data.dialogue import Examples, Record, encode_records, refusal_of
 from huatuo_jax.data.formats import DialogueFormat, get_format
 from huatuo_jax.data.token_store import SCHEMA, SPLITS, STATISTICS, write_shard
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
@@ -51,6 +53,7 @@ class BuildRequest:
       unified: folders of unified datasets. tokenizer: path. out: folder of the token dataset.
       holdout: records held out per source. max_len: longer records are cut (and counted).
       workers: processes; they do not change what is written.
+      max_rejected: the largest share of rejected records with which the build still succeeds.
     """
 
     unified: tuple[Path, ...]
@@ -60,6 +63,7 @@ class BuildRequest:
     holdout: int = 0
     max_len: int = 1_000_000
     workers: int = 1
+    max_rejected: float = 1.0
 
     def __post_init__(self) -> None:
         require(len(self.unified) >= 1, "no unified dataset is given")
@@ -82,7 +86,8 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
 
     Raises:
       ConfigError: impossible settings, or other settings than those of the build in `out`.
-      DataError: a unified dataset is missing or torn; every record of a source is rejected; a worker died.
+      DataError: a unified dataset is missing or torn; every record of a source, or more than `max_rejected` of all, is rejected;
+        a worker died.
     """
     began = time.monotonic()
     out = request.out
@@ -116,10 +121,12 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
         on_start(new_records)
 
     builder = _ShardBuilder(request.unified, tokenizer, dialogue_format, request.max_len, out)
+    checks = [_Source(name, np.concatenate(shards)) for name, shards in _training_records(tasks).items()]
+    everything: list[ShardTask | _Source] = [*checks, *open_tasks]
     try:
-        run_tasks(builder.build, open_tasks, request.workers, on_progress=on_done, meanwhile=check)
-    except ConfigError:
-        # The format does not work with the tokenizer: leave no trace of a build that should not have begun.
+        run_tasks(builder, everything, request.workers, on_progress=on_done, meanwhile=check)
+    except (ConfigError, NothingLeftError):
+        # The format does not work with the tokenizer or with a source: leave no trace of a build that should not have begun.
         if not resumed:
             _remove_build(tasks, out)
         raise
@@ -136,7 +143,7 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
         "max_len": request.max_len,
         "holdout": request.holdout,
         "unified": settings["unified"],
-        "sources": _finish_sources(tasks, out),
+        "sources": _finish_sources(tasks, out, request.max_rejected),
     }
     # Nothing that a killed worker left aside belongs to a finished dataset, nor do the markers.
     for left_by_a_kill in out.glob("*/.*.tmp"):
@@ -169,9 +176,29 @@ def _remove_build(tasks: Sequence[ShardTask], out: Path) -> None:
         out.rmdir()
 
 
+class NothingLeftError(DataError):
+    """The dialogue format can express no training record of a source."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The training records of a source, for the check that precedes its shards."""
+
+    name: str
+    records: np.ndarray
+
+
+def _training_records(tasks: Sequence[ShardTask]) -> dict[str, list[np.ndarray]]:
+    found: dict[str, list[np.ndarray]] = {}
+    for task in tasks:
+        if task.split == "train":
+            found.setdefault(task.source, []).append(task.records)
+    return found
+
+
 @dataclass(frozen=True)
 class _ShardBuilder:
-    """What a worker process holds: it gets a shard's task and writes its file and marker."""
+    """What a worker process holds: it gets a shard's task and writes its file and marker, or a source and checks it."""
 
     unified: tuple[Path, ...]
     tokenizer: Tokenizer
@@ -184,6 +211,26 @@ class _ShardBuilder:
         """Opened by each worker when its first shard comes."""
         return [UnifiedDataset(folder) for folder in self.unified]
 
+    def __call__(self, task: ShardTask | _Source) -> None:
+        # The checks come first, and in a worker: readers of ArrayRecord have threads, and a process with threads cannot fork.
+        if isinstance(task, _Source):
+            self.check(task)
+        else:
+            self.build(task)
+
+    def check(self, source: _Source) -> None:
+        """Raises NothingLeftError if every record is rejected; of nearly every source the first one is enough to know."""
+        first = ""
+        for record in chain.from_iterable(_batches(self.datasets, source.records, 64)):
+            reason = refusal_of(record, self.dialogue_format)
+            if not reason:
+                return
+            first = first or f"{record.id}: {reason}"
+        raise NothingLeftError(
+            f"every training record of {source.name} is rejected (the first, {first}); "
+            "choose another dialogue format or leave the source out"
+        )
+
     def build(self, task: ShardTask) -> None:
         """Writes the shard, then its marker."""
         rejected: list[dict[str, Any]] = []
@@ -191,13 +238,14 @@ class _ShardBuilder:
 
         def encoded() -> Iterator[Examples]:
             nonlocal cut, cut_tokens
-            for records in self._batches(task.records):
+            for records in _batches(self.datasets, task.records):
                 examples, errors = encode_records(records, self.tokenizer, self.dialogue_format)
                 for place, error in errors.items():
                     rejected.append({"source": records[place].source, "id": records[place].id, "reason": str(error)})
                 beyond = np.maximum(examples.lengths - self.max_len, 0)
                 cut, cut_tokens = cut + int(np.count_nonzero(beyond)), cut_tokens + int(beyond.sum())
                 yield examples.cut(self.max_len)
+                advance(len(records))
 
         # First the shard, then the marker: a kill between the two costs one shard, and never leaves a marker without its shard.
         with written_aside(task.path(self.out)) as aside:
@@ -208,23 +256,22 @@ class _ShardBuilder:
         np.savez(marker, summary=np.array(json.dumps(summary)), **statistics)
         write_bytes(task.marker(self.out), marker.getvalue())
 
-    def _batches(self, indices: np.ndarray) -> Iterator[list[Record]]:
-        """The records in batches, bounded in number and in bytes."""
-        # A task's indices count through all unified datasets, in the order of the request.
-        starts = np.cumsum([0, *map(len, self.datasets)])
-        owners = np.searchsorted(starts, indices, side="right") - 1
-        for owner in np.unique(owners).tolist():
-            dataset = self.datasets[owner]
-            records = indices[owners == owner] - starts[owner]
-            filled = np.cumsum(dataset.sizes[records], dtype=np.int64)
-            start = 0
-            while start < len(records):
-                before = filled[start - 1] if start else 0
-                fitting = int(np.searchsorted(filled, before + BATCH_BYTES, side="right"))
-                batch = records[start : start + min(BATCH_RECORDS, max(fitting - start, 1))]
-                yield dataset.read(batch)
-                start += len(batch)
-                advance(len(batch))
+
+def _batches(datasets: Sequence[UnifiedDataset], indices: np.ndarray, most: int = BATCH_RECORDS) -> Iterator[list[Record]]:
+    """The records in batches, bounded in number and in bytes; `indices` count through all datasets, in their order."""
+    starts = np.cumsum([0, *map(len, datasets)])
+    owners = np.searchsorted(starts, indices, side="right") - 1
+    for owner in np.unique(owners).tolist():
+        dataset = datasets[owner]
+        records = indices[owners == owner] - starts[owner]
+        filled = np.cumsum(dataset.sizes[records], dtype=np.int64)
+        start = 0
+        while start < len(records):
+            before = filled[start - 1] if start else 0
+            fitting = int(np.searchsorted(filled, before + BATCH_BYTES, side="right"))
+            batch = records[start : start + min(most, max(fitting - start, 1))]
+            yield dataset.read(batch)
+            start += len(batch)
 
 
 def _read_marker(task: ShardTask, out: Path) -> dict[str, Any] | None:
@@ -241,13 +288,18 @@ def _read_marker(task: ShardTask, out: Path) -> dict[str, Any] | None:
     return done if path.exists() and path.stat().st_size == done["bytes"] else None
 
 
-def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
+def _finish_sources(tasks: Sequence[ShardTask], out: Path, max_rejected: float) -> dict[str, Any]:
     """Writes the sizes and `rejected.jsonl`; returns the manifest's entry of each source.
 
     A rejected record cannot be expressed, so it has no tokens to count: every token of the other records is in `train.tokens`,
     `holdout.tokens` or `cut_tokens`.
+
+    Raises:
+      DataError: more than `max_rejected` of all records are rejected; the shards stay, so that nothing is tokenised again when
+        the user accepts that.
     """
     sources: dict[str, Any] = {}
+    reasons: Counter[str] = Counter()
     with write_lines(out / "rejected.jsonl") as rejected_file:
         for source in dict.fromkeys(task.source for task in tasks):
             shards = [(task, _done(task, out)) for task in tasks if task.source == source]
@@ -266,11 +318,7 @@ def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
                     "crc32": {name: zlib.crc32(array.data) for name, array in arrays.items()},
                 }
             rejected = [one for _, done in shards for one in done["rejected"]]
-            if not entry["train"]["records"]:
-                raise DataError(
-                    f"every training record of {source} is rejected (the first, {rejected[0]['id']}: {rejected[0]['reason']}); "
-                    "choose another dialogue format or leave the source out"
-                )
+            reasons.update(one["reason"] for one in rejected)
             for line in rejected:
                 rejected_file.write(line)
             sources[source] = entry | {
@@ -287,6 +335,14 @@ def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
                     for task, done in shards
                 ],
             }
+    total, rejected_count = sum(len(task.records) for task in tasks), reasons.total()
+    if rejected_count > max_rejected * total:
+        reason, count = reasons.most_common(1)[0]
+        raise DataError(
+            f"{rejected_count:,} of {total:,} records ({rejected_count / total:.2%}) are rejected, more than --max-rejected "
+            f"{max_rejected:.2%}; {count:,} because {reason}; all are listed in {out / 'rejected.jsonl'}. Choose another "
+            f"dialogue format and --out, or continue without them with a larger --max-rejected: nothing is tokenised again"
+        )
     return sources
 
 

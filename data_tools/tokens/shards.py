@@ -2,7 +2,7 @@
 
 `build.py`, next to read, calls `plan_shards` once, before anything is tokenised; the unified dataset keeps hashes and sizes of
 its texts beside them, so no text is read. What must hold: the same unified datasets give the same shards at every run and with
-any number of workers, and records with the same text are never on both sides of the hold-out.
+any number of workers, and records with the same question are never on both sides of the hold-out.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,8 @@ def plan_shards(datasets: Sequence[UnifiedDataset], holdout: int) -> list[ShardT
     sources = sorted({name for dataset in datasets for name in dataset.sources})
     numbers = [np.array([sources.index(name) for name in dataset.sources], np.int32) for dataset in datasets]
     source_ids = np.concatenate([number[dataset.source_ids] for number, dataset in zip(numbers, datasets, strict=True)])
-    held_out = choose_holdout(source_ids, np.concatenate([d.text_hashes for d in datasets]), sources, holdout)
+    texts, questions = (np.concatenate([getattr(d, name) for d in datasets]) for name in ("text_hashes", "question_hashes"))
+    held_out = choose_holdout(source_ids, texts, sources, holdout, questions)
     sizes = np.concatenate([dataset.sizes for dataset in datasets])
     tasks = []
     for number, source in enumerate(sources):
@@ -88,14 +89,22 @@ def _cuts(sizes: np.ndarray, count: int, limit: int) -> list[int]:
     return cuts[1:]
 
 
-def choose_holdout(source_ids: np.ndarray, text_hashes: np.ndarray, sources: Sequence[str], count: int) -> np.ndarray:
+def choose_holdout(
+    source_ids: np.ndarray,
+    text_hashes: np.ndarray,
+    sources: Sequence[str],
+    count: int,
+    question_hashes: np.ndarray | None = None,
+) -> np.ndarray:
     """Picks `count` records of every source.
 
-    Texts are taken in the order of their hashes; all records with the same text are taken together, in whichever source they
-    are, and only if no source then has more than `count`. A source made of long runs of duplicates may thus get fewer.
+    Texts are taken in the order of their hashes; all records with the same question are taken together, in whichever source they
+    are, so that no other answer to a held-out question is trained, and only if no source then has more than `count`. A source
+    made of long runs of one question may thus get fewer.
 
     Args:
       source_ids: int [n], indices into `sources`. text_hashes: uint64 [n].
+      question_hashes: uint64 [n], a function of the text; None = every text is a question of its own.
 
     Returns:
       bool [n], true for held-out records.
@@ -117,14 +126,19 @@ def choose_holdout(source_ids: np.ndarray, text_hashes: np.ndarray, sources: Seq
     #     source    a  a  a  a  b  b      a takes the text with hash 3, so one more is left to take; hash 5 would need two
     #     hash      5  3  5  7  7  1      records of a, so it stays; hash 7 fills a, and takes its copy in b along;
     #     held out  -  +  -  +  +  +      then b takes hash 1.
-    by_hash = np.argsort(text_hashes, kind="stable")
-    hashes = text_hashes[by_hash]
+    #
+    # That is with a question to each text; with a question in common, hash 3 and hash 5 would need three records together.
+    questions = text_hashes if question_hashes is None else question_hashes
+    by_question = np.argsort(questions, kind="stable")
+    ordered = questions[by_question]
     left = np.full(len(sources), count)
     for source in range(len(sources)):
-        for value in np.unique(text_hashes[source_ids == source]):
+        mine = np.flatnonzero(source_ids == source)
+        _, firsts = np.unique(text_hashes[mine], return_index=True)
+        for value in questions[mine[firsts]]:
             if left[source] == 0:
                 break
-            same = by_hash[np.searchsorted(hashes, value) : np.searchsorted(hashes, value, side="right")]
+            same = by_question[np.searchsorted(ordered, value) : np.searchsorted(ordered, value, side="right")]
             needed = np.bincount(source_ids[same], minlength=len(sources))
             if not held_out[same[0]] and np.all(needed <= left):
                 held_out[same] = True

@@ -12,7 +12,9 @@ Two turns in the huatuo format, each piece tokenised on its own ("-" is IGNORED;
     targets    - - - - -              - - a a                EOS - - -              - - a      EOS
 
 Targets are not shifted here: target i belongs to token i. The first token of the second question has EOS as its target, so that
-the model learns to end the answer there. `rows.py` shifts.
+the model learns to end the answer there. `rows.py` shifts. An answer of weight 0 is no target, nor is the EOS or token of the
+format that ends it: with weights (0, 1) the first answer above and the EOS behind it are "-", with (1, 0) the second one and the
+last EOS.
 """
 
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ class Record:
       turns: user, assistant, user, assistant, …; empty for a passage.
       system: optional system prompt of a dialogue.
       text: a raw passage; empty for a dialogue.
+      weights: 0 or 1 for each answer of a dialogue, 0 = it is no target; empty = all 1.
     """
 
     id: str
@@ -46,6 +49,7 @@ class Record:
     turns: tuple[str, ...] = ()
     system: str = ""
     text: str = ""
+    weights: tuple[int, ...] = ()
 
 
 def check_record(record: Record) -> Record:
@@ -58,6 +62,8 @@ def check_record(record: Record) -> Record:
     if record.text:
         if not isinstance(record.text, str) or not record.text.strip():
             raise RecordError("`text` is not a non-blank string")
+        if record.weights:
+            raise RecordError("`weights` belong to the answers of a dialogue; a passage has none")
         return record
     for i, turn in enumerate(record.turns):
         if not isinstance(turn, str):
@@ -66,7 +72,22 @@ def check_record(record: Record) -> Record:
             raise RecordError(f"turn {i} is blank")
     if len(record.turns) % 2:
         raise RecordError(f"dialogue has an odd number of turns ({len(record.turns)}): it must end with an answer")
+    check_weights(record.weights, len(record.turns) // 2)
     return record
+
+
+def check_weights(weights: Sequence[object], answers: int) -> None:
+    """Raises `RecordError` unless `weights` is empty or holds 0 or 1 for each of so many answers, and one of them is 1."""
+    if not weights:
+        return
+    for weight in weights:
+        # bool is an int to Python, but a list of true and false may be a mask of anything.
+        if isinstance(weight, bool) or weight not in (0, 1):
+            raise RecordError(f"`weights` holds {weight!r}; each weight is 0 or 1")
+    if len(weights) != answers:
+        raise RecordError(f"`weights` has {len(weights)} entries for {answers} answers; give one per answer")
+    if not any(weights):
+        raise RecordError("every answer has weight 0: there is nothing to learn")
 
 
 class Encoded(NamedTuple):
@@ -108,8 +129,8 @@ def encode_record(record: Record, tokenizer: Tokenizer, dialogue_format: Dialogu
 
     Every piece (prefix and turn) is tokenised on its own; the pieces are joined, EOS appended where the format closes with it,
     and the whole is cut to `max_len`, so an over-long example loses its end. The tokens of a prefix and of questions are
-    ignored; the first token of a later question may carry EOS as its target (see `Piece`). A passage is its text and EOS, all
-    of it targets. A dialogue without turns is the closing EOS alone.
+    ignored, and so are answers of weight 0 with what ends them; the first token of a later question may carry EOS as its target
+    (see `Piece`). A passage is its text and EOS, all of it targets. A dialogue without turns is the closing EOS alone.
 
     Raises:
       RecordError: the format cannot express the record, or its text is not valid Unicode.
@@ -129,7 +150,7 @@ def encode_records(
       The examples of the records that the format can express, and for each other one: its place in `records` → the reason.
     """
     pieces: list[Piece] = []
-    ends, closed = [0], [False]
+    ends, closed, closings = [0], [False], list[int]()
     rejected: dict[int, RecordError] = {}
     for place, record in enumerate(records):
         try:
@@ -139,6 +160,10 @@ def encode_records(
         else:
             ends.append(len(pieces))
             closed.append(dialogue_format.closing_eos or bool(record.text))
+            if closed[-1]:
+                # Where the last turn is a question, the EOS does not end the last answer.
+                unlearned = len(record.turns) % 2 == 0 and record.weights[-1:] == (0,)
+                closings.append(IGNORED if unlearned else tokenizer.eos_id)
     try:
         encoded = _encode_pieces(pieces, tokenizer, dialogue_format)
     except RecordError as error:
@@ -153,7 +178,8 @@ def encode_records(
     tokens, targets, piece_ends = _join(pieces, encoded, tokenizer)
     record_ends = piece_ends[ends]
     closing = record_ends[closed]
-    tokens, targets = (np.insert(array, closing, tokenizer.eos_id) for array in (tokens, targets))
+    tokens = np.insert(tokens, closing, tokenizer.eos_id)
+    targets = np.insert(targets, closing, closings) if closings else targets
     return Examples(tokens, targets, np.diff(record_ends) + np.array(closed[1:], np.int64)), rejected
 
 
@@ -172,8 +198,35 @@ def prompt_tokens(turns: Sequence[str], tokenizer: Tokenizer, dialogue_format: D
     return np.concatenate(_encode_pieces(pieces, tokenizer, dialogue_format)).tolist()
 
 
+def refusal_of(record: Record, dialogue_format: DialogueFormat) -> str:
+    """Why the format cannot express a record, "" if it can; no tokenizer is asked."""
+    try:
+        _pieces(record, dialogue_format)
+    except RecordError as error:
+        return str(error)
+    return ""
+
+
 def _pieces(record: Record, dialogue_format: DialogueFormat) -> list[Piece]:
-    return [Piece(text=record.text, learned=True)] if record.text else list(dialogue_format.render(record.turns, record.system))
+    if record.text:
+        return [Piece(text=record.text, learned=True)]
+    pieces = list(dialogue_format.render(record.turns, record.system))
+    return _weighted(pieces, record.weights) if record.weights else pieces
+
+
+def _weighted(pieces: Sequence[Piece], weights: Sequence[int]) -> list[Piece]:
+    """The pieces with the answers of weight 0 no longer learned, nor the end of such an answer."""
+    # Every format renders an answer as one learned piece. What ends it is that piece's `after`, which is learned with it, or
+    # the first token of the next question.
+    left, weight, out = iter(weights), 1, []
+    for piece in pieces:
+        if piece.learned:
+            weight = next(left, 1)
+            piece = piece._replace(learned=weight == 1)
+        elif piece.ends_previous:
+            piece = piece._replace(ends_previous=weight == 1)
+        out.append(piece)
+    return out
 
 
 def _join(

@@ -146,7 +146,7 @@ class TokenDataset:
         manifest_path = epath.Path(path) / "manifest.json"
         if not manifest_path.exists():
             if (epath.Path(path) / "build.json").exists():
-                remedy = "its build was interrupted; the same `huatuo-data build` command continues it"
+                remedy = "its build was interrupted; the same `huatuo-data build` command continues it, or says why it cannot"
             elif epath.Path(path).exists():
                 remedy = "give the folder that `huatuo-data build` wrote"
             else:

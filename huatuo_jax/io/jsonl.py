@@ -10,10 +10,11 @@ says which, not its name:
     {"SFT_data": [["q", "a"], …], …}             a document: lists of values by the name of their source
     {\n  "instruction": …,\n  "output": …\n}     a document: one value, pretty-printed
 
-What must hold: files may be compressed and larger than the memory, and nothing is lost silently. A line that cannot be read comes
-out as a `Fault`, and reading goes on after it; a document that cannot be read, like a compressed file that ends too early, raises
-`TornFileError`, for nothing says how much is lost. Next to read: `data_tools/records/layouts.py`. Documents are parsed part by
-part: an array of any length, or an object of arrays as in HuatuoGPT-II's training files, costs the memory of its longest part.
+What must hold: files may be compressed, in UTF-8 or GB18030, and larger than the memory, and nothing is lost silently. A file of
+another kind is named (`text.kind_of`). A line that cannot be read comes out as a `Fault`, and reading goes on after it. For a
+document that cannot be read, or a compressed file that ends too early, `TornFileError` is raised: nothing says how much is lost.
+Documents are parsed part by part: an array of any length, or an object of arrays as in HuatuoGPT-II's training files, costs the
+memory of its longest part. Next to read: `tables.py`, `data_tools/records/layouts.py`.
 
 The parts are parsed with the `json` module, at 145 MB/s. ijson was tried instead (its C backend reads the same two files of
 200 MB at 155 MB/s): it silently turns a lone surrogate into "?", refuses the whole file for an integer of 64 bits or a NaN,
@@ -31,7 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from huatuo_jax.io.files import CHUNK, TornFileError, open_bytes, written_aside
+from huatuo_jax.io.files import CHUNK, TornFileError, written_aside
+from huatuo_jax.io.text import kind_of, open_text
 
 LONGEST_LINE = 256 << 20
 """Bytes; a longer line (or part of a document) is not read, so that no file can fill the memory."""
@@ -44,6 +46,7 @@ RECORD_KEYS = {
     *("turns", "text", "conversations", "conversation", "messages", "history", "id", "idx", "source", "system", "tools"),
     *("instruction", "input", "output", "prompt", "completion", "query", "response"),
     *("question", "answer", "questions", "answers"),
+    *("dialogue", "dialog", "weights", "images", "chosen", "rejected", "context", "system_prompt"),
 }
 """Keys of records. An object with one of them is a record, although all that is seen of it may be lists."""
 
@@ -68,8 +71,15 @@ Item = tuple[int, Any]
 
 
 def iterate_json(path: Path, on_read: Callable[[int], None] | None = None) -> Iterator[Item]:
-    """Yields the values of a file of JSON lines, or the parts of a document; see `open_bytes` and `iterate_values`."""
-    with open_bytes(path, on_read) as file:
+    """Yields the values of a file of JSON lines, or the parts of a document; see `open_text` and `iterate_values`.
+
+    Raises:
+      TornFileError: the file is of another kind (Parquet, a ZIP archive, …), or as in `iterate_values`.
+    """
+    kind, remedy = kind_of(path)
+    if kind:
+        raise TornFileError(f"{path} is {kind}, not JSON; {remedy}")
+    with open_text(path, on_read) as file:
         yield from iterate_values(path, file)
 
 

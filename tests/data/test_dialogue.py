@@ -17,8 +17,8 @@ HUATUO = get_format("huatuo")
 EOS = 2
 
 
-def dialogue(*turns, system=""):
-    return Record(id="1", source="sft", turns=turns, system=system)
+def dialogue(*turns, system="", weights=()):
+    return Record(id="1", source="sft", turns=turns, system=system, weights=weights)
 
 
 def encoded(record, tokenizer, max_len=None, dialogue_format=HUATUO):
@@ -27,9 +27,11 @@ def encoded(record, tokenizer, max_len=None, dialogue_format=HUATUO):
     return tokens.tolist(), targets.tolist()
 
 
-def of_original(turns, encode, max_len):
-    """The rules of the format once more, token by token, on the bare library: the oracle of the property test."""
+def of_original(turns, encode, max_len, weights=None):
+    """The rules of the format once more, token by token, on the bare library: the oracle of the property tests."""
     ids, labels = [], []
+    weights = weights or [1] * len(turns)
+    learned = lambda number: weights[number // 2] == 1
     for number, turn in enumerate(turns):
         question = number % 2 == 0
         mark = ("" if number == 0 else "\n") + ("<问>：" if question else "<答>：")
@@ -37,10 +39,12 @@ def of_original(turns, encode, max_len):
         for place, id in enumerate(piece):
             ids.append(id)
             if question:
-                labels.append(EOS if place == 0 and number > 0 else IGNORED)
+                labels.append(EOS if place == 0 and number > 0 and learned(number - 1) else IGNORED)
             else:
-                labels.append(IGNORED if place < len(encode("\n<答>：")) else id)
-    return [*ids, EOS][:max_len], [*labels, EOS][:max_len]
+                labels.append(IGNORED if place < len(encode("\n<答>：")) or not learned(number) else id)
+    last = len(turns) - 1
+    closing = EOS if not turns or last % 2 == 0 or learned(last) else IGNORED
+    return [*ids, EOS][:max_len], [*labels, closing][:max_len]
 
 
 load_tokenizer_once = functools.cache(load_tokenizer)
@@ -137,6 +141,48 @@ def test_every_dialogue_equals_the_rules_written_down_once_more(name, turns, max
     assert encoded(dialogue(*turns), tokenizer, max_len) == of_original(turns, bare(tokenizer.path).encode, max_len)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    answers=st.lists(st.tuples(*[st.text(alphabet="你好吗？ac1 \n，<问>：", max_size=12)] * 2, st.integers(0, 1)), max_size=4),
+    max_len=st.integers(1, 60),
+)
+@pytest.mark.parametrize("name", ["golden", "golden dummy prefix"])
+def test_answers_of_weight_0_equal_the_rules_written_down_once_more(name, answers, max_len, tokenizer_named):
+    tokenizer = load_tokenizer_once(tokenizer_named(name))
+    turns = [turn for question, answer, _ in answers for turn in (question, answer)]
+    weights = tuple(weight for _, _, weight in answers)
+    assume(not any(symbol in turn for symbol in tokenizer.symbols for turn in turns))
+    expected = of_original(turns, bare(tokenizer.path).encode, max_len, weights)
+    assert encoded(dialogue(*turns, weights=weights), tokenizer, max_len) == expected
+
+
+def test_an_answer_of_weight_0_and_the_end_of_it_are_no_targets(baichuan_like, ids):
+    first, second = [*ids.ask, ids.hello, *ids.answer], [*ids.ask_again, ids.thanks, *ids.answer]
+    turns, tokens = ("你好", "好的", "谢谢", "再见"), [*first, ids.good, *second, ids.bye, EOS]
+    late = [*not_learned(*first, ids.good, *second), ids.bye, EOS]
+    early = [*not_learned(*first), ids.good, EOS, *not_learned(*second[1:], ids.bye, EOS)]
+    assert encoded(dialogue(*turns, weights=(0, 1)), baichuan_like) == (tokens, late)
+    assert encoded(dialogue(*turns, weights=(1, 0)), baichuan_like) == (tokens, early)
+
+
+def test_weights_in_baichuan2_chat(baichuan_like, ids):
+    turns, chat = ("你好", "好的", "谢谢", "再见"), get_format("baichuan2-chat")
+    _, late = encoded(dialogue(*turns, weights=(0, 1)), baichuan_like, dialogue_format=chat)
+    _, early = encoded(dialogue(*turns, weights=(1, 0)), baichuan_like, dialogue_format=chat)
+    assert late == [IGNORED] * 7 + [ids.bye, EOS]
+    assert early == [IGNORED] * 3 + [ids.good, EOS] + [IGNORED] * 4
+
+
+def test_weights_in_llama2(llama_like):
+    turns, chat = ("Hi", "Yes", "Why", "No"), get_format("llama2")
+    first, answer = [1, *llama_like.encode("[INST] Hi [/INST]")], [*llama_like.encode("Yes "), EOS]
+    second, last = [1, *llama_like.encode("[INST] Why [/INST]")], [*llama_like.encode("No "), EOS]
+    _, late = encoded(dialogue(*turns, weights=(0, 1)), llama_like, dialogue_format=chat)
+    _, early = encoded(dialogue(*turns, weights=(1, 0)), llama_like, dialogue_format=chat)
+    assert late == not_learned(*first, *answer, *second) + last
+    assert early == [*not_learned(*first), *answer, *not_learned(*second, *last)]
+
+
 def test_a_passage_is_learned_whole_without_a_prefix(baichuan_like):
     passage = Record(id="1", source="books", text="你好好的")
     text = baichuan_like.encode("你好好的")
@@ -195,6 +241,7 @@ def test_text_cannot_open_a_chat_turn(baichuan_like, ids):
 @pytest.mark.parametrize("bad", [dialogue("你好", "好的", system="医生"), dialogue("你\ud800好", "好的")])
 def test_many_records_at_once_give_the_same_and_keep_an_error_in_its_place(baichuan_like, bad):
     good = [dialogue("你好" * n, "好的", "谢谢") for n in range(20)] + [Record(id="", source="books", text="你好"), dialogue()]
+    good += [dialogue("你好", "好的", "谢谢", "再见", weights=weights) for weights in ((0, 1), (1, 0), ())]
     together, rejected = encode_records([*good, bad, *good], baichuan_like, HUATUO)
     assert list(rejected) == [len(good)] and isinstance(rejected[len(good)], RecordError)
     for one, record in zip(together.cut(30).split(), good * 2, strict=True):

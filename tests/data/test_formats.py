@@ -1,5 +1,6 @@
 """A dialogue format refuses a tokenizer that cannot carry it and says why; chat formats look as their owners publish them."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -105,6 +106,9 @@ def test_chatml_reads_as_published(byte_level):
         "<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n"
     )
     assert byte_level.decode([t for t in targets if t != IGNORED]) == "yes<|im_end|>no<|im_end|>"
+    for weights, learned in (((0, 1), "no<|im_end|>"), ((1, 0), "yes<|im_end|>")):
+        _, targets = encode_record(dataclasses.replace(record, weights=weights), byte_level, get_format("chatml"))
+        assert byte_level.decode([t for t in targets if t != IGNORED]) == learned
     prompt = prompt_tokens(["hi"], byte_level, get_format("chatml"))
     assert byte_level.decode(prompt) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
@@ -119,6 +123,9 @@ def test_llama3_reads_as_published(byte_level):
         "<|start_header_id|>user<|end_header_id|>\n\nwhy<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nno<|eot_id|>"
     )
     assert byte_level.decode([t for t in targets if t != IGNORED]) == "yes<|eot_id|>no<|eot_id|>"
+    for weights, learned in (((0, 1), "no<|eot_id|>"), ((1, 0), "yes<|eot_id|>")):
+        _, targets = encode_record(dataclasses.replace(record, weights=weights), byte_level, get_format("llama3"))
+        assert byte_level.decode([t for t in targets if t != IGNORED]) == learned
 
 
 def test_users_cannot_close_a_chatml_turn(byte_level):

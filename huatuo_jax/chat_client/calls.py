@@ -31,7 +31,9 @@ CUT = ("length", "max_tokens", "max_output_tokens", "max_completion_tokens")
 NO_REASON = "null"
 """The name of a reason that is not there: nothing says whether the text is whole."""
 BLOCKED = "content_filter"
-_BLOCKED = re.compile(r"content_filter|content_policy_violation|ResponsibleAIPolicyViolation|data_?inspection_?failed", re.IGNORECASE)
+_BLOCKED = re.compile(
+    r"content_filter|content_policy_violation|ResponsibleAIPolicyViolation|data_?inspection_?failed", re.IGNORECASE
+)
 """In the error of a request it says that the endpoint's rules block this prompt, and no other."""
 
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
@@ -41,7 +43,9 @@ _UNKNOWN_FIELD = re.compile(
     r"|invalid (?:parameter|argument|field|request argument)|deprecat|instead|no longer|不支持|未知|无效",
     re.IGNORECASE,
 )
-_TOO_LARGE = re.compile(r"too (?:large|big|long|high|small)|at most|exceed|maximum|less than|greater than|between|超过|最大|范围", re.IGNORECASE)
+_TOO_LARGE = re.compile(
+    r"too (?:large|big|long|high|small)|at most|exceed|maximum|less than|greater than|between|超过|最大|范围", re.IGNORECASE
+)
 
 Messages = list[dict[str, str]]
 """What a chat endpoint takes: [{"role": "system", "content": …}, {"role": "user", "content": …}]."""
@@ -227,7 +231,9 @@ def parse_reply(body: Any, quote: Callable[[], str], models: Sequence[str], work
         raise Retry("wrong shape", f"the answer is no chat completion: {_quoted(quote())}", billed=True) from None
     # A router that silently answers with a cheaper model would spoil the data; a dated name of the same model is usual.
     if not any(_same_model(served, name) for name in models):
-        text = f"the endpoint answers as model {served[:QUOTED]!r}, asked for {models[0]!r}; if that is right, give --accept-model"
+        text = (
+            f"the endpoint answers as model {served[:QUOTED]!r}, asked for {models[0]!r}; if that is right, give --accept-model"
+        )
         raise Retry("wrong model", f"{text} {served[:QUOTED]}", billed=True)
     # With another reason to end, an empty text is final: the filters reject it by that reason.
     if not content.strip() and finish == "stop":

@@ -9,6 +9,7 @@ Next to read: `pacing.py`, `ledger.py`; who makes the calls: `data_tools/unify/p
 """
 
 import asyncio
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -57,8 +58,8 @@ _SHOWN_BY_EVERY_REPLY = {
 }
 """Faults that a setting may be the cause of, and what to do: they end a run that has had no usable reply (`Trial`)."""
 
-Judge = Callable[[Call, Reply], tuple[str, str]]
-"""The fault for which a reply cannot be used, "" if it can, and what to do about it if every reply has it."""
+Judge = Callable[[Call, Reply], tuple[str, str] | None]
+"""The fault for which a reply cannot be used, "" if it can, and what to do if every reply has it; None: it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,16 @@ class ClientSettings:
         require(rate is None or rate > 0, f"--requests-per-minute is {rate}; it must be above 0")
         require(self.backoff_scale >= 0, f"--backoff-scale is {self.backoff_scale}; it must not be negative")
 
-        require(bool(self.max_tokens_field.strip()), "--max-tokens-field is blank; it is a field's name, max_completion_tokens, say")
+        require(
+            bool(self.max_tokens_field.strip()), "--max-tokens-field is blank; it is a field's name, max_completion_tokens, say"
+        )
         flags = {"model": "--model", "temperature": "--temperature", "messages": "--prompts", "stream": "", "n": ""}
         flags |= dict.fromkeys((*LIMIT_FIELDS, self.max_tokens_field), "--max-new-tokens")
         for name in self.extra_body:
             remedy = f"give {flags[name]}" if flags.get(name) else "leave it out: one whole reply is read"
             require(name not in flags, f"--extra-body must not hold {name!r}; {remedy}")
 
-    @property
+    @functools.cached_property
     def generation(self) -> Generation:
         """What a reply depends on besides its prompt; the address and the name of the limit are not among it."""
         return Generation(self.model, self.max_new_tokens, json.dumps(self._sampling(), sort_keys=True, ensure_ascii=False))
@@ -195,11 +198,11 @@ class ChatClient:
             reply = await self._ask(call, identity)
             asked.set_result(reply)
             return reply
-        except BaseException as error:
+        except (HuatuoError, Failed) as error:
             asked.set_exception(error)
-            asked.exception()  # or asyncio complains that nobody else waited
             raise
         finally:
+            asked.cancel() or asked.cancelled() or asked.exception()  # nothing may wait for ever, nor asyncio miss a reader
             del self._asked[identity]
 
     async def _ask(self, call: Call, identity: str) -> Reply:
@@ -208,7 +211,8 @@ class ChatClient:
             reply = await self._tried(call, identity)
             # Not before the reply is on the disk does the call count as made; until then a kill repeats it.
             await self._ledger.put(call, self._generation, reply)
-            self._trial.judge(call.step, *(self._judge(call, reply) if self._judge else ("", "")))
+            if not self._trial.passed(call.step) and (verdict := self._judge(call, reply) if self._judge else ("", "")):
+                self._trial.judge(call.step, *verdict)
         except Failed as failed:
             self._failed_in_a_row += 1
             if self._failed_in_a_row < FAILED_IN_A_ROW:
@@ -244,7 +248,7 @@ class ChatClient:
                     return Reply("", BLOCKED)
                 # Before a usable reply a refusal may mean wrong settings, and must not be kept as the reply to this call.
                 if not self._trial.passed(call.step):
-                    remedy = "correct --extra-body, --temperature, --max-new-tokens or the model's settings"
+                    remedy = "correct --extra-body, --temperature, --max-new-tokens, --max-tokens-field or the server's settings"
                     self._trial.judge(call.step, error.reason, f"{error.message}; {remedy}")
                     raise Failed("refused", error.message) from None
                 return Reply("", "refused")

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huatuo_jax.chat_client.calls import Call, Generation, Reply, Usage
+from huatuo_jax.chat_client.calls import CUT, WHOLE, Call, Generation, Reply, Usage
 from huatuo_jax.config import require
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import locked
@@ -50,13 +50,16 @@ ALTER TABLE calls RENAME TO calls_1;
 ALTER TABLE failures RENAME COLUMN passage TO item;
 {_TABLES}
 INSERT OR IGNORE INTO calls
-  SELECT prompt, model, round, attempt, '', CASE finish WHEN 'length' THEN output_tokens ELSE 0 END, passage, step,
-  text, finish, prompt_tokens, output_tokens FROM calls_1;
+  SELECT prompt, model, round, attempt, '', CASE WHEN lower(finish) IN {CUT} THEN output_tokens ELSE 0 END, passage, step,
+  text, CASE WHEN lower(finish) IN {WHOLE} THEN 'stop' WHEN lower(finish) IN {CUT} THEN 'length' ELSE finish END,
+  prompt_tokens, output_tokens FROM calls_1;
 INSERT OR REPLACE INTO totals SELECT '.earlier', count(*) FROM calls;
 DROP TABLE calls_1;
 """
 """From format 1, whose keys held the passage's id, and neither settings nor limit: its replies count under any settings (''), and
 those that were cut count as cut at their own length, which was the limit. Of passages with the same prompt one reply stays."""
+EARLIER = "earlier"
+"""The mark of replies that an earlier version of this format wrote: their number."""
 _ADD = "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
 
 
@@ -121,9 +124,13 @@ class Ledger:
         (application,) = self._reader.execute("PRAGMA application_id").fetchone()
         (schema,) = self._reader.execute("PRAGMA user_version").fetchone()
         (tables,) = self._reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        require(not tables or application == APPLICATION, f"{self.path} is an SQLite file of another program; give another --ledger")
+        require(
+            not tables or application == APPLICATION, f"{self.path} is an SQLite file of another program; give another --ledger"
+        )
         known = not tables or schema in (1, SCHEMA)
-        require(known, f"{self.path} has ledger format {schema}, this program reads 1 and {SCHEMA}; use the program that wrote it")
+        require(
+            known, f"{self.path} has ledger format {schema}, this program reads 1 and {SCHEMA}; use the program that wrote it"
+        )
         statements = _FROM_1 if tables and schema == 1 else _TABLES
         try:
             self._reader.executescript(
@@ -238,7 +245,7 @@ class Ledger:
             connection.execute("COMMIT")
             self.commits += 1
             return None
-        # An OverflowError or a UnicodeError is a value that SQLite cannot hold: without it this thread would die, and the run hang.
+        # The others are values that SQLite cannot hold: if they ended this thread, the run would hang.
         except (sqlite3.Error, ValueError, OverflowError) as error:
             return DataError(
                 f"{self.path} cannot be written ({error}); what it holds is whole: make room and give the same command again"

@@ -91,8 +91,8 @@ class Pacer:
 class Trial:
     """The first replies of each step of a run: a handful at a time until one can be used, an end if none can.
 
-        64 workers want answers. 8 requests go out. One reply is good: the other 56 follow, and the trial is over.
-        Or: all 8 are cut at the output limit. The run stops, 8 replies poorer, and says which limit to raise.
+    64 workers want answers. 8 requests go out. One reply is good: the other 56 follow, and the trial is over.
+    Or: all 8 are cut at the output limit. The run stops, 8 replies poorer, and says which limit to raise.
     """
 
     def __init__(self, pacer: Pacer) -> None:

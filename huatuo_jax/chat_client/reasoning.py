@@ -16,9 +16,7 @@ Next to read: `data_tools/unify/rewriting.py`, which asks for the separated text
 import re
 from bisect import bisect_right
 
-_NAME = (
-    r"(?:[\w:.-]{0,24}?(?:think|thought|reason|reflection|scratchpad|monologue|思考|思维|推理)[\w:.-]{0,16}|analysis|cot)"
-)
+_NAME = r"(?:[\w:.-]{0,24}?(?:think|thought|reason|reflection|scratchpad|monologue|思考|思维|推理)[\w:.-]{0,16}|analysis|cot)"
 _MARK = re.compile(
     # <think>, </Thinking>, <seed:think>, ＜think＞, ◁think▷, &lt;think&gt;, <reasoning type="x">, and <think/>, an empty block
     rf"(?:<|＜|◁|&lt;)\s{{0,3}}/?\s{{0,3}}{_NAME}(?:\s[^<>＞▷\n]{{0,80}})?\s{{0,3}}/?\s{{0,3}}(?:>|＞|▷|&gt;)"
@@ -31,12 +29,18 @@ _MARK = re.compile(
     r"|<details\s[^<>\n]{0,80}reasoning[^<>\n]{0,80}>|</details>",
     re.IGNORECASE,
 )
-_CLOSES = re.compile(r"(?:\W{1,5}|&lt;\s{0,3})/|<unused95>|<channel\||.{1,40}(?:_suffix|\bend|end_|stop_|_end|_stop|▁end)", re.IGNORECASE)
+_CLOSES = re.compile(
+    r"(?:\W{1,5}|&lt;\s{0,3})/|<unused95>|<channel\||.{1,40}(?:_suffix|\bend|end_|stop_|_end|_stop|▁end)", re.IGNORECASE
+)
 _SENTENCE_END = ".!?。！？:：…>*"
 _LOOKED_AT = 200
 """Characters around a mark that are searched for backticks; a bound, so that a long line of marks costs no square."""
-_MENTION_AFTER = re.compile(r"\s*(?:[,.;:!?)\"'`，。、；：）”’」]|标[签记]|符号|字段|结束|收尾|之[后前间]|以后|为止|[等来后的和与中])|\s+[a-z]|\s*$")
-_ONLY_JOINS = re.compile(r"[\W_]{0,20}(?:and|or|to|with|tags?|和|与|及|或|到|至)?[\W_]{0,20}(?:and|和|与)?[\W_]{0,5}", re.IGNORECASE)
+_MENTION_AFTER = re.compile(
+    r"\s*(?:[,.;:!?)\"'`，。、；：）”’」]|标[签记]|符号|字段|结束|收尾|之[后前间]|以后|为止|[等来后的和与中])|\s+[a-z]|\s*$"
+)
+_ONLY_JOINS = re.compile(
+    r"[\W_]{0,20}(?:and|or|to|with|tags?|和|与|及|或|到|至)?[\W_]{0,20}(?:and|和|与)?[\W_]{0,5}", re.IGNORECASE
+)
 _QUOTED = {"`": "`", "'": "'", '"': '"', "“": "”", "‘": "’", "「": "」", "『": "』", "《": "》", "(": ")", "（": "）"}
 
 _CHANNEL = re.compile(
@@ -63,7 +67,8 @@ _WRAPPER = re.compile(
     r"<\|?(?:begin_of_solution|start_response|(?:final_?)?(?:answer|response|solution|output|question|reply))\|?>", re.IGNORECASE
 )
 _WRAPPER_END = re.compile(
-    r"<(?:/|\|)(?:end_of_solution|end_response|(?:final_?)?(?:answer|response|solution|output|question|reply))\|?>\Z", re.IGNORECASE
+    r"<(?:/|\|)(?:end_of_solution|end_response|(?:final_?)?(?:answer|response|solution|output|question|reply))\|?>\Z",
+    re.IGNORECASE,
 )
 _SPECIAL = re.compile(
     r"(?:<\|(?:end|return|call|im_end|eot_id|eom_id|endoftext|end_of_text|end_of_turn|eos)\|>"
@@ -91,7 +96,7 @@ def _final_channel(text: str) -> str | None:
     if "<|channel|>" in text or "<|message|>" in text:
         final = [message for channel, message in _CHANNEL.findall(text) if channel == "final"]
         return final[0] if len(final) == 1 else None
-    before, mark, after = text.rpartition("assistantfinal")
+    _, mark, after = text.rpartition("assistantfinal")
     if mark:
         return after
     return None if _BARE_CHANNEL.match(text) else text

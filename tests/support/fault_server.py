@@ -35,6 +35,7 @@ class Arrival:
     prompt: str
     authorization: str
     at: float
+    body: dict
 
 
 def sentences(passage: str) -> str:
@@ -55,12 +56,17 @@ def plain_text(arrival: Arrival) -> str:
 
 
 class FaultServer:
-    """Attributes: url; arrivals; fault, text: what to do with a request and what to answer, to be replaced by a test."""
+    """Attributes: url; arrivals; fault, text: what to do with a request and what to answer, to be replaced by a test.
+
+    refuse: an error (status, its body) for a request, or None; shape: the completion as it is sent, made from the usual one.
+    """
 
     def __init__(self, log: Path | None = None, latency: float = 0.0, stall: float = 30.0, model: str = "tiny") -> None:
         self.latency, self.stall, self.model = latency, stall, model
         self.fault: Callable[[Arrival], str | None] = lambda arrival: None
         self.text: Callable[[Arrival], str] = plain_text
+        self.refuse: Callable[[Arrival], tuple[int, object] | None] = lambda arrival: None
+        self.shape: Callable[[Arrival, dict], object] = lambda arrival, completion: completion
         self.arrivals: list[Arrival] = []
         self.seen: Counter[str] = Counter()
         self.headers = {"Retry-After": "0.2"}
@@ -116,7 +122,9 @@ class FaultServer:
             self._log.flush()
         self.arrivals.append(arrival)
         await asyncio.sleep(self.latency)
-        body = json.dumps(self._completion(arrival, fault)).encode()
+        if refused := self.refuse(arrival):
+            return web.json_response(refused[1], status=refused[0])
+        body = json.dumps(self.shape(arrival, self._completion(arrival, fault))).encode()
         if fault == "silence":
             await asyncio.sleep(self.stall)
         elif fault == "reset":
@@ -157,7 +165,9 @@ class FaultServer:
         key = request.headers["Idempotency-Key"]
         nth = self.seen[key]
         self.seen[key] += 1
-        return Arrival(key, nth, step, language, passage, prompt, request.headers.get("Authorization", ""), time.monotonic())
+        return Arrival(
+            key, nth, step, language, passage, prompt, request.headers.get("Authorization", ""), time.monotonic(), body
+        )
 
     def _completion(self, arrival: Arrival, fault: str | None) -> dict:
         text = "" if fault == "empty" else self.text(arrival)

@@ -170,7 +170,7 @@ def test_openai_itself_needs_a_key_and_other_servers_do_not(monkeypatch):
 def test_an_endpoint_that_quotes_the_key_in_an_unknown_shape_is_quoted_without_it(tmp_path):
     key = "sk-test-1f6f0c8e"
 
-    class Response:
+    class Response:  # what the client takes of httpx2.Response
         content = json.dumps({"error": f"bad key {key}"}).encode()
 
     async def post(*_, **__):

@@ -25,6 +25,7 @@ from huatuo_jax.chat_client.budget import Budget, Caps, estimated_usage, most_us
 from huatuo_jax.chat_client.calls import (
     BLOCKED,
     LIMIT_FIELDS,
+    QUOTED,
     Call,
     Failed,
     Fault,
@@ -55,6 +56,7 @@ _SHOWN_BY_EVERY_REPLY = {
     "wrong model": "{0}",
     "empty": "{0}",
     "wrong shape": "{0}; check --base-url and --extra-body",
+    "broken JSON": "{0}; check --base-url and --extra-body",
 }
 """Faults that a setting may be the cause of, and what to do: they end a run that has had no usable reply (`Trial`)."""
 
@@ -306,20 +308,21 @@ class ChatClient:
         except TimeoutError:
             raise Retry("timeout", f"no answer within {settings.timeout:g} s", billed=True) from None
         except openai.APIStatusError as error:
-            text = hide(error.response.text)
+            text = hide(_text(error.response))
             self._learn_field(sent_body, text)
             raise_for_status(error.response.status_code, error.response.headers, text)
-        except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
+        # Three libraries read what a server sends, and each has errors of its own for what is no HTTP: all of them are its fault.
+        except Exception as error:
             causes = _causes(error)
-            message = hide(f"no connection to {settings.base_url} ({type(causes[-1]).__name__}: {causes[-1]})")
+            reason = f"{type(causes[-1]).__name__}: {str(causes[-1])[:QUOTED]}"
             # A connection that was never made costs nothing; one that broke may have carried the request.
             sent = not any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes)
-            raise Retry("connection", message, billed=sent) from None
+            raise Retry("connection", hide(f"no connection to {settings.base_url} ({reason})"), billed=sent) from None
         try:
             body = json.loads(response.content)
         except (ValueError, RecursionError):
             body = None
-        quote = lambda: hide(response.text if body is None else json.dumps(body, ensure_ascii=False))
+        quote = lambda: hide(_text(response) if body is None else json.dumps(body, ensure_ascii=False))
         try:
             reply = parse_reply(body, quote, (settings.model, *settings.accept_models), self._works)
         except Fault as fault:
@@ -338,6 +341,11 @@ class ChatClient:
             self._body, self._other_field = self.settings.body(self._other_field), ""
         if sent_body is not self._body:
             raise _Renamed(f"{name} refused", error)
+
+
+def _text(response: httpx2.Response) -> str:
+    """A response's body as text, whatever encoding it claims to be in."""
+    return response.content.decode("utf-8", "replace")
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -132,7 +132,7 @@ def to_passage(row: Any, source: str, path: Path, line: int) -> Passage:
 def content_id(text: str, title: str) -> str:
     """The id of a text that has none of its own: 16 hexadecimal digits; `collect` gives its documents the same."""
     # Two rows with the same text have one id: a number beside it would depend on what else is in the file.
-    return hashlib.blake2b(f"{title}\0{text}".encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(f"{title}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def to_pair(passage: Passage) -> tuple[str, str]:

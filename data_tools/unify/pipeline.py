@@ -340,6 +340,7 @@ def report(job: Job, writer: PairWriter, written: RunCounts, ledger: Ledger, cli
         "prompts": job.rewriting.prompts.to_json(),
         "filters": sorted(filters.enabled),
         "limits": asdict(filters.limits),
+        "accept_finish": sorted(job.rewriting.accept_finish),
         "language": job.rewriting.language,
         "tries": job.rewriting.tries,
         "spent": {"prompt_tokens": spent.prompt, "output_tokens": spent.output, "cost": cost},

@@ -55,13 +55,14 @@ _PREFACE = {
     )
     for step, words in (("question", "问题|提问|questions?"), ("answer", "回答|答案|answer|response"))
 }
+_RULE = re.compile(r"[-=*_]{3,9}\s{0,9}\n\s{0,9}")
 _NUMBER = re.compile(r"(?:[(（]?(?:\d{1,2}|[一二三])(?:[)）]|[.、．](?![\d一二三四]))|[①-⑨]|[-•·●](?=\s))\s{0,9}")
 """A question's number: "1. Why?", "（1）为什么", "1、", "- "; not "1.5 mg of …" or "一、二级预防"."""
 _NEXT_NUMBER = re.compile(r"\n\s{0,9}[(（]?(?:\d{1,2}|[二三])[)）.、．]")
 """Then the number is one of several, and stays with them."""
 _CHOICE = re.compile(r"\n\s{0,20}B\s?[：:.、)）]")
 _OWN_ANSWER = re.compile(
-    rf"\n\s{{0,20}}(?:#{{1,6}}\s{{0,3}})?{_BOLD}[【\[]?(?:(?:参考|标准)?(?:{_LABELS['answer']})|(?P<a>A))[】\]]?{_BOLD}\s?(?:[：:]|\n)",
+    rf"(?:\n|(?<=[?？]))\s{{0,20}}(?:#{{1,6}}\s{{0,3}})?{_BOLD}[【\[]?(?:(?:参考|标准)?(?:{_LABELS['answer']})|(?P<a>A))[】\]]?{_BOLD}\s?(?:[：:]|\n)",
     re.IGNORECASE,
 )
 """Where a question is followed by its own answer under a label."""
@@ -208,7 +209,7 @@ def bare_text(text: str, step: str) -> str | None:
     for _ in range(_MOST_LAYERS):
         before = text
         numbered = step == "question" and not _NEXT_NUMBER.search(text)
-        for pattern in (_PREFACE[step], _LABEL[step], *((_NUMBER,) if numbered else ())):
+        for pattern in (_RULE, _PREFACE[step], _LABEL[step], *((_NUMBER,) if numbered else ())):
             if (match := pattern.match(text)) and match.end() < len(text):
                 # A label in bold whose text is bold with it: "**Question: Why?**" leaves the end of the marks.
                 opened = match[0].count("**") % 2

@@ -200,11 +200,12 @@ class ChatClient:
             reply = await self._ask(call, identity)
             asked.set_result(reply)
             return reply
-        except (HuatuoError, Failed) as error:
+        except Exception as error:
             asked.set_exception(error)
+            asked.exception()  # read here, or asyncio complains where nobody else waits
             raise
         finally:
-            asked.cancel() or asked.cancelled() or asked.exception()  # nothing may wait for ever, nor asyncio miss a reader
+            asked.cancel()  # does nothing to one that is done; else nobody may wait for ever
             del self._asked[identity]
 
     async def _ask(self, call: Call, identity: str) -> Reply:

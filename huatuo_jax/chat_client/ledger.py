@@ -31,14 +31,15 @@ from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import locked
 
 APPLICATION, SCHEMA = 0x68756174, 2  # "huat" in ASCII, so that SQLite files of other programs are told apart
-# WITHOUT ROWID: the rows stand in the order of their keys, so one search finds a reply among millions. `totals` are kept, for
-# adding up ten million calls at every start would take minutes.
+# Replies stand in the order in which they came, which is that of the passages, and the key is an index of its own: hashes have no
+# order, and rows of a kilobyte in theirs would be a page read and written anywhere for each call. `totals` are kept, for adding
+# up ten million calls at every start would take minutes.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS calls (
   prompt BLOB, model TEXT, round INTEGER, attempt INTEGER, settings TEXT,
   max_new_tokens INTEGER NOT NULL, item TEXT NOT NULL, step TEXT NOT NULL,
   text TEXT NOT NULL, finish TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-  PRIMARY KEY (prompt, model, round, attempt, settings)) WITHOUT ROWID;
+  PRIMARY KEY (prompt, model, round, attempt, settings));
 CREATE TABLE IF NOT EXISTS failures (
   item TEXT, step TEXT, reason TEXT, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS totals (

@@ -58,7 +58,8 @@ def plain_text(arrival: Arrival) -> str:
 class FaultServer:
     """Attributes: url; arrivals; fault, text: what to do with a request and what to answer, to be replaced by a test.
 
-    refuse: an error (status, its body) for a request, or None; shape: the completion as it is sent, made from the usual one.
+    raw: what is written in place of HTTP where the fault is "raw"; refuse: an error (status, its body) for a request, or None;
+    shape: the completion as it is sent, made from the usual one.
     """
 
     def __init__(self, log: Path | None = None, latency: float = 0.0, stall: float = 30.0, model: str = "tiny") -> None:
@@ -70,6 +71,7 @@ class FaultServer:
         self.arrivals: list[Arrival] = []
         self.seen: Counter[str] = Counter()
         self.headers = {"Retry-After": "0.2"}
+        self.raw = b""
         self.finish = "stop"
         self.in_flight = self.most_in_flight = 0
         self._log = open(log, "a") if log else None  # noqa: SIM115 (as long as the server)
@@ -130,6 +132,10 @@ class FaultServer:
         elif fault == "reset":
             if request.transport is not None:  # the client may be dead already
                 request.transport.abort()
+        elif fault == "raw":
+            if request.transport is not None:
+                request.transport.write(self.raw)
+                request.transport.close()
         elif fault == "truncated":
             body = body[: len(body) // 2]
         elif fault == "html":

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import PASSAGES
+from conftest import KEY, PASSAGES
 
 from huatuo_jax.chat_client.calls import refuses_field
 from huatuo_jax.chat_client.pacing import HANDFUL
@@ -299,3 +299,31 @@ def test_an_endpoint_that_lies_costs_a_try_and_no_traceback(unify, server, rows,
     assert unify() == 0
     assert {row["id"] for name in ("pairs.jsonl", "pairs.rejected.jsonl") for row in rows(name)} == set(PASSAGES)
     assert len(rows("pairs.jsonl")) == 5
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=%s\r\nContent-Encoding: %s\r\nContent-Length: %s\r\n\r\n{}"
+RAW = {
+    "no HTTP": b"hello\r\n\r\n",
+    "a status of no kind": b"HTTP/1.1 99 Odd\r\nContent-Length: 0\r\n\r\n",
+    "a length below zero": OK % (b"utf-8", b"identity", b"-5"),
+    "a length too small": OK % (b"utf-8", b"identity", b"1"),
+    "a length too large": OK % (b"utf-8", b"identity", b"99"),
+    "no encoding of this name": OK % (b"utf-99", b"identity", b"2"),
+    "not the encoding it says": OK % (b"utf-16", b"identity", b"2"),
+    "not compressed as it says": OK % (b"utf-8", b"gzip", b"2"),
+    "chunks of no length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}",
+    "a header without end": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+    "nesting without end": b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", RAW)
+def test_what_is_no_reply_at_all_costs_a_try_and_shows_no_key(unify, server, rows, capsys, kind):
+    server.raw = RAW[kind]
+    server.fault = lambda arrival: "raw" if arrival.nth == 0 else None
+    assert unify("--timeout", "5") == 0
+    assert (len(rows("pairs.jsonl")), len(server.arrivals)) == (5, 20)
+    server.fault = lambda arrival: "raw"
+    assert unify("--domain", "law", "--retries", "0", "--timeout", "5") == 1
+    printed = capsys.readouterr()
+    assert KEY not in printed.out + printed.err

@@ -73,8 +73,8 @@ async def make_calls(
 
             async def work() -> None:
                 for number in numbers:
-                    call = Call(f"books/{number}", "question", 0, 0, prompts.question("en", PASSAGE))
-                    if ledger.find(call, "stub") is None:
+                    call = Call(f"books/{number}", "question", 0, 0, prompts.question("en", f"{number} {PASSAGE}"))
+                    if ledger.find(call, settings.generation) is None:
                         await client.ask(call)
                     if on_sample is not None and number % max(1, calls // 20) == 0:
                         on_sample.append((number, resident()))

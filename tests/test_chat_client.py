@@ -15,13 +15,15 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from huatuo_jax.chat_client.budget import Budget, Caps, Prices, estimated_tokens, most_usage
-from huatuo_jax.chat_client.calls import Call, Failed, Reply, Usage, retry_after
-from huatuo_jax.chat_client.client import ChatClient, ClientSettings, Pacer
-from huatuo_jax.chat_client.ledger import Ledger
+from huatuo_jax.chat_client.calls import Call, Failed, Generation, Reply, Usage, retry_after
+from huatuo_jax.chat_client.client import ChatClient, ClientSettings
+from huatuo_jax.chat_client.ledger import EARLIER, Ledger
+from huatuo_jax.chat_client.pacing import Pacer
 from huatuo_jax.errors import ConfigError, DataError, StoppedError
 from huatuo_jax.io.api_key import ApiKey, key_from_environment
 
 CALL = Call("books/1", "question", 0, 0, [{"role": "user", "content": "?"}])
+M = Generation("m", 100)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("2", 2.0), ("0.5", 0.5), ("soon", None), ("", None)])
@@ -80,28 +82,42 @@ def test_money_is_counted_per_million_tokens():
         asyncio.run(budget.reserve(Usage(0, 100_001)))
 
 
-def test_answers_are_found_by_passage_step_try_prompt_and_model(tmp_path):
+def test_answers_are_found_by_prompt_round_try_model_and_settings(tmp_path):
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        asyncio.run(ledger.put(CALL, "m", Reply("why", "stop", Usage(3, 4))))
+        asyncio.run(ledger.put(CALL, M, Reply("why", "stop", Usage(3, 4))))
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        assert ledger.find(CALL, "m") == Reply("why", "stop", Usage(3, 4))
+        assert ledger.find(CALL, M) == Reply("why", "stop", Usage(3, 4))
         others = [
-            Call("books/2", "question", 0, 0, CALL.messages),
-            Call("books/1", "answer", 0, 0, CALL.messages),
             Call("books/1", "question", 1, 0, CALL.messages),
             Call("books/1", "question", 0, 1, CALL.messages),
             Call("books/1", "question", 0, 0, [{"role": "user", "content": "!"}]),
+            Call("books/1", "question", 0, 0, [{"role": "system", "content": "?"}]),
         ]
-        assert [ledger.find(other, "m") for other in others] == [None] * 5
-        assert ledger.find(CALL, "another") is None
+        assert [ledger.find(other, M) for other in others] == [None] * 4
+        assert ledger.find(CALL, Generation("another", 100)) is None
+        assert ledger.find(CALL, Generation("m", 100, '{"temperature": 0.5}')) is None
+        # What the model does not see identifies nothing: whose text it is, and where it stands.
+        assert ledger.find(Call("other/2", "question", 0, 0, CALL.messages), M) == Reply("why", "stop", Usage(3, 4))
         assert ledger.totals()["prompt_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("finish", "found"),
+    [("stop", [50, 100, 200]), ("length", [50, 100]), ("refused", [100, 200]), ("content_filter", [50, 100, 200])],
+)
+def test_a_larger_limit_asks_again_only_for_what_was_cut(tmp_path, finish, found):
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        asyncio.run(ledger.put(CALL, M, Reply("why", finish)))
+        assert [limit for limit in (50, 100, 200) if ledger.find(CALL, Generation("m", limit))] == found
+        assert ledger.find(CALL, Generation("m", 200), cut=True)
+        assert CALL.identity(M) != CALL.identity(Generation("m", 200))  # or an endpoint that knows keys sends the old text
 
 
 def test_answers_that_arrive_together_share_commits(tmp_path):
     async def scene(ledger: Ledger) -> None:
-        calls = [Call(f"books/{i}", "question", 0, 0, CALL.messages) for i in range(500)]
-        await asyncio.gather(*(ledger.put(call, "m", Reply("why", "stop", Usage(1, 1))) for call in calls))
-        assert all(ledger.find(call, "m") for call in calls)
+        calls = [Call("books", "question", 0, 0, [{"role": "user", "content": str(i)}]) for i in range(500)]
+        await asyncio.gather(*(ledger.put(call, M, Reply("why", "stop", Usage(1, 1))) for call in calls))
+        assert all(ledger.find(call, M) for call in calls)
 
     with Ledger(tmp_path / "l.sqlite") as ledger:
         asyncio.run(scene(ledger))
@@ -122,7 +138,7 @@ def test_every_commit_reaches_the_disk_before_it_counts(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Watched))
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        asyncio.run(ledger.put(CALL, "m", Reply("why", "stop", Usage(3, 4))))
+        asyncio.run(ledger.put(CALL, M, Reply("why", "stop", Usage(3, 4))))
     assert found == [["wal", 2]]
 
 
@@ -136,7 +152,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_durable(tmp_path, monkeypatc
 
     async def fill(ledger: Ledger) -> int:
         for number in range(1000):
-            await ledger.put(Call(f"books/{number}", "answer", 0, 0, CALL.messages), "m", Reply("x" * 2000))
+            await ledger.put(Call("books", "answer", 0, 0, [{"role": "user", "content": str(number)}]), M, Reply("x" * 2000))
         return number
 
     monkeypatch.setattr(sqlite3, "connect", small)
@@ -144,7 +160,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_durable(tmp_path, monkeypatc
         asyncio.run(fill(ledger))
     monkeypatch.undo()
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        assert ledger.find(Call("books/0", "answer", 0, 0, CALL.messages), "m")
+        assert ledger.find(Call("books/0", "answer", 0, 0, [{"role": "user", "content": "0"}]), M)
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path):
@@ -193,7 +209,7 @@ def test_tokens_of_chinese_and_other_characters_differ():
 
 
 def test_a_ledger_of_an_earlier_version_goes_on_working(tmp_path):
-    """Tables, key and hash as version 1 wrote them: who has paid for replies finds them."""
+    """Tables, key and hash as version 1 wrote them, with the passage's id in the key: who has paid for replies finds them."""
     prompt = bytes.fromhex("4c76dfc902f8ac6be54b34394b50d94a")
     with sqlite3.connect(tmp_path / "l.sqlite") as old:
         old.executescript(
@@ -206,8 +222,29 @@ def test_a_ledger_of_an_earlier_version_goes_on_working(tmp_path):
             "CREATE TABLE totals (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
             "INSERT INTO totals VALUES ('question_calls', 1), ('prompt_tokens', 3), ('output_tokens', 4), ('.round', 2)"
         )
-        old.execute("INSERT INTO calls VALUES ('books/1', 'question', 0, 0, ?, 'm', 'why', 'stop', 3, 4)", (prompt,))
-    with Ledger(tmp_path / "l.sqlite") as ledger:
-        assert ledger.find(CALL, "m") == Reply("why", "stop", Usage(3, 4))
-        assert (ledger.spent(), ledger.mark("round"), ledger.has_replies()) == (Usage(3, 4), 2, True)
-    assert CALL.identity("m") == "d66d512bf5e0d845f54f19b156bafee5"
+        rows = [("books/1", 0, "why", "stop", 4), ("books/2", 0, "why", "stop", 4), ("books/1", 1, "whi", "length", 7)]
+        rows += [("books/1", 2, "whole", "EOS", 2)]
+        for passage, attempt, text, finish, tokens in rows:
+            values = (passage, attempt, prompt, text, finish, tokens)
+            old.execute("INSERT INTO calls VALUES (?, 'question', 0, ?, ?, 'm', ?, ?, 3, ?)", values)
+    for _ in range(2):
+        with Ledger(tmp_path / "l.sqlite") as ledger:
+            assert ledger.find(CALL, M) == Reply("why", "stop", Usage(3, 4))
+            assert ledger.find(CALL, Generation("m", 100, '{"temperature": 0.5}'))  # nobody noted the settings
+            assert (ledger.spent(), ledger.mark("round"), ledger.has_replies()) == (Usage(3, 4), 2, True)
+            assert ledger.mark(EARLIER) == 3  # two passages with one prompt share a reply from now on
+            # A text that was cut has as many tokens as its limit, which was not noted.
+            second = Call("books/1", "question", 0, 1, CALL.messages)
+            assert ledger.find(second, Generation("m", 7)) == Reply("whi", "length", Usage(3, 7))
+            assert ledger.find(second, Generation("m", 8)) is None
+            third = Call("books/1", "question", 0, 2, CALL.messages)
+            assert ledger.find(third, M) == Reply("whole", "stop", Usage(3, 2))
+    assert CALL.identity(M) == "141d05c2422e47c27770514711668b32"
+
+
+def test_a_ledger_of_a_later_version_is_refused_with_the_remedy(tmp_path):
+    with sqlite3.connect(tmp_path / "l.sqlite") as later:
+        later.executescript("PRAGMA application_id=1752523124; PRAGMA user_version=9; CREATE TABLE calls (x)")
+    refused = pytest.raises(ConfigError, match="format 9, this program reads 1 and 2; use the program that wrote it")
+    with refused, Ledger(tmp_path / "l.sqlite"):
+        pass

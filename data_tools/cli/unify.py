@@ -5,6 +5,7 @@ model. The client is imported only when a model is asked, for its packages belon
 """
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -57,8 +58,36 @@ def _add_endpoint(group: Any) -> None:
     group.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for one request (default 120)")
     group.add_argument("--retries", type=int, default=8, metavar="N", help="of a failed request, with backoff (default 8)")
     group.add_argument("--backoff-scale", type=float, default=1, metavar="X", help="multiplies the waits between retries")
-    group.add_argument("--max-new-tokens", type=int, default=2048, metavar="N", help="of one answer (default 2048)")
+    group.add_argument(
+        "--max-new-tokens", "--max-output-tokens", type=int, default=2048, metavar="N", help="of one answer (default 2048)"
+    )
+    group.add_argument(
+        "--max-tokens-field",
+        default="auto",
+        metavar="NAME",
+        help="what a request calls that limit: max_tokens or max_completion_tokens (default: auto, whichever the endpoint knows)",
+    )
     group.add_argument("--temperature", type=float, metavar="T", help="default: the endpoint's own")
+    group.add_argument(
+        "--extra-body", type=_json_object, default={}, metavar="JSON", help='more fields of a request: {"enable_thinking": false}'
+    )
+    group.add_argument(
+        "--accept-finish",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a finish_reason of a whole text besides stop and its synonyms; null: the endpoint sends none",
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"enable_thinking": false}}')
+    return value
 
 
 def _add_budget(group: Any) -> None:
@@ -189,6 +218,7 @@ def _job(args: argparse.Namespace) -> "Job":
         language="zh" if args.faithful else args.language,
         question_only=args.provider == "question-only",
         longest=args.max_passage,
+        accept_finish=frozenset(name.strip().lower() for name in args.accept_finish),
     )
     return Job(
         paths=args.files,

@@ -210,7 +210,7 @@ def _unused_name(first: InputFile, names: set[str]) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """One text of a corpus. `id` is its row's own, or made of its place and content, so that every run gives the same."""
+    """One text of a corpus. `id` is its row's own, or made of its title and text, so that rows that move keep theirs."""
 
     id: str
     source: str
@@ -262,9 +262,9 @@ def _to_document(value: Any, file: InputFile, number: int, config: ReadingConfig
             field.encode("utf-8")
         except UnicodeEncodeError as error:
             return unreadable(f"{name} is not valid Unicode (lone surrogate at character {error.start})")
-    # With its place, so that two rows of the same text have two ids.
+    # Of its content alone, as `unify` makes them: rows before it, or another name of the file, must not change it.
     if id is None:
-        id = hashlib.blake2b(f"{file.name}\0{number}\0{text}".encode(), digest_size=8).hexdigest()
+        id = hashlib.blake2b(f"{title}\0{text}".encode(), digest_size=8).hexdigest()
     return Document(str(id), canonical_source(str(source)) or "unnamed", text, title)
 
 

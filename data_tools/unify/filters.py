@@ -23,6 +23,8 @@ from data_tools.records.language import language_of_passage
 from data_tools.unify.passages import Passage, title_of
 from huatuo_jax.config import require
 
+MOST_AFTER_QUESTION = 6
+"""Characters after the line that asks, in a question that does not hold its own answer."""
 JACCARD_CUT = 600
 """Characters of the passage that the original's Jaccard filter looks at."""
 
@@ -30,6 +32,8 @@ _PHRASES: dict[str, list[str]] = json.loads((Path(__file__).parent / "phrases.js
 _STOP_WORDS = frozenset(_PHRASES["stop_words"])
 _CHINESE_RUN = re.compile(r"[㐀-鿿]{2,}")
 _WORD_OR_NUMBER = re.compile(r"[a-z]{3,}|\d+(?:\.\d+)?")
+_NO_STATEMENT = re.compile(r"[?？]|请|谢|\bplease\b|\bthank|(?:^| )[A-E] ?[.、:：)）]", re.IGNORECASE)
+"""After a question: another one, a request, or what it lets choose from."""
 _NO_LETTER = re.compile(r"[\W_]+")
 
 
@@ -38,7 +42,11 @@ def _any_of(name: str) -> re.Pattern[str]:
 
 
 _REFUSALS, _LEAKS, _QUESTION_LEAKS = _any_of("refusals"), _any_of("leaks"), _any_of("question_leaks")
-_REFERENCES, _ASKING = _any_of("references"), _any_of("asking")
+_THINKING = _any_of("thinking")
+_REFERENCES, _ASKING, _ANSWERED = _any_of("references"), _any_of("asking"), _any_of("answered")
+
+
+_NO_PASSAGE = Passage("", "", "")
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,15 @@ class Limits:
 
 Rule = Callable[[Candidate, Limits], bool]
 """Whether the candidate is rejected."""
+
+
+def _holds_answer(candidate: Candidate, limits: Limits) -> bool:
+    # "为什么缺铁？\n铁蛋白先下降，……": what stands after the question, on lines of its own, asks for nothing and is no request.
+    lines = [line.strip() for line in candidate.text.split("\n") if line.strip()]
+    asked = next((i for i, line in enumerate(lines) if line.endswith(("?", "？"))), len(lines))
+    after = " ".join(lines[asked + 1 :])
+    stated = len(after) > MOST_AFTER_QUESTION and not _NO_STATEMENT.search(after)
+    return stated or bool(_ANSWERED.search(candidate.text))
 
 
 def _is_title(candidate: Candidate, limits: Limits) -> bool:
@@ -98,6 +115,7 @@ _NO_TEXT: dict[str, Rule] = {
 }
 _ANY_TEXT: dict[str, Rule] = {
     "refusal": lambda candidate, limits: bool(_REFUSALS.search(candidate.text)),
+    "thinking": lambda candidate, limits: bool(_THINKING.search(candidate.text)),
     "language": lambda candidate, limits: language_of_passage(candidate.text) != candidate.language,
 }
 QUESTION_RULES: dict[str, Rule] = {
@@ -107,6 +125,7 @@ QUESTION_RULES: dict[str, Rule] = {
     # A question must stand by itself: it names no text, neither as a question would nor as an answer.
     "question_leak": lambda candidate, limits: bool(_QUESTION_LEAKS.search(candidate.text) or _LEAKS.search(candidate.text)),
     "question_title": _is_title,
+    "question_answered": _holds_answer,
 }
 ANSWER_RULES: dict[str, Rule] = {
     **_NO_TEXT,
@@ -137,6 +156,13 @@ class Filters:
         """The first rule that rejects a text of this step ("question" or "answer"); None if it may stay."""
         rules = QUESTION_RULES if step == "question" else ANSWER_RULES
         return next((name for name, rejects in rules.items() if name in self.enabled and rejects(candidate, self.limits)), None)
+
+    def missing(self, text: str, finish: str) -> str | None:
+        """Why a reply has no whole text, whatever its passage; None if it has one."""
+        candidate = Candidate(_NO_PASSAGE, "", text, finish)
+        return next(
+            (name for name, rejects in _NO_TEXT.items() if name in self.enabled and rejects(candidate, self.limits)), None
+        )
 
 
 def choose_filters(start: frozenset[str], switched_on: Iterable[str], switched_off: Iterable[str], limits: Limits) -> Filters:

@@ -9,7 +9,8 @@ can be tried with it, but its questions are as plain as the titles. It takes wha
      where the first line is what a user wrote: that line, answered by the lines after it;
   3. a title (its field `title`, a line after `TITLE:`, or a short first line that is not a sentence): a question about it;
   4. else its first words, quoted in the question.
-What must hold: a row is yielded or listed as rejected, never lost; the same passage always gives the same pair.
+What must hold: a row is yielded or listed as rejected, never lost; the same passage always gives the same pair; the id of a row
+without one follows its content, so that rows added or removed before it, or a new name of its file, change nothing.
 Next to read: `pairs.py` (where pairs go), or `rewriting.py` (pairs by a language model).
 """
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.records.importing import Progress, RejectedLog, plain_stem, read_all, stable_id
+from data_tools.records.importing import Progress, RejectedLog, plain_stem, read_all
 from data_tools.records.language import language_of_passage
 from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import RecordError
@@ -64,7 +65,6 @@ OPENING = {
     ),
 }
 
-_CONSULTATION = re.compile(r"^\s*(?P<title>.*?)\s*患者：(?P<question>.*?)\s*医生：(?P<answer>.+)$", re.DOTALL)
 _TITLE_HEADING = re.compile(r"^title\s*:\s*", re.IGNORECASE)
 _QUESTION_END = ("?", "？")
 _CHINESE_CLAUSE = re.compile(r"[，。；！∶、]")
@@ -100,8 +100,7 @@ def read_passages(
     def read(row: Any, path: Path, line: int) -> Passage:
         named = row.get("source") if isinstance(row, dict) else None
         source_name = canonical_source(source or (named if isinstance(named, str) else "") or plain_stem(path))
-        # A row without an id gets one from its content and place, so that a second run finds its replies.
-        passage = to_passage(row, source_name, stable_id(row, path, line), path, line)
+        passage = to_passage(row, source_name, path, line)
         # JSON can hold half a character (a lone surrogate): raises UnicodeEncodeError here, where the row can be named.
         f"{passage.source}\n{passage.id}\n{passage.title}\n{passage.text}".encode()
         return passage
@@ -109,7 +108,7 @@ def read_passages(
     return read_all(paths, read, rejected, on_read)
 
 
-def to_passage(row: Any, source: str, default_id: str, path: Path, line: int) -> Passage:
+def to_passage(row: Any, source: str, path: Path, line: int) -> Passage:
     """Reads a row of a corpus: an object with `text` (and perhaps `id`, `title`), or a bare string.
 
     Raises:
@@ -127,7 +126,13 @@ def to_passage(row: Any, source: str, default_id: str, path: Path, line: int) ->
     for name, value in (("text", text), ("title", title)):
         if not isinstance(value, str):
             raise RecordError(f"`{name}` is of type {type(value).__name__}, not a string")
-    return Passage(default_id if id is None else str(id), source, text, title, path, line)
+    return Passage(content_id(text, title) if id is None else str(id), source, text, title, path, line)
+
+
+def content_id(text: str, title: str) -> str:
+    """The id of a text that has none of its own: 16 hexadecimal digits; `collect` gives its documents the same."""
+    # Two rows with the same text have one id: a number beside it would depend on what else is in the file.
+    return hashlib.blake2b(f"{title}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def to_pair(passage: Passage) -> tuple[str, str]:
@@ -144,13 +149,15 @@ def to_pair(passage: Passage) -> tuple[str, str]:
     if title := passage.title.strip():
         return _ask_about(title, language, passage.id), text
     # "怎么办？\n患者：头痛三天。\n医生：请就诊。" → ("头痛三天。\n怎么办？", "请就诊。")
-    consultation = _CONSULTATION.match(text)
-    if consultation and consultation["answer"].strip():
-        title, question = consultation["title"].strip(), consultation["question"].strip()
+    # Cut by words and not by one pattern, whose time would grow with the square of a run of blanks.
+    title, patient, rest = text.partition("患者：")
+    question, doctor, answer = rest.partition("医生：")
+    if patient and doctor and answer.strip():
+        question = question.strip()
         if not any(mark in question for mark in _QUESTION_END):
-            question = f"{question}\n{title}".strip()
+            question = f"{question}\n{title.strip()}".strip()
         if question:
-            return question, consultation["answer"].strip()
+            return question, answer.strip()
     # "Acne\nWhat causes Acne ?\nBlocked pores." → ("What causes Acne?", "Blocked pores.")
     lines = [line.strip() for line in text.split("\n")]
     for i, line in enumerate(lines[:2]):

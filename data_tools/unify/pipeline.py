@@ -12,6 +12,7 @@ Next to read: `rewriting.py` (what is asked), `huatuo_jax/chat_client/client.py`
 import asyncio
 import contextlib
 import glob
+import json
 import signal
 import time
 from collections import Counter
@@ -29,11 +30,12 @@ from data_tools.unify.filters import RecallStatistics
 from data_tools.unify.forecast import Forecast
 from data_tools.unify.pairs import PairWriter, check_paths, pair_writer, rejected_path
 from data_tools.unify.passages import Passage, read_passages
-from data_tools.unify.rewriting import UNFINISHED, Outcome, Rewriting, rewrite
+from data_tools.unify.rewriting import UNFINISHED, Outcome, Rewriting, fault_of, rewrite
 from huatuo_jax.chat_client.budget import Caps, Prices
 from huatuo_jax.chat_client.calls import Call, Failed, Reply
-from huatuo_jax.chat_client.client import ChatClient, ClientCounts, ClientSettings, Pacer
-from huatuo_jax.chat_client.ledger import Ledger
+from huatuo_jax.chat_client.client import ChatClient, ClientCounts, ClientSettings
+from huatuo_jax.chat_client.ledger import EARLIER, Ledger
+from huatuo_jax.chat_client.pacing import Pacer
 from huatuo_jax.errors import ConfigError, DataError, HuatuoError, StoppedError
 from huatuo_jax.io.api_key import ApiKey
 from huatuo_jax.io.jsonl import write_lines
@@ -119,10 +121,15 @@ def run(
         _remove_remains(job.out)
         on_forecast(forecast.report(ledger.totals(), job.caps, job.client.requests_per_minute))
         job = replace(job, rewriting=replace(job.rewriting, rounds=begin_round(ledger, job.retry_rejected)))
+        if ledger.mark(EARLIER):
+            console.print(earlier_replies(job, ledger, forecast.passages))
         client_counts = None if job.finished_only else asyncio.run(_calls(job, key, console, ledger, forecast.passages))
-        writer, written = write_all(job, ledger)
-        if not job.finished_only:
-            ledger.set_mark(FINISHED, 1)
+        try:
+            writer, written = write_all(job, ledger)
+        except DataError:  # not one pair: the round is finished all the same, and `--retry-rejected` begins the next one
+            _end_round(job, ledger)
+            raise
+        _end_round(job, ledger)
         return report(job, writer, written, ledger, client_counts), writer.recalls
 
 
@@ -175,10 +182,28 @@ def begin_round(ledger: Ledger, retry_rejected: bool) -> int:
     return rounds
 
 
+def _end_round(job: Job, ledger: Ledger) -> None:
+    if not job.finished_only:
+        ledger.set_mark(FINISHED, 1)
+        ledger.set_mark(EARLIER, 0)
+
+
+def earlier_replies(job: Job, ledger: Ledger, passages: int) -> str:
+    """What is bought although a ledger of an earlier version is there: texts are read better today, so some prompts differ."""
+    needed = sum(
+        isinstance(_begun(job, passage, ledger)[1], Call) for passage in read_passages(job.paths, job.source, RejectedLog())
+    )
+    return (
+        f"{job.ledger} holds {ledger.mark(EARLIER):,} replies of an earlier version, which noted no sampling settings: they "
+        f"count for any. With them {passages - needed:,} of {passages:,} passages need no call; {needed:,} need one or more"
+    )
+
+
 async def _calls(job: Job, key: ApiKey, console: Console, ledger: Ledger, total: int) -> ClientCounts:
     """`call_all` with a line that shows its state, and signals that stop it."""
     counts = RunCounts(total)
-    async with ChatClient(job.client, job.caps, key, ledger) as client:
+    judge = lambda call, reply: fault_of(reply, call.step, job.rewriting, job.client.max_new_tokens)
+    async with ChatClient(job.client, job.caps, key, ledger, judge) as client:
         with _signals_stop(client.pacer):
             shown = asyncio.create_task(_show(console, lambda: state_line(counts, client)))
             # The last line is printed however the run ends: it says what a stopped run has done.
@@ -200,18 +225,12 @@ async def call_all(job: Job, ledger: Ledger, client: ChatClient, counts: RunCoun
     """
     # All workers take from one reader, so passages are begun in order. Rows that are no passages were counted by the survey.
     passages = read_passages(job.paths, job.source, RejectedLog())
-    in_flight: set[Passage] = set()
 
     async def work() -> None:
         for passage in passages:
             if client.pacer.stopping:
                 return
-            if passage not in in_flight:  # the very same passage again: one set of replies serves both
-                in_flight.add(passage)
-                try:
-                    await _rewrite_one(job, passage, ledger, client, counts)
-                finally:
-                    in_flight.discard(passage)
+            await _rewrite_one(job, passage, ledger, client, counts)
             counts.done += 1
 
     async def worker() -> None:
@@ -234,25 +253,39 @@ async def call_all(job: Job, ledger: Ledger, client: ChatClient, counts: RunCoun
 
 async def _rewrite_one(job: Job, passage: Passage, ledger: Ledger, client: ChatClient, counts: RunCounts) -> None:
     """Drives one passage to its outcome, its replies durable; a call that fails for good leaves it unfinished."""
-    steps = rewrite(passage, job.rewriting)
-    step = _replay(steps, ledger, job.client.model)
+    steps, step = _begun(job, passage, ledger)
     if not isinstance(step, Call):
         counts.replayed += 1
         await asyncio.sleep(0)  # lets the live line and signals have their turn: a replayed passage waits for nothing itself
-    # From here on every reply comes from the endpoint, but for calls that another passage with the same id has made meanwhile.
+    # From here on every reply comes from the endpoint, but for calls that a passage with the same text has made meanwhile.
     try:
         while isinstance(step, Call):
-            step = _replay(steps, ledger, job.client.model, await client.ask(step))
+            step = _replay(steps, job, ledger, await client.ask(step))
         counts.add(step)
     except Failed:
         counts.rejects[UNFINISHED] += 1
 
 
-def _replay(steps: Generator[Call, Reply, Outcome], ledger: Ledger, model: str, reply: Reply | None = None) -> Call | Outcome:
+Steps = Generator[Call, Reply, Outcome]
+
+
+def _begun(job: Job, passage: Passage, ledger: Ledger) -> tuple[Steps, Call | Outcome]:
+    """A passage's steps, and how far the ledger brings them: to the outcome, or to the first call that it lacks."""
+    steps = rewrite(passage, job.rewriting)
+    step = _replay(steps, job, ledger)
+    # What is lacking may be a text that was cut under a smaller limit. Where a later try gave a pair all the same, it stands.
+    if isinstance(step, Call) and ledger.find(step, job.client.generation, cut=True):
+        outcome = _replay(rewrite(passage, job.rewriting), job, ledger, cut=True)
+        step = outcome if isinstance(outcome, Outcome) and outcome.pair else step
+    return steps, step
+
+
+def _replay(steps: Steps, job: Job, ledger: Ledger, reply: Reply | None = None, cut: bool = False) -> Call | Outcome:
     """Goes on from `reply` (None: from the start) with what the ledger holds: to the outcome, or a call that it lacks."""
+    generation = job.client.generation
     try:
         call = next(steps) if reply is None else steps.send(reply)
-        while (reply := ledger.find(call, model)) is not None:
+        while (reply := ledger.find(call, generation, cut)) is not None:
             call = steps.send(reply)
         return call
     except StopIteration as end:
@@ -271,11 +304,12 @@ def write_all(job: Job, ledger: Ledger) -> tuple[PairWriter, RunCounts]:
         if not writer.sources:
             reasons = ", ".join(f"{name} {count:,}" for name, count in counts.rejects.most_common(5))
             listed = rejected_path(job.out)
-            raise DataError(f"not one of {counts.done:,} passages has a pair ({reasons}); their texts are in {listed}")
+            remedy = "correct the cause, or let --retry-rejected ask for other texts"
+            raise DataError(f"not one of {counts.done:,} passages has a pair ({reasons}); their texts are in {listed}: {remedy}")
 
     with pair_writer(job.out, check) as writer:
         for passage in read_passages(job.paths, job.source, writer.rejected):
-            outcome = _replay(rewrite(passage, job.rewriting), ledger, job.client.model)
+            outcome = _begun(job, passage, ledger)[1]
             if isinstance(outcome, Call):  # a call that failed for good, or `--finished-only`
                 outcome = Outcome(None, UNFINISHED)
             counts.add(outcome)
@@ -293,6 +327,7 @@ def report(job: Job, writer: PairWriter, written: RunCounts, ledger: Ledger, cli
     spent, prices, filters = ledger.spent(), job.caps.prices, job.rewriting.filters
     cost = prices.cost(spent) if prices != Prices() else None
     return {
+        "rows": written.done + writer.rejected.count,
         "records": writer.sources.total(),
         "sources": dict(writer.sources),
         "rejected": writer.rejected.count + written.rejects.total(),
@@ -301,9 +336,11 @@ def report(job: Job, writer: PairWriter, written: RunCounts, ledger: Ledger, cli
         "rejected_tries": dict(written.tries.most_common()),
         "coverage": writer.recalls.report(),
         "model": job.client.model,
+        "generation": {"max_new_tokens": job.client.max_new_tokens, **json.loads(job.client.generation.settings)},
         "prompts": job.rewriting.prompts.to_json(),
         "filters": sorted(filters.enabled),
         "limits": asdict(filters.limits),
+        "accept_finish": sorted(job.rewriting.accept_finish),
         "language": job.rewriting.language,
         "tries": job.rewriting.tries,
         "spent": {"prompt_tokens": spent.prompt, "output_tokens": spent.output, "cost": cost},

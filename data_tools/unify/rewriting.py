@@ -20,15 +20,57 @@ from data_tools.records.language import LANGUAGES, language_of_passage
 from data_tools.unify.filters import Candidate, Filters
 from data_tools.unify.passages import Passage
 from data_tools.unify.prompting import Prompts
-from huatuo_jax.chat_client.calls import Call, Messages, Reply
+from huatuo_jax.chat_client.calls import BLOCKED, Call, Messages, Reply
+from huatuo_jax.chat_client.reasoning import without_reasoning
 from huatuo_jax.config import require
 
 # Why a passage has no pair, where no filter is the reason.
 TOO_LONG, BLANK, UNFINISHED = "passage_too_long", "passage_blank", "unfinished"
+REASONING, FINISH = "reasoning", "finish_reason="
+"""Why a text is rejected before a filter sees it: reasoning that cannot be separated, or an end that is none of a whole text."""
+_FILTERED = {"stop", "length", BLOCKED, "refused"}
+"""Ends of a reply that are whole, or that a filter has a name for."""
+
 # What models put around the text that was asked for.
-_THINKING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
-_LABEL = re.compile(r"^(问题|提问|回答|答案|Question|Answer)\s*[：:]\s*", re.IGNORECASE)
-_QUOTES = (("“", "”"), ('"', '"'), ("「", "」"))
+_BOLD = r"[*_]{0,3}"
+_LABELS = {
+    "question": r"(?:生成的|患者的?|用户的?)?(?:问题|提问|问句|问)|(?:the |user |patient |generated )?question|Q",
+    "answer": r"回答|答案|答复|解答|答|(?:the |final )?answer|response",
+}
+_LABEL = {
+    # "**问题：** …", "Question 1: …", "### 问题\n…", "【问题】…", "Q1: …"
+    step: re.compile(
+        rf"(?:#{{1,6}}\s{{0,3}})?{_BOLD}(?:(?:{words})\s?[\d一二三]{{0,2}}{_BOLD}\s?(?:[：:]|\n|\Z){_BOLD}"
+        rf"|[【\[](?:{words})\s?[\d一二三]{{0,2}}[】\]]\s?[：:]?)\s{{0,9}}",
+        re.IGNORECASE,
+    )
+    for step, words in _LABELS.items()
+}
+_PREFACE = {
+    # "Sure! Here is the question:\nWhy?"
+    step: re.compile(
+        r"(?:好的|当然(?:可以)?|没问题|sure|certainly|of course|okay|here(?:['’]s| is| are)|以下是?|下面是)"
+        rf"[^\n：:?？]{{0,60}}(?:{words})[^\n：:?？]{{0,12}}[：:]\s{{0,9}}",
+        re.IGNORECASE,
+    )
+    for step, words in (("question", "问题|提问|questions?"), ("answer", "回答|答案|answer|response"))
+}
+_RULE = re.compile(r"[-=*_]{3,9}\s{0,9}\n\s{0,9}")
+_NUMBER = re.compile(r"(?:[(（]?(?:\d{1,2}|[一二三])(?:[)）]|[.、．](?![\d一二三四]))|[①-⑨]|[-•·●](?=\s))\s{0,9}")
+"""A question's number: "1. Why?", "（1）为什么", "1、", "- "; not "1.5 mg of …" or "一、二级预防"."""
+_NEXT_NUMBER = re.compile(r"\n\s{0,9}[(（]?(?:\d{1,2}|[二三])[)）.、．]")
+"""Then the number is one of several, and stays with them."""
+_CHOICE = re.compile(r"\n\s{0,20}B\s?[：:.、)）]")
+_OWN_ANSWER = re.compile(
+    rf"(?:\n|(?<=[?？]))\s{{0,20}}(?:#{{1,6}}\s{{0,3}})?{_BOLD}[【\[]?(?:(?:参考|标准)?(?:{_LABELS['answer']})|(?P<a>A))[】\]]?{_BOLD}\s?(?:[：:]|\n)",
+    re.IGNORECASE,
+)
+"""Where a question is followed by its own answer under a label."""
+_AROUND = {
+    "“": "”", '"': '"', "「": "」", "『": "』", "‘": "’", "'": "'", "《": "》", "«": "»", "`": "`", "**": "**", "__": "__",
+}  # fmt: skip
+_MOST_LAYERS = 9
+"""Labels, numbers and marks around a question that are taken off."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +101,7 @@ class Rewriting:
       language: of the pairs; "passage" = the passage's own.
       question_only: the passage itself is the answer.
       longest: longer passages (in characters) are rejected without a call.
+      accept_finish: further names that the endpoint gives to the end of a whole text ("null": it gives none).
     """
 
     prompts: Prompts
@@ -68,6 +111,7 @@ class Rewriting:
     language: str = "passage"
     question_only: bool = False
     longest: int = 8000
+    accept_finish: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         languages = ("passage", *LANGUAGES)
@@ -102,8 +146,9 @@ def rewrite(passage: Passage, settings: Rewriting) -> Generator[Call, Reply, Out
         for attempt in range(settings.tries):
             reply = yield Call(f"{passage.source}/{passage.id}", step, round_number, attempt, messages)
             # The ledger holds what the endpoint sent. What of it is kept is decided here, so better rules need no new call.
-            text = bare_text(reply.text, step)
-            reason = settings.filters.reason(step, Candidate(passage, language, text, reply.finish))
+            text, reason = read_reply(reply, step, settings)
+            if reason is None:
+                reason = settings.filters.reason(step, Candidate(passage, language, text, reply.finish))
             tries.append(Try(step, text, reason))
             if reason is None:
                 return text
@@ -123,12 +168,58 @@ def rewrite(passage: Passage, settings: Rewriting) -> Generator[Call, Reply, Out
     return Outcome(None, tries[-1].reason, tuple(tries))
 
 
-def bare_text(text: str, step: str) -> str:
-    """A model's text without a reasoning block, a label such as `问题：`, and quotation marks around a whole question."""
-    # '<think>Hm.</think>\n\nQuestion: "Why is that?"' → "Why is that?"
-    text = _LABEL.sub("", _THINKING.sub("", text).strip()).strip()
-    for opening, closing in _QUOTES if step == "question" else ():
-        # '"Why" and "how"' begins and ends with a mark too, but they are not one pair of marks.
-        if len(text) > 2 and text.startswith(opening) and text.endswith(closing) and closing not in text[1:-1]:
-            text = text[1:-1].strip()
+def read_reply(reply: Reply, step: str, settings: Rewriting) -> tuple[str, str | None]:
+    """The text in a reply, and why it cannot be used, whatever its passage; None: the filters decide."""
+    text = bare_text(reply.text, step)
+    if reply.finish not in _FILTERED | settings.accept_finish:
+        return reply.text.strip(), FINISH + reply.finish
+    # The output limit may have left the block of reasoning open: that is a text that was cut, and counted as one.
+    missing = settings.filters.missing(reply.text if text is None else text, reply.finish)
+    return (reply.text.strip(), missing or REASONING) if text is None else (text, missing)
+
+
+def fault_of(reply: Reply, step: str, settings: Rewriting, limit: int) -> tuple[str, str] | None:
+    """Why a reply cannot be used and what to do if none can, for `ChatClient`; None where that is about its passage alone."""
+    _, reason = read_reply(reply, step, settings)
+    if reply.finish in (BLOCKED, "refused", "refusal"):
+        return None
+    thinking = "switch the model's thinking off with --extra-body (see docs/unify.md)"
+    remedies = {
+        "truncated": f"they end at --max-new-tokens {limit:,}: raise it, or {thinking}",
+        REASONING: f"their reasoning cannot be told from their text: {thinking}, or start the server with its reasoning parser",
+        "empty": f"they hold reasoning and nothing else: {thinking}, or raise --max-new-tokens {limit:,}",
+    }
+    if reason and reason.startswith(FINISH):
+        return reason, f"if such a reply is whole, give --accept-finish {reply.finish}; else the endpoint has to be mended"
+    return reason or "", remedies.get(reason or "", "")
+
+
+def bare_text(text: str, step: str) -> str | None:
+    """A model's text without reasoning and what stands around it: a preface, a label such as `**问题：**`; of a question also
+    its number, quotation marks around the whole of it, and its own answer under a label. None: reasoning cannot be separated.
+    """
+    # 'Question: "Why is that?"' → "Why is that?"; "1. **为什么？**\n\n答案：因为……" → "为什么？"
+    separated = without_reasoning(text)
+    if separated is None:
+        return None
+    text = separated
+    # "A:" may be the first of several things to choose from, too.
+    if step == "question" and (answer := _OWN_ANSWER.search(text)) and not (answer["a"] and _CHOICE.search(text, answer.end())):
+        text = text[: answer.start()].rstrip()
+    for _ in range(_MOST_LAYERS):
+        before = text
+        numbered = step == "question" and not _NEXT_NUMBER.search(text)
+        for pattern in (_RULE, _PREFACE[step], _LABEL[step], *((_NUMBER,) if numbered else ())):
+            if (match := pattern.match(text)) and match.end() < len(text):
+                # A label in bold whose text is bold with it: "**Question: Why?**" leaves the end of the marks.
+                opened = match[0].count("**") % 2
+                text = text[match.end() :].strip()
+                text = text.removesuffix("**").rstrip() if opened and text.count("**") % 2 else text
+        for opening, closing in _AROUND.items() if step == "question" else ():
+            # '"Why" and "how"' begins and ends with a mark too, but they are not one pair of marks.
+            inside = text[len(opening) : -len(closing)]
+            if inside.strip() and text.startswith(opening) and text.endswith(closing) and closing not in inside:
+                text = inside.strip()
+        if text == before:
+            break
     return text

@@ -3,15 +3,16 @@
 The openai client on aiohttp carries the requests; its own retries are off, so that each request is counted, paced and charged to
 the budget here. A reply is usable if it is JSON of the expected shape, from the model that was asked for, with a text in it. What
 is not is tried again with backoff and jitter, except where trying again cannot help: then the whole run stops.
-What must hold: `ask` returns a reply only once it is on the disk, so a run that is killed pays for no reply twice.
-Next to read: `ledger.py`; who makes the calls: `data_tools/unify/pipeline.py`.
+What must hold: `ask` returns a reply only once it is on the disk, so a run that is killed pays for no reply twice; two calls with
+the same key that are in flight together are one request.
+Next to read: `pacing.py`, `ledger.py`; who makes the calls: `data_tools/unify/pipeline.py`.
 """
 
 import asyncio
+import functools
 import json
-import random
-import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -21,18 +22,46 @@ import httpx2
 import openai
 
 from huatuo_jax.chat_client.budget import Budget, Caps, estimated_usage, most_usage
-from huatuo_jax.chat_client.calls import Call, Failed, Refused, Reply, Retry, Stop, Usage, parse_reply, raise_for_status
+from huatuo_jax.chat_client.calls import (
+    BLOCKED,
+    LIMIT_FIELDS,
+    QUOTED,
+    Call,
+    Failed,
+    Fault,
+    Generation,
+    Refused,
+    Reply,
+    Retry,
+    Stop,
+    Usage,
+    parse_reply,
+    raise_for_status,
+    refuses_field,
+)
 from huatuo_jax.chat_client.ledger import Ledger
+from huatuo_jax.chat_client.pacing import Pacer, Trial
 from huatuo_jax.config import require
 from huatuo_jax.errors import HuatuoError
 from huatuo_jax.io.api_key import ApiKey
 
-FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0
-"""Seconds before the first retry, and the most between two."""
 LONGEST_PAUSE = 3600.0
 """Seconds; an endpoint that asks for a longer pause (a daily limit, say) ends the run, which can be continued then."""
 FAILED_IN_A_ROW = 20
 """Calls that fail after all their tries, without one success between, before the run stops."""
+
+AUTO = "auto"
+"""The output limit goes by its older name, and by the other one if the endpoint refuses that."""
+_SHOWN_BY_EVERY_REPLY = {
+    "wrong model": "{0}",
+    "empty": "{0}",
+    "wrong shape": "{0}; check --base-url and --extra-body",
+    "broken JSON": "{0}; check --base-url and --extra-body",
+}
+"""Faults that a setting may be the cause of, and what to do: they end a run that has had no usable reply (`Trial`)."""
+
+Judge = Callable[[Call, Reply], tuple[str, str] | None]
+"""The fault for which a reply cannot be used, "" if it can, and what to do if every reply has it; None: it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +73,8 @@ class ClientSettings:
       retries: how often one call is tried again.
       accept_models: other names under which the endpoint may answer for `model`.
       temperature: None leaves the endpoint's default.
+      extra_body: further fields of every request, as the endpoint documents them ({"enable_thinking": false}, say).
+      max_tokens_field: the name of the output limit in a request; AUTO learns it from the endpoint.
       requests_per_minute: the account's limit; None = none.
       backoff_scale: multiplies the waits between retries (tests make them short).
     """
@@ -56,6 +87,8 @@ class ClientSettings:
     max_new_tokens: int = 2048
     temperature: float | None = None
     accept_models: tuple[str, ...] = ()
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens_field: str = AUTO
     requests_per_minute: float | None = None
     backoff_scale: float = 1.0
 
@@ -73,81 +106,30 @@ class ClientSettings:
         require(rate is None or rate > 0, f"--requests-per-minute is {rate}; it must be above 0")
         require(self.backoff_scale >= 0, f"--backoff-scale is {self.backoff_scale}; it must not be negative")
 
-    def body(self) -> dict[str, Any]:
+        require(
+            bool(self.max_tokens_field.strip()), "--max-tokens-field is blank; it is a field's name, max_completion_tokens, say"
+        )
+        flags = {"model": "--model", "temperature": "--temperature", "messages": "--prompts", "stream": "", "n": ""}
+        flags |= dict.fromkeys((*LIMIT_FIELDS, self.max_tokens_field), "--max-new-tokens")
+        for name in self.extra_body:
+            remedy = f"give {flags[name]}" if flags.get(name) else "leave it out: one whole reply is read"
+            require(name not in flags, f"--extra-body must not hold {name!r}; {remedy}")
+
+    @functools.cached_property
+    def generation(self) -> Generation:
+        """What a reply depends on besides its prompt; the address and the name of the limit are not among it."""
+        return Generation(self.model, self.max_new_tokens, json.dumps(self._sampling(), sort_keys=True, ensure_ascii=False))
+
+    def body(self, limit_field: str) -> dict[str, Any]:
         """What every request holds besides its messages."""
-        # OpenAI's own newer models refuse the name of the limit that every other server takes.
-        limit = "max_completion_tokens" if httpx2.URL(self.base_url).host == "api.openai.com" else "max_tokens"
-        sampling = {} if self.temperature is None else {"temperature": self.temperature}
-        return {"model": self.model, limit: self.max_new_tokens, **sampling}
+        return {"model": self.model, limit_field: self.max_new_tokens, **self._sampling()}
+
+    def _sampling(self) -> dict[str, Any]:
+        return ({} if self.temperature is None else {"temperature": self.temperature}) | dict(self.extra_body)
 
 
-class Pacer:
-    """Says when the next request may go out, and wakes all who wait when the run is to stop.
-
-    Attributes:
-      stopping: the error to end with once no request is in flight; None while the run goes on.
-    """
-
-    def __init__(self, requests_per_minute: float | None = None, backoff_scale: float = 1.0) -> None:
-        self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
-        self._scale = backoff_scale
-        self._next = self._paused_until = 0.0
-        self._stop = asyncio.Event()  # what everybody who sleeps waits for
-        self.stopping: HuatuoError | None = None
-
-    def stop(self, error: HuatuoError) -> None:
-        """Lets no request go out any more; of several errors the first one counts."""
-        if self.stopping is None:
-            self.stopping = error
-            self._stop.set()
-
-    def check(self) -> None:
-        """Raises the error that the run ends with, if it is to end."""
-        if self.stopping is not None:
-            raise self.stopping
-
-    def pause(self, seconds: float) -> None:
-        """Holds every request back for so long (Retry-After)."""
-        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-
-    @property
-    def paused_for(self) -> float:
-        """Seconds of pause that are left."""
-        return max(0.0, self._paused_until - time.monotonic())
-
-    async def turn(self) -> None:
-        """Waits until this request may go out.
-
-        Raises:
-          HuatuoError: the run stops.
-        """
-        self.check()
-        while pause := self.paused_for:
-            await self.sleep(pause)
-        if self._interval:
-            # Each request takes the next free moment: at 600 a minute they go out 0.1 s apart, however many wait.
-            now = time.monotonic()
-            at = max(self._next, now)
-            self._next = at + self._interval
-            if at > now:
-                await self.sleep(at - now)
-                if self.paused_for:  # a pause that began meanwhile holds for this request too
-                    await self.turn()
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleeps; raises at once when the run stops."""
-        self.check()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
-        except TimeoutError:
-            return
-        self.check()
-
-    def backoff(self, retry: int) -> float:
-        """Seconds before retry 0, 1, …: doubled each time up to a minute, the later half of it drawn at random."""
-        # Without jitter, requests that an overloaded endpoint turned away together would come back together.
-        return self._scale * min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(retry, 30)) * random.uniform(0.5, 1.0)
+class _Renamed(Fault):
+    """The endpoint knows the output limit by its other name, which requests have from now on."""
 
 
 @dataclass
@@ -166,15 +148,26 @@ class ClientCounts:
 class ChatClient:
     """Asks for texts, many at a time, within the caps; use as an async context manager."""
 
-    def __init__(self, settings: ClientSettings, caps: Caps, key: ApiKey, ledger: Ledger) -> None:
-        """Prepares a client; the ledger says what its earlier runs spent, and takes the replies."""
+    def __init__(self, settings: ClientSettings, caps: Caps, key: ApiKey, ledger: Ledger, judge: Judge | None = None) -> None:
+        """Prepares a client; the ledger says what its earlier runs spent, and takes the replies.
+
+        Args:
+          judge: with it, a step's first requests go out a handful at a time, until one of them has a reply that can be used.
+        """
         self.settings, self.counts = settings, ClientCounts()
-        self._body, self._key, self._ledger = settings.body(), key, ledger
+        self._key, self._ledger, self._judge, self._generation = key, ledger, judge, settings.generation
+        learned, given = settings.max_tokens_field == AUTO, settings.max_tokens_field
+        # OpenAI's own newer models refuse the name of the limit that most other servers take.
+        official = httpx2.URL(settings.base_url).host == "api.openai.com"
+        self._other_field = LIMIT_FIELDS[not official] if learned else ""
+        self._body = settings.body(LIMIT_FIELDS[official] if learned else given)
         self.pacer = Pacer(settings.requests_per_minute, settings.backoff_scale)
+        self._trial = Trial(self.pacer)
         self.budget = Budget(caps, ledger.spent())
         # An endpoint that has answered before is no wrong address: what looks like one then is a passing fault.
         self._works = ledger.has_replies()
         self._failed_in_a_row = 0  # one bad passage is no reason to stop; a dead endpoint is
+        self._asked: dict[str, asyncio.Future[Reply]] = {}
 
     async def __aenter__(self) -> "ChatClient":
         connections = self.settings.concurrency
@@ -199,8 +192,30 @@ class ChatClient:
           Failed: every try failed; another run may try the call again.
           HuatuoError: the run has to stop (the key is refused, the budget is reached, too many calls fail, …).
         """
+        identity = call.identity(self._generation)
+        if (asked := self._asked.get(identity)) is not None:  # two passages with the same text, in flight together
+            return await asked
+        asked = self._asked[identity] = asyncio.get_running_loop().create_future()
         try:
-            reply = await self._tried(call)
+            reply = await self._ask(call, identity)
+            asked.set_result(reply)
+            return reply
+        except Exception as error:
+            asked.set_exception(error)
+            asked.exception()  # read here, or asyncio complains where nobody else waits
+            raise
+        finally:
+            asked.cancel()  # does nothing to one that is done; else nobody may wait for ever
+            del self._asked[identity]
+
+    async def _ask(self, call: Call, identity: str) -> Reply:
+        held = self._judge is not None and await self._trial.enter(call.step)
+        try:
+            reply = await self._tried(call, identity)
+            # Not before the reply is on the disk does the call count as made; until then a kill repeats it.
+            await self._ledger.put(call, self._generation, reply)
+            if not self._trial.passed(call.step) and (verdict := self._judge(call, reply) if self._judge else ("", "")):
+                self._trial.judge(call.step, *verdict)
         except Failed as failed:
             self._failed_in_a_row += 1
             if self._failed_in_a_row < FAILED_IN_A_ROW:
@@ -209,25 +224,35 @@ class ChatClient:
                 f"{self._failed_in_a_row} calls in a row failed after all their tries, the last because {failed.message}; "
                 "every answer so far is kept: correct the cause and give the same command again"
             ) from None
-        # Not before the reply is on the disk does the call count as made; until then a kill repeats it.
-        await self._ledger.put(call, self.settings.model, reply)
+        finally:
+            if held:
+                self._trial.leave(call.step)
         self._failed_in_a_row = 0
         return reply
 
-    async def _tried(self, call: Call) -> Reply:
+    async def _tried(self, call: Call, identity: str) -> Reply:
         """Sends the request until a try succeeds or no try is left."""
-        fault = Retry("not tried", "")
-        for retry in range(self.settings.retries + 1):
-            if retry:
-                await self.pacer.sleep(self._delay(fault, retry - 1))
+        retry = 0
+        while True:
             await self.pacer.turn()
             try:
-                return await self._charged(call)
+                return await self._charged(call, identity)
+            except _Renamed:
+                continue  # not this call's fault, and no reason to wait
             except Retry as error:
-                fault = error
+                if remedy := _SHOWN_BY_EVERY_REPLY.get(error.reason):
+                    self._trial.judge(call.step, error.reason, remedy.format(error.message))
+                if retry == self.settings.retries:
+                    raise Failed(error.reason, error.message) from None
+                await self.pacer.sleep(self._delay(error, retry))
+                retry += 1
             except Refused as error:
-                # Before the first reply a refusal may mean wrong settings, and must not be kept as the reply to this call.
-                if not self._works:
+                if error.reason == BLOCKED:
+                    return Reply("", BLOCKED)
+                # Before a usable reply a refusal may mean wrong settings, and must not be kept as the reply to this call.
+                if not self._trial.passed(call.step):
+                    remedy = "correct --extra-body, --temperature, --max-new-tokens, --max-tokens-field or the server's settings"
+                    self._trial.judge(call.step, error.reason, f"{error.message}; {remedy}")
                     raise Failed("refused", error.message) from None
                 return Reply("", "refused")
             except Stop as error:
@@ -235,7 +260,6 @@ class ChatClient:
                 stop = HuatuoError(f"{error.message}; every answer so far is kept: the same command continues")
                 self.pacer.stop(stop)
                 raise stop from None
-        raise Failed(fault.reason, fault.message)
 
     def _delay(self, fault: Retry, retry: int) -> float:
         """Seconds before the next try; a pause that the endpoint asks for holds for every request."""
@@ -247,7 +271,7 @@ class ChatClient:
             self.pacer.pause(fault.wait)
         return max(fault.wait or 0.0, self.pacer.backoff(retry))
 
-    async def _charged(self, call: Call) -> Reply:
+    async def _charged(self, call: Call, identity: str) -> Reply:
         """Sends one request, counts it and charges it to the budget."""
         limit = self.settings.max_new_tokens
         most, used = most_usage(call.messages, limit), Usage()
@@ -255,12 +279,12 @@ class ChatClient:
         try:
             self.pacer.check()  # the run may have stopped while this request waited for the budget
             self.counts.requests += 1
-            reply = await self._send(call)
+            reply = await self._send(call, identity)
             used = reply.usage
             self.counts.replies += 1
             self._works = True
             return reply
-        except (Retry, Refused) as fault:
+        except (Retry, Refused, _Renamed) as fault:
             self.counts.failures[fault.reason] += 1
             if fault.billed:
                 used = estimated_usage(call.messages, limit)
@@ -270,37 +294,59 @@ class ChatClient:
             # Whatever happened: what stays reserved would hold back other requests for ever.
             self.budget.settle(most, used)
 
-    async def _send(self, call: Call) -> Reply:
+    async def _send(self, call: Call, identity: str) -> Reply:
         # Errors are raised `from None`: the library's own exceptions hold the request, and with it the key.
-        settings, hide = self.settings, self._key.hide
+        settings, hide, sent_body = self.settings, self._key.hide, self._body
         try:
             async with asyncio.timeout(settings.timeout):
                 response = await self._client.post(
                     "/chat/completions",
                     cast_to=httpx2.Response,
-                    body=self._body | {"messages": call.messages},
+                    body=sent_body | {"messages": call.messages},
                     # An endpoint that knows this header does not answer (and charge) the same call twice.
-                    options={"headers": {"Idempotency-Key": call.identity(settings.model)}},
+                    options={"headers": {"Idempotency-Key": identity}},
                 )
         except TimeoutError:
             raise Retry("timeout", f"no answer within {settings.timeout:g} s", billed=True) from None
         except openai.APIStatusError as error:
-            raise_for_status(error.response.status_code, error.response.headers, hide(error.response.text))
-        except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
+            text = hide(_text(error.response))
+            self._learn_field(sent_body, text)
+            raise_for_status(error.response.status_code, error.response.headers, text)
+        # Three libraries read what a server sends, and each has errors of its own for what is no HTTP: all of them are its fault.
+        except Exception as error:
             causes = _causes(error)
-            message = hide(f"no connection to {settings.base_url} ({type(causes[-1]).__name__}: {causes[-1]})")
+            reason = f"{type(causes[-1]).__name__}: {str(causes[-1])[:QUOTED]}"
             # A connection that was never made costs nothing; one that broke may have carried the request.
             sent = not any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes)
-            raise Retry("connection", message, billed=sent) from None
+            raise Retry("connection", hide(f"no connection to {settings.base_url} ({reason})"), billed=sent) from None
         try:
             body = json.loads(response.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
-        text = hide(response.text if body is None else json.dumps(body, ensure_ascii=False))
-        reply = parse_reply(body, text, (settings.model, *settings.accept_models), self._works)
+        quote = lambda: hide(_text(response) if body is None else json.dumps(body, ensure_ascii=False))
+        try:
+            reply = parse_reply(body, quote, (settings.model, *settings.accept_models), self._works)
+        except Fault as fault:
+            fault.message = hide(fault.message)  # the model's name comes from the endpoint too
+            raise
         # Some servers count no tokens; the budget needs a number all the same.
         usage = reply.usage if reply.usage.prompt else estimated_usage(call.messages, settings.max_new_tokens, reply.text)
         return replace(reply, text=self._key.hide_in_answer(reply.text), usage=usage)
+
+    def _learn_field(self, sent_body: dict[str, Any], error: str) -> None:
+        """Raises `_Renamed` if an endpoint's error is about the name of the output limit, and it has another one."""
+        name = next(name for name in sent_body if name != "model")
+        if not refuses_field(name, error):
+            return
+        if sent_body is self._body and self._other_field:
+            self._body, self._other_field = self.settings.body(self._other_field), ""
+        if sent_body is not self._body:
+            raise _Renamed(f"{name} refused", error)
+
+
+def _text(response: httpx2.Response) -> str:
+    """A response's body as text, whatever encoding it claims to be in."""
+    return response.content.decode("utf-8", "replace")
 
 
 def _causes(error: BaseException) -> list[BaseException]:

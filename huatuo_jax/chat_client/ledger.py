@@ -6,8 +6,10 @@ share one commit, written by a thread of its own: one wait for the disk a call w
     event loop      put(a) put(b) put(c)   waits   put(d)   waits
     writer thread         BEGIN a b c COMMIT             BEGIN d COMMIT
 
+A reply stands under what the model saw: prompt, model and settings, and the round and attempt, for a text that a rule rejected is
+asked for again. What it is about (`item`, `step`) is written beside it for whoever looks into the file, and identifies nothing.
 Besides the replies the file holds sums over all runs (`totals`), from which the budget starts, and marks that runs leave for
-later ones. Its tables and keys are a contract with files that users have: a change needs a new SCHEMA.
+later ones. Its tables and keys are a contract with files that users have: a change needs a new SCHEMA, and a way from the last.
 Next to read: `calls.py` (what a key is), `client.py` (who puts replies here).
 """
 
@@ -23,25 +25,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huatuo_jax.chat_client.calls import Call, Reply, Usage
+from huatuo_jax.chat_client.calls import CUT, WHOLE, Call, Generation, Reply, Usage
 from huatuo_jax.config import require
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import locked
 
-APPLICATION, SCHEMA = 0x68756174, 1  # "huat" in ASCII, so that SQLite files of other programs are told apart
-# WITHOUT ROWID: the rows stand in the order of their keys, so one search finds a reply among millions. `totals` are kept, for
-# adding up ten million calls at every start would take minutes.
+APPLICATION, SCHEMA = 0x68756174, 2  # "huat" in ASCII, so that SQLite files of other programs are told apart
+# Replies stand in the order in which they came, which is that of the passages, and the key is an index of its own: hashes have no
+# order, and rows of a kilobyte in theirs would be a page read and written anywhere for each call. `totals` are kept, for adding
+# up ten million calls at every start would take minutes.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS calls (
-  passage TEXT, step TEXT, round INTEGER, attempt INTEGER, prompt BLOB, model TEXT,
+  prompt BLOB, model TEXT, round INTEGER, attempt INTEGER, settings TEXT,
+  max_new_tokens INTEGER NOT NULL, item TEXT NOT NULL, step TEXT NOT NULL,
   text TEXT NOT NULL, finish TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-  PRIMARY KEY (passage, step, round, attempt, prompt, model)) WITHOUT ROWID;
+  PRIMARY KEY (prompt, model, round, attempt, settings));
 CREATE TABLE IF NOT EXISTS failures (
-  passage TEXT, step TEXT, reason TEXT, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL);
+  item TEXT, step TEXT, reason TEXT, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS totals (
   name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
-"""A call's `item` stands in the column `passage`. Marks are totals whose names begin with a dot."""
+"""Marks are totals whose names begin with a dot."""
+_FROM_1 = f"""
+ALTER TABLE calls RENAME TO calls_1;
+ALTER TABLE failures RENAME COLUMN passage TO item;
+{_TABLES}
+INSERT OR IGNORE INTO calls
+  SELECT prompt, model, round, attempt, '', CASE WHEN lower(finish) IN {CUT} THEN output_tokens ELSE 0 END, passage, step,
+  text, CASE WHEN lower(finish) IN {WHOLE} THEN 'stop' WHEN lower(finish) IN {CUT} THEN 'length' ELSE finish END,
+  prompt_tokens, output_tokens FROM calls_1;
+INSERT OR REPLACE INTO totals SELECT '.earlier', count(*) FROM calls;
+DROP TABLE calls_1;
+"""
+"""From format 1, whose keys held the passage's id, and neither settings nor limit: its replies count under any settings (''), and
+those that were cut count as cut at their own length, which was the limit. Of passages with the same prompt one reply stays."""
+EARLIER = "earlier"
+"""The mark of replies that an earlier version of this format wrote: their number."""
 _ADD = "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
 
 
@@ -106,29 +125,48 @@ class Ledger:
         (application,) = self._reader.execute("PRAGMA application_id").fetchone()
         (schema,) = self._reader.execute("PRAGMA user_version").fetchone()
         (tables,) = self._reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        ours, current = not tables or application == APPLICATION, not tables or schema == SCHEMA
-        require(ours, f"{self.path} is an SQLite file of another program; give another --ledger")
-        require(current, f"{self.path} has ledger format {schema}, this program writes {SCHEMA}; give another --ledger")
-        self._reader.executescript(f"BEGIN; PRAGMA application_id={APPLICATION}; PRAGMA user_version={SCHEMA}; {_TABLES} COMMIT;")
+        require(
+            not tables or application == APPLICATION, f"{self.path} is an SQLite file of another program; give another --ledger"
+        )
+        known = not tables or schema in (1, SCHEMA)
+        require(
+            known, f"{self.path} has ledger format {schema}, this program reads 1 and {SCHEMA}; use the program that wrote it"
+        )
+        statements = _FROM_1 if tables and schema == 1 else _TABLES
+        try:
+            self._reader.executescript(
+                f"BEGIN IMMEDIATE; {statements} PRAGMA application_id={APPLICATION}; PRAGMA user_version={SCHEMA}; COMMIT;"
+            )
+        except sqlite3.Error:
+            self._reader.execute("ROLLBACK") if self._reader.in_transaction else None
+            raise
 
-    def find(self, call: Call, model: str) -> Reply | None:
-        """The durable reply to a call, if there is one."""
+    def find(self, call: Call, generation: Generation, cut: bool = False) -> Reply | None:
+        """The durable reply to a call, if there is one.
+
+        Args:
+          cut: also a text that was cut at a smaller limit than today's.
+        """
         # The reader is a connection of its own, so it sees nothing that is not committed yet.
         row = self._reader.execute(
-            "SELECT text, finish, prompt_tokens, output_tokens FROM calls"
-            " WHERE passage=? AND step=? AND round=? AND attempt=? AND prompt=? AND model=?",
-            call.key(model),
+            "SELECT text, finish, prompt_tokens, output_tokens, max_new_tokens FROM calls"
+            " WHERE prompt=? AND model=? AND round=? AND attempt=? AND settings IN (?, '') ORDER BY settings DESC LIMIT 1",
+            call.key(generation),
         ).fetchone()
-        return None if row is None else Reply(row[0], row[1], Usage(row[2], row[3]))
+        if row is None:
+            return None
+        reply = Reply(row[0], row[1], Usage(row[2], row[3]))
+        return reply if cut or reply.serves(row[4], generation.max_new_tokens) else None
 
-    async def put(self, call: Call, model: str, reply: Reply) -> None:
+    async def put(self, call: Call, generation: Generation, reply: Reply) -> None:
         """Returns once the reply is durable.
 
         Raises:
           DataError: it cannot be written (a full disk, say).
         """
         used = reply.usage
-        values = (*call.key(model), reply.text, reply.finish, used.prompt, used.output)
+        about = (generation.max_new_tokens, call.item, call.step)
+        values = (*call.key(generation), *about, reply.text, reply.finish, used.prompt, used.output)
         totals = {
             "prompt_tokens": used.prompt,
             "output_tokens": used.output,
@@ -136,8 +174,8 @@ class Ledger:
             f"{call.step}_prompt_tokens": used.prompt,
             f"{call.step}_output_tokens": used.output,
         }
-        # REPLACE: a passage that stands in the corpus twice may be asked for twice at once.
-        await asyncio.wrap_future(self._add("INSERT OR REPLACE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?)", values, totals))
+        # REPLACE: a text that was cut is asked for again under a larger limit.
+        await asyncio.wrap_future(self._add("INSERT OR REPLACE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", values, totals))
 
     def add_failure(self, call: Call, reason: str, used: Usage) -> None:
         """Notes a request that was sent and gave no usable reply; its (estimated) tokens count as spent."""
@@ -208,7 +246,8 @@ class Ledger:
             connection.execute("COMMIT")
             self.commits += 1
             return None
-        except sqlite3.Error as error:
+        # The others are values that SQLite cannot hold: if they ended this thread, the run would hang.
+        except (sqlite3.Error, ValueError, OverflowError) as error:
             return DataError(
                 f"{self.path} cannot be written ({error}); what it holds is whole: make room and give the same command again"
             )

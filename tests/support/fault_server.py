@@ -47,6 +47,7 @@ class Arrival:
     prompt: str
     authorization: str
     at: float
+    body: dict
 
 
 def sentences(passage: str) -> str:
@@ -67,15 +68,22 @@ def plain_text(arrival: Arrival) -> str:
 
 
 class FaultServer:
-    """Attributes: url; arrivals; fault, text: what to do with a request and what to answer, to be replaced by a test."""
+    """Attributes: url; arrivals; fault, text: what to do with a request and what to answer, to be replaced by a test.
+
+    raw: what is written in place of HTTP where the fault is "raw"; refuse: an error (status, its body) for a request, or None;
+    shape: the completion as it is sent, made from the usual one.
+    """
 
     def __init__(self, log: Path | None = None, latency: float = 0.0, stall: float = 30.0, model: str = "tiny") -> None:
         self.latency, self.stall, self.model = latency, stall, model
         self.fault: Callable[[Arrival], str | None] = lambda arrival: None
         self.text: Callable[[Arrival], str] = plain_text
+        self.refuse: Callable[[Arrival], tuple[int, object] | None] = lambda arrival: None
+        self.shape: Callable[[Arrival, dict], object] = lambda arrival, completion: completion
         self.arrivals: list[Arrival] = []
         self.seen: Counter[str] = Counter()
         self.headers = {"Retry-After": "0.2"}
+        self.raw = b""
         self.finish = "stop"
         self.in_flight = self.most_in_flight = 0
         self._log = open(log, "a") if log else None  # noqa: SIM115 (as long as the server)
@@ -128,12 +136,18 @@ class FaultServer:
             self._log.flush()
         self.arrivals.append(arrival)
         await asyncio.sleep(self.latency)
-        body = json.dumps(self._completion(arrival, fault)).encode()
+        if refused := self.refuse(arrival):
+            return web.json_response(refused[1], status=refused[0])
+        body = json.dumps(self.shape(arrival, self._completion(arrival, fault))).encode()
         if fault == "silence":
             await asyncio.sleep(self.stall)
         elif fault == "reset":
             if request.transport is not None:  # the client may be dead already
                 request.transport.abort()
+        elif fault == "raw":
+            if request.transport is not None:
+                request.transport.write(self.raw)
+                request.transport.close()
         elif fault == "truncated":
             body = body[: len(body) // 2]
         elif fault == "html":
@@ -169,7 +183,9 @@ class FaultServer:
         key = request.headers["Idempotency-Key"]
         nth = self.seen[key]
         self.seen[key] += 1
-        return Arrival(key, nth, step, language, passage, prompt, request.headers.get("Authorization", ""), time.monotonic())
+        return Arrival(
+            key, nth, step, language, passage, prompt, request.headers.get("Authorization", ""), time.monotonic(), body
+        )
 
     def _completion(self, arrival: Arrival, fault: str | None) -> dict:
         text = "" if fault == "empty" else self.text(arrival)

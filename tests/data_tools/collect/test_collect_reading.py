@@ -10,6 +10,7 @@ import zstandard
 
 from data_tools.collect.reading import Document, Unreadable, list_shards, read_documents
 from data_tools.collect.settings import ReadingConfig
+from data_tools.unify.passages import content_id
 from huatuo_jax.errors import ConfigError, DataError
 
 TEXTS = ["发热是感染常见的症状。", "A fever is a common sign of infection.", "腹痛三天。\n伴呕吐。"]
@@ -137,3 +138,19 @@ def test_small_text_files_share_shards_and_others_have_their_own(tmp_path):
     sizes = sorted(len(shard.files) for shard in shards)
     assert sizes == [1, 1, 10, 10, 10]
     assert len({shard.name for shard in shards}) == 5
+
+
+def test_ids_of_rows_without_one_follow_their_content(tmp_path):
+    """Not the place: a row before them, another name, format or compression of the file leaves them; unify's ids are the same."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    rows = [{"text": text, "title": title} for text, title in zip(TEXTS, ["甲", "", "丙"], strict=True)]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (tmp_path / "a" / "first.jsonl").write_text("".join(lines))
+    (tmp_path / "b" / "other.jsonl.gz").write_bytes(gzip.compress("".join(["\n", '"new"\n', *lines[1:]]).encode()))
+    (tmp_path / "c" / "third.json").write_text(json.dumps(rows))
+    ids = {name: {document.text: document.id for document in read(tmp_path / name)[0]} for name in ("a", "b", "c")}
+    assert len(set(ids["a"].values())) == 3
+    assert ids["a"] == ids["c"]
+    assert {text: ids["b"][text] for text in TEXTS[1:]} == {text: ids["a"][text] for text in TEXTS[1:]}
+    assert ids["a"] == {row["text"]: content_id(row["text"], row["title"]) for row in rows}

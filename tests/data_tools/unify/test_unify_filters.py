@@ -177,3 +177,128 @@ def test_a_long_text_with_a_short_answer_shows_in_the_report():
 )
 def test_labels_quotation_marks_and_reasoning_are_taken_off(text, expected):
     assert bare_text(text, "question") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("**问题：** 为什么？", "为什么？"),
+        ("**问题**：为什么？", "为什么？"),
+        ("Question: Why?", "Why?"),
+        ("1. Why?", "Why?"),
+        ('"Why?"', "Why?"),
+        ("1. **问题：** “为什么？”", "为什么？"),
+        ("### 问题\n为什么？", "为什么？"),
+        ("【问题】为什么？", "为什么？"),
+        ("Q: Why?\nA: Because.", "Why?"),
+        ("为什么缺铁？\n\n答案：因为失血。", "为什么缺铁？"),
+        ("问题：为什么缺铁？\n回答：因为失血。", "为什么缺铁？"),
+        ("**Question:** Why?\n\n**Answer:** Because.", "Why?"),
+        ("（1）为什么？", "为什么？"),
+        ("1、为什么？", "为什么？"),
+        ("- Why?", "Why?"),
+        ("Question 1: Why?", "Why?"),
+        ("问题一：为什么？", "为什么？"),
+        ("**Question: Why?**", "Why?"),
+        ("**Why?**", "Why?"),
+        ("Sure! Here is the question:\nWhy?", "Why?"),
+        ("好的，以下是问题：\n为什么？", "为什么？"),
+        ("1.5 mg of X is what?", "1.5 mg of X is what?"),
+        ("一、二级预防是什么？", "一、二级预防是什么？"),
+        ("1. Why?\n2. How?", "1. Why?\n2. How?"),
+        ("1型糖尿病怎么治？", "1型糖尿病怎么治？"),
+        ("Which drug?\nA: aspirin\nB: heparin", "Which drug?\nA: aspirin\nB: heparin"),
+        ('"Why" and "how"', '"Why" and "how"'),
+        ("「为什么？」", "为什么？"),
+        ("Question", "Question"),
+        ("Questions of iron are hard: why?", "Questions of iron are hard: why?"),
+        ("Q1: Why?", "Why?"),
+    ],
+)
+def test_a_question_is_freed_of_what_stands_around_it(text, expected):
+    assert bare_text(text, "question") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>\n\n</think>\n\n问题：为什么？", "为什么？"),
+        ("</think>\n\nWhy?", "Why?"),
+        ("<thinking>a</think>Why?", "Why?"),
+        ("**Thinking**\n\na\n\n**Answer**\n\nWhy?", "Why?"),
+        ("### 思考\n甲\n### 回答\n为什么？", "为什么？"),
+        ("Thought: a\nAnswer: Why?", "Why?"),
+        ("<think>a</think>\n\n---\n\nWhy?", "Why?"),
+        ("<|thinking|>a<|/thinking|>Why?", "Why?"),
+        ("<|channel|>final<|message|>Why?", "Why?"),
+        ("<|channel|>commentary<|message|>a<|end|>", None),
+        ("<|channel|>analysis<|message|>a<|end|>Why?", None),
+        ("<think>甲</think>\n\n<question>为什么？</question>", "为什么？"),
+        ("思考：甲\n\n问题：为什么？", "为什么？"),
+        ("<Think>\na\n</Think>\n**Question:** Why?", "Why?"),
+        ("<reflection>a</reflection>\nWhy?", "Why?"),
+        ("<longcat_think>a</longcat_think>Why?", "Why?"),
+        ("<｜begin▁of▁thinking｜>a<｜end▁of▁thinking｜>Why?", "Why?"),
+        ("<inner_monologue>a</inner_monologue>Why?", "Why?"),
+        ("<chain-of-thought>a</chain-of-thought>Why?", "Why?"),
+        ("<scratchpad>\na</scratchpad>\n\nWhy?", "Why?"),
+        ("Why?\n\n<think>Is it good? Yes.</think>", "Why?"),
+        ("Hm.</thinking>\nWhy?", "Why?"),
+        ("◁/think▷Why?", "Why?"),
+        ("嗯。◁/think▷为什么？", "为什么？"),
+        ("<thought>", None),
+        ("```\n<think>a</think>\nWhy?\n```", None),
+        ("What does the tag “<think>” mean in a prompt?", "What does the tag “<think>” mean in a prompt?"),
+        ("What is the <thinking> block for?", "What is the <thinking> block for?"),
+        ("Is <i>E. coli</i> common?", "Is <i>E. coli</i> common?"),
+        ("Why is Hb < 7 and reason > 3?", "Why is Hb < 7 and reason > 3?"),
+        ("1) **Question:** “Why?”", "Why?"),
+        ("Q：为什么？\nA：因为。", "为什么？"),
+        ("问：为什么？答：因为。", "为什么？"),
+        ("Why? Answer: Because.", "Why?"),
+        ("Why? **Answer:** Because.", "Why?"),
+        ("# Question\n\nWhy?\n\n# Answer\n\nBecause.", "Why?"),
+        ("Final answer: Why?", "Final answer: Why?"),
+    ],
+)
+def test_reasoning_and_labels_go_together(text, expected):
+    """None: the reasoning cannot be separated."""
+    assert bare_text(text, "question") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1. First.\n2. Second.", "1. First.\n2. Second."),
+        ("回答：因为。", "因为。"),
+        ("**Answer:** Because.", "Because."),
+        ("以下是常见问题：甲。", "以下是常见问题：甲。"),
+        ("A: aspirin; B: b", "A: aspirin; B: b"),
+        ("**答**：因为", "因为"),
+    ],
+)
+def test_an_answer_keeps_its_numbers_and_lists(text, expected):
+    assert bare_text(text, "answer") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "passage", "expected"),
+    [
+        ("Why is ferritin low in iron deficiency?", ENGLISH, None),
+        ("Why is ferritin low? Because iron is low.", ENGLISH, "question_answered"),
+        ("Why is ferritin low?\nFerritin falls first as stores are used.", ENGLISH, "question_answered"),
+        ("Why is ferritin low?\nPlease explain in detail.", ENGLISH, None),
+        ("Let me think about the passage first. Why?", ENGLISH, "thinking"),
+        ("Okay, the user wants a question. Why is iron low?", ENGLISH, "thinking"),
+        ("I am 30. My ferritin is low.\nWhat should I do?", ENGLISH, None),
+        ("问：为什么", ENGLISH, "language"),
+        ("为什么缺铁时铁蛋白低？因为储备先耗尽。", CHINESE, "question_answered"),
+        ("为什么缺铁时铁蛋白低？\n铁蛋白反映储备，缺铁时先下降。", CHINESE, "question_answered"),
+        ("我30岁，铁蛋白低。\n该怎么办？请详细说明。", CHINESE, None),
+        ("好的，用户想要一个问题。为什么缺铁？", CHINESE, "thinking"),
+        ("让我想想。为什么缺铁？", CHINESE, "thinking"),
+        ("用户友好的血糖仪有哪些？", CHINESE, None),
+    ],
+)
+def test_questions_that_answer_themselves_and_thoughts_without_a_mark(text, passage, expected):
+    assert reason("question", text, passage) == expected

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from huatuo_jax.chat_client.calls import Call
+from huatuo_jax.chat_client.calls import Call, Generation
 from tests.support.fault_server import KEY
 
 SERVER = Path(__file__).parents[2] / "support" / "fault_server.py"
@@ -73,12 +73,12 @@ class Killing:
     def durable(self) -> set[str]:
         """The keys of all calls that the ledger has an answer to."""
         with sqlite3.connect(self.folder / "pairs.ledger.sqlite") as ledger:
-            rows = ledger.execute("SELECT passage, step, round, attempt, prompt, model FROM calls").fetchall()
+            rows = ledger.execute("SELECT prompt, model, round, attempt, settings, max_new_tokens FROM calls").fetchall()
         calls = []
-        for passage, step, number, attempt, prompt, model in rows:
-            call = Call(passage, step, number, attempt, [])
+        for prompt, model, number, attempt, settings, limit in rows:
+            call = Call("", "", number, attempt, [])
             call.__dict__["prompt_hash"] = prompt
-            calls.append(call.identity(model))
+            calls.append(call.identity(Generation(model, limit, settings)))
         return set(calls)
 
     def kill_after(self, arrivals: int) -> None:

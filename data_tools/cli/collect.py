@@ -36,9 +36,10 @@ def collect_arguments(parser: Parser) -> None:
     domain = parser.add_argument_group("extract: which documents are of the domain")
     add_vocabulary(domain)
     domain.add_argument("--domain-model", type=local_path, metavar="FILE", help="made by `collect calibrate`; has a vocabulary")
-    score = "least score of a document, such as zh=0.08"
+    score = "least score of a document, such as zh=0.08; lzh is classical Chinese"
     domain.add_argument("--threshold", action="append", default=[], type=_threshold, metavar="LANGUAGE=SCORE", help=score)
-    domain.add_argument("--in-domain", action="append", default=[], metavar="SOURCE", help="keep all documents of this source")
+    whole = "keep all documents of this source (--in-domain is the same)"
+    domain.add_argument("--trusted", "--in-domain", action="append", default=[], metavar="SOURCE", dest="in_domain", help=whole)
     domain.add_argument("--any-domain", action="store_true", help="keep all documents of all sources")
 
     reading = parser.add_argument_group("read")
@@ -53,7 +54,10 @@ def collect_arguments(parser: Parser) -> None:
         help = f"characters of {text} passage (default {default})"
         passages.add_argument(flag, default=default, type=_window, metavar="MIN:MAX", help=help)
     passages.add_argument("--disable-rule", action="append", default=[], metavar="RULE", help="switch a cleaning rule off")
-    passages.add_argument("--no-mask", action="store_true", help="leave personal data as it is")
+    masks = passages.add_mutually_exclusive_group()
+    masks.add_argument("--no-mask", action="store_true", help="leave personal data as it is")
+    clinical = "also mask names, record numbers, addresses and dates in fields; this is not de-identification"
+    masks.add_argument("--clinical", action="store_true", help=clinical)
 
     copies = parser.add_argument_group("de-duplicate")
     copies.add_argument("--near-threshold", type=float, default=0.8, metavar="J", help="Jaccard index (default 0.8; 0: off)")
@@ -96,11 +100,17 @@ def collect(args: argparse.Namespace) -> Report:
     if not any(report["done_now"].values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
+    for source, share in report["losing"].items():
+        console.print(
+            f"{source}: {share:.0%} of its bytes are out of domain, though most of it is kept; read some (--keep-dropped). "
+            f"If all of it is of the domain, give --trusted {source}",
+            markup=False,
+        )
     # A misspelt source would change nothing, silently.
     named = {*config.in_domain, *config.source_priority}
     if unknown := sorted(named - set(report["sources"])):
         known = ", ".join(list(report["sources"])[:20])
-        console.print(f"no document is of {', '.join(unknown)} (--in-domain, --source-priority); the sources are {known}")
+        console.print(f"no document is of {', '.join(unknown)} (--trusted, --source-priority); the sources are {known}")
     console.print(f"{report['passages']:,} passages in {args.out / 'passages'}; report: {args.out / 'report.html'}", markup=False)
     return report
 
@@ -139,6 +149,7 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
         windows={"zh": args.window_zh, "en": args.window_en},
         clean=CleanRules(disabled=tuple(args.disable_rule)),
         mask=not args.no_mask,
+        clinical=args.clinical,
         near=NearDuplicates(args.near_threshold) if args.near_threshold else None,
         semantic=semantic,
         source_priority=tuple(map(canonical_source, filter(None, args.source_priority.split(",")))),
@@ -154,7 +165,7 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
     Raises:
       ConfigError: none, or two of them.
     """
-    from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_model, load_vocabularies
+    from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_classical, load_model, load_vocabularies
 
     vocabulary = bool(args.domain or args.vocabulary)
     if args.any_domain:
@@ -168,7 +179,8 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
         model = load_model(args.domain_model)
     else:
         require(vocabulary, "say which documents to keep: --domain NAME, --vocabulary FILE, --domain-model FILE or --any-domain")
-        model = DomainModel(load_vocabularies(args.domain, args.vocabulary), DEFAULT_THRESHOLDS)
+        terms = load_vocabularies(args.domain, args.vocabulary)
+        model = DomainModel(terms, DEFAULT_THRESHOLDS, load_classical(args.domain))
     return dataclasses.replace(model, thresholds={**model.thresholds, **dict(args.threshold)})
 
 
@@ -180,13 +192,13 @@ def to_overlap(args: argparse.Namespace) -> "Overlap":
 
 
 def _threshold(text: str) -> tuple[str, float]:
-    from data_tools.records.language import LANGUAGES
+    from data_tools.collect.domain import DEFAULT_THRESHOLDS
 
     language, _, score = text.partition("=")
     try:
-        return LANGUAGES[LANGUAGES.index(language)], float(score)
+        return list(DEFAULT_THRESHOLDS)[list(DEFAULT_THRESHOLDS).index(language)], float(score)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: give LANGUAGE=SCORE with one of {', '.join(LANGUAGES)}") from None
+        raise argparse.ArgumentTypeError(f"{text}: give LANGUAGE=SCORE with one of {', '.join(DEFAULT_THRESHOLDS)}") from None
 
 
 def _window(text: str) -> "Window":
@@ -252,7 +264,7 @@ def calibrate(args: argparse.Namespace) -> Report:
     huatuo-data collect raw/ --domain-model medicine.json --out passages
     """
     from data_tools.collect.calibrate import calibrate, draw_curve, read_labelled, to_report
-    from data_tools.collect.domain import load_vocabularies, save_model
+    from data_tools.collect.domain import load_classical, load_vocabularies, save_model
     from data_tools.records.importing import check_inputs
 
     check_inputs(args.files)
@@ -261,6 +273,7 @@ def calibrate(args: argparse.Namespace) -> Report:
     print_left_out(console, vocabulary.left_out)
     sample = read_labelled(args.files, args.text_field, args.label_field, args.group_field)
     model, results = calibrate(sample, vocabulary, args.learn)
+    model = dataclasses.replace(model, learned={**load_classical(args.domain), **model.learned})
     save_model(model, args.out)
     _print_results(console, results)
     for language, result in results.items():

@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.collect.clean import dropping_rule, mask_personal_data, remove_control_characters
+from data_tools.collect.clean import dropping_rule, remove_control_characters
 from data_tools.collect.domain import DomainModel, load_model
 from data_tools.collect.duplicates import PassageHashes
+from data_tools.collect.masks import mask_personal_data
 from data_tools.collect.reading import Document, Shard, Unreadable, read_documents
 from data_tools.collect.report import Statistics
 from data_tools.collect.settings import CollectConfig, Window
@@ -113,7 +114,7 @@ def passages_of(
     def masked(piece: str, count: bool = True) -> str:
         if not config.mask:
             return piece
-        piece, masks = mask_personal_data(piece)
+        piece, masks = mask_personal_data(piece, config.clinical)
         if count:
             statistics.mask(masks)
         return piece

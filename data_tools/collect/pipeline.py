@@ -15,6 +15,7 @@ key. Workers and engine change no byte of what is written.
 
 import contextlib
 import functools
+import itertools
 import json
 import shutil
 import time
@@ -286,12 +287,13 @@ def write_output(task: OutputTask) -> None:
         def staying() -> Iterator[dict[str, Any]]:
             of_shard = slice(task.first_number, task.first_number + task.rows)
             codes = read_npy(task.duplicates / "codes.npy")[of_shard]
-            copies = read_npy(task.duplicates / "kept_copies.npy")[of_shard]
-            for row, code, copy in zip(read_rows(task.first_stage.passages), codes, copies, strict=True):
+            ids = read_npy(task.duplicates / "kept_ids.npy")[of_shard] if config.keep_dropped else itertools.repeat(b"")
+            # Not strict: `repeat` has no end.
+            for row, code, id in zip(read_rows(task.first_stage.passages), codes, ids, strict=False):
                 if code == STAYS:
                     yield row
                 else:
-                    drop(row, REASONS[int(code)], {"copy_of": int(copy)})
+                    drop(row, REASONS[int(code)], {"copy_of": id.decode()})
 
         for row, hits in _with_questions(staying(), config):
             statistics.count(row["source"], "deduplicated", row["text"])

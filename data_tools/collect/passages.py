@@ -172,7 +172,7 @@ _PLACE = re.compile(
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Dr|Mr|Mrs|Ms|Prof|St|vs|cf|al|Fig|Figs|No|Nos|Vol|Eq|Ref|approx|ca|etc|Inc|Ltd|Jr|Sr|e\.g|i\.e)|\b[A-Z])$"
 )
-_LIST_ITEM = re.compile(r"[ \t　]*(?:[-*•·●▪◦]|[(（]?\d{1,3}[.)）、．]|[(（]?[一二三四五六七八九十]{1,3}[)）、．]|[①-⑳])")
+_LIST_ITEM = re.compile(r"[ \t　]{0,8}(?:[-*•·●▪◦]|[(（]?\d{1,3}[.)）、．]|[(（]?[一二三四五六七八九十]{1,3}[)）、．]|[①-⑳])")
 _ENDS_SENTENCE = ("。", "！", "？", "!", "?", "；", ";", ".", "…", "，", ",", "、", "”", '"', "）")
 _INTRODUCES = (":", "：")
 HEADING_CHARS = {"zh": 30, "en": 90}

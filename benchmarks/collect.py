@@ -25,9 +25,10 @@ from rich.table import Table
 from benchmarks.corpora import REAL, REPOSITORY
 from data_tools.cli import main as huatuo_data
 from data_tools.collect.clean import CleanRules, dropping_rule, remove_control_characters
+from data_tools.collect.decontaminate import ExamIndex, with_questions
 from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_vocabularies
 from data_tools.collect.duplicates import band_keys, candidate_pairs, content_digests, signatures
-from data_tools.collect.exams import ExamIndex, read_exams, with_questions
+from data_tools.collect.exams import read_exams
 from data_tools.collect.masks import mask_personal_data
 from data_tools.collect.ngrams import shingles
 from data_tools.collect.passages import passages_of, segment

@@ -6,21 +6,26 @@ takes rows with exam questions out of any files.
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from huatuo_jax.cli.arguments import Parser, local_path
+from huatuo_jax.cli.arguments import Parser, add_max_rejected, local_path
 from huatuo_jax.cli.console import Report, make_console, make_progress, print_table
 from huatuo_jax.config import require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from rich.console import Console
 
     from data_tools.collect.calibrate import LanguageResult
     from data_tools.collect.domain import DomainModel
+    from data_tools.collect.exams import Item
     from data_tools.collect.settings import CollectConfig, Overlap, Window
 
 
@@ -88,6 +93,8 @@ def collect(args: argparse.Namespace) -> Report:
     require(args.workers >= 1, f"--workers is {args.workers}; it must be at least 1")
     console = make_console(args.quiet)
     config, model = to_config(args), to_model(args)
+    if config.exams:
+        read_questions(console, config.exams)  # a file that is no exam is refused before any work
     if model is not None:
         print_left_out(console, model.vocabulary.left_out)
     with make_progress(console) as progress:
@@ -182,6 +189,22 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
         terms = load_vocabularies(args.domain, args.vocabulary)
         model = DomainModel(terms, DEFAULT_THRESHOLDS, load_classical(args.domain))
     return dataclasses.replace(model, thresholds={**model.thresholds, **dict(args.threshold)})
+
+
+def read_questions(console: "Console", exams: "Sequence[Path]") -> "list[Item]":
+    """The questions of exam files; says how many rows are none."""
+    from data_tools.collect.exams import read_exams
+
+    odd: list[str] = []
+    items = read_exams(exams, odd)
+    if odd:
+        console.print(
+            f"{len(odd):,} rows of the exams are no questions and are not looked for; the first: {odd[0]}", markup=False
+        )
+    without = sum(not item.options for item in items)
+    if without:
+        console.print(f"{without:,} of {len(items):,} exam questions have no options", markup=False)
+    return items
 
 
 def to_overlap(args: argparse.Namespace) -> "Overlap":
@@ -299,9 +322,10 @@ def _print_results(console: "Console", results: "dict[str, LanguageResult]") -> 
 def decontaminate_arguments(parser: Parser) -> None:
     """Declares the arguments of `decontaminate`."""
     parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
-    rows = "rows with `question` and perhaps `options`"
+    rows = "questions, perhaps with options, in any of the usual layouts"
     parser.add_argument("--exams", nargs="+", required=True, type=local_path, metavar="EXAMS", help=rows)
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the cleaned files")
+    add_max_rejected(parser)
     add_overlap(parser)
 
 
@@ -315,20 +339,21 @@ def decontaminate(args: argparse.Namespace) -> Report:
     Example:
     huatuo-data decontaminate sft.jsonl pairs.jsonl --exams exams/*.jsonl.xz --out clean
     """
-    from data_tools.collect.exams import ExamIndex, decontaminate_files, read_exams
+    from data_tools.collect.decontaminate import ExamIndex, decontaminate_files
     from data_tools.records.importing import check_inputs
     from huatuo_jax.io.files import full_disk_named
 
     check_inputs(args.files)
     check_inputs(args.exams)
     console = make_console(args.quiet)
-    index = ExamIndex(read_exams(args.exams), to_overlap(args))
+    index = ExamIndex(read_questions(console, args.exams), to_overlap(args))
     with full_disk_named(args.out), make_progress(console, "bytes") as progress:
         task = progress.add_task("decontaminate", total=sum(path.stat().st_size for path in args.files))
-        report = decontaminate_files(args.files, args.out, index, lambda count: progress.advance(task, count))
-    table = Table("file", "rows", "with exam questions")
+        on_read = functools.partial(progress.advance, task)
+        report = decontaminate_files(args.files, args.out, index, args.max_rejected, on_read)
+    table = Table("file", "rows", "with exam questions", "rejected")
     for name, counts in report["files"].items():
-        table.add_row(name, f"{counts['rows']:,}", f"{counts['contaminated']:,}")
+        table.add_row(name, f"{counts['rows']:,}", f"{counts['contaminated']:,}", f"{counts['rejected']:,}")
     print_table(console, table)
     if report["unusable_questions"]:
         console.print(f"{report['unusable_questions']:,} questions have no letters and were not looked for")

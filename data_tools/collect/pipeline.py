@@ -36,7 +36,7 @@ from huatuo_jax.io.jsonl import LineWriter, write_lines
 from huatuo_jax.io.tasks import OnDone, run_tasks
 
 if TYPE_CHECKING:
-    from data_tools.collect.exams import ExamIndex, Hit
+    from data_tools.collect.decontaminate import ExamIndex, Hit
 
 CONTAMINATED = "holds an exam question"
 
@@ -319,7 +319,7 @@ def _with_questions(rows: Iterator[dict[str, Any]], config: CollectConfig) -> It
     """Each passage with the exam questions that it holds."""
     if not config.exams:
         return ((row, ()) for row in rows)
-    from data_tools.collect.exams import with_questions
+    from data_tools.collect.decontaminate import with_questions
 
     return with_questions(rows, _exam_index(config.exams, config.overlap, " ".join(config.output_part()["exams"])))
 
@@ -327,6 +327,7 @@ def _with_questions(rows: Iterator[dict[str, Any]], config: CollectConfig) -> It
 @functools.lru_cache(maxsize=1)
 def _exam_index(exams: tuple[Path, ...], overlap: Overlap, hashes: str) -> "ExamIndex":
     """The index, built once a process; `hashes` changes with the files' content."""
-    from data_tools.collect.exams import ExamIndex, read_exams
+    from data_tools.collect.decontaminate import ExamIndex
+    from data_tools.collect.exams import read_exams
 
     return ExamIndex(read_exams(exams), overlap)

@@ -107,6 +107,10 @@ def collect(args: argparse.Namespace) -> Report:
     if not any(report["done_now"].values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
+    if report["not_read"]:
+        kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in report["not_read_suffixes"].items())
+        listed = f"listed in {args.out / 'quarantine.jsonl'}"
+        console.print(f"{report['not_read']:,} files of other kinds were not read ({kinds}); {listed}", markup=False)
     for source, share in report["losing"].items():
         console.print(
             f"{source}: {share:.0%} of its bytes are out of domain, though most of it is kept; read some (--keep-dropped). "

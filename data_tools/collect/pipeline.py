@@ -19,6 +19,7 @@ import itertools
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,7 @@ def collect(
             "shards": len(shards),
             **to_report(statistics),
             "not_read": len(listing.skipped),
+            "not_read_suffixes": dict(Counter(Path(path).suffix or "none" for path, _ in listing.skipped).most_common()),
             "candidate_pairs": read_json(duplicates.marker)["candidate_pairs"],
             "done_now": done_now,
             "seconds": seconds,

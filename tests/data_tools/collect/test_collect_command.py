@@ -322,6 +322,15 @@ def test_sources_are_named_as_rows_name_them_or_said_to_be_unknown(tmp_path, cap
     assert "no document is of no_such_source" in capsys.readouterr().out
 
 
+def test_files_of_other_kinds_are_named_on_the_console(tmp_path, capsys):
+    raw = corpus(tmp_path / "raw", files=1, rows=3)
+    for name in ("a.csv", "b.csv", "c.docx"):
+        (raw / name).write_text("x")
+    assert huatuo_data(["collect", *map(str, [raw, *SETTINGS, "--out", tmp_path / "out"])]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 files of other kinds were not read (.csv 2, .docx 1)" in shown and "quarantine.jsonl" in shown
+
+
 def test_a_source_of_the_domain_that_loses_much_is_named_and_may_be_trusted(tmp_path, capsys):
     # Rows of equal length: `most` loses one of 5, `some` 3 of 4 (not mostly of the domain), `all` nothing.
     counts = {"most": (4, 1), "some": (1, 3), "all": (3, 0)}

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.collect.ngrams import characters, ngrams, words
+from data_tools.collect.ngrams import CODE_POINTS, characters, ngrams, words
 from data_tools.records.language import LANGUAGES, fold, sample
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import read_json, sha256_json, write_json
@@ -146,65 +146,88 @@ def _weights(numbers: dict[str, float | None]) -> dict[str, float]:
 class TermDensity:
     """Covered share of a text, from 0 to 1: of its letters and digits in Chinese, of its words in English.
 
-    What terms of negative weight cover is taken off, down to 0. Terms are matched by Aho–Corasick automata, the longest first,
-    without overlaps: over characters in Chinese; over words in English, so that "rash" is not found in "crash".
-
-    Raises:
-      ConfigError: pyahocorasick is not installed.
+    What terms of negative weight cover is taken off, down to 0. Terms are matched from left to right, the longest first, without
+    overlaps: over characters in Chinese; over words in English, so that "rash" is not found in "crash".
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        try:
-            import ahocorasick
-        except ImportError as error:
-            raise ConfigError("matching terms needs pyahocorasick; pip install 'huatuo-jax[collect]'") from error
-        self._characters = ahocorasick.Automaton()
-        self._words = ahocorasick.Automaton(ahocorasick.STORE_ANY, ahocorasick.KEY_SEQUENCE)
-        self._word_numbers: dict[str, int] = {}
+        # Chinese: the first two characters of a term → (term, weighted letters) of those that begin so, the longest first. Where
+        # a term may begin is asked of all characters of a text at once: bit 1 for first characters, bit 2 for second ones.
+        self._by_beginning: dict[str, list[tuple[str, float]]] = {}
+        self._places = np.zeros(CODE_POINTS, np.uint8)
+        # English: the first word of a term → (the other words, weighted words), the longest first. A word and its regular plural
+        # are one: a vocabulary need not list plurals.
+        by_word: dict[str, dict[tuple[str, ...], float]] = {}
+        self._singulars: dict[str, str] = {}
         for term, weight in vocabulary.weights.items():
             if weight == 0:
                 continue
+            self._by_beginning.setdefault(term[:2], []).append((term, len(term) * weight))
+            self._places[ord(term[0])] |= 1
+            self._places[ord(term[1])] |= 2
             # An English term such as "heart failure" is a sequence of words; it is a sequence of characters too, for Chinese
             # texts use English terms.
-            words_of_term = _WORD.findall(term)
+            words_of_term = tuple(_WORD.findall(term))
             if _LATIN.search(term) and words_of_term and term.isascii():
-                self._words.add_word(tuple(map(self._word_number, words_of_term)), (len(words_of_term), weight))
-            self._characters.add_word(term, (len(term), weight, _is_latin(term[0]), _is_latin(term[-1])))
-        for automaton in (self._characters, self._words):
-            if len(automaton):
-                automaton.make_automaton()
+                singulars = tuple(map(self._singular, words_of_term))
+                by_word.setdefault(singulars[0], {})[singulars[1:]] = len(singulars) * weight
+        for of_beginning in self._by_beginning.values():
+            of_beginning.sort(key=lambda entry: -len(entry[0]))
+        self._by_word = {word: sorted(others.items(), key=lambda entry: -len(entry[0])) for word, others in by_word.items()}
 
     def score(self, text: str, language: str) -> float:
         """The density: of 我有高血压。 with the one term 高血压, 3 letters of 5."""
         folded = fold(text)
         if language == "zh":
             total = len(_UNCOUNTED.sub("", folded))
-            return max(0.0, self._covered_characters(folded) / total) if total and len(self._characters) else 0.0
+            return max(0.0, self._covered_characters(folded) / total) if total else 0.0
         words_of_text = _WORD.findall(folded)
-        if not words_of_text or not len(self._words):
-            return 0.0
-        # "two rashes" with the term rash (word 1, of which rashes is no regular plural) is (0, 0), "two rash" (0, 1).
-        get = self._word_numbers.get
-        numbers = tuple([get(word, 0) for word in words_of_text])
-        covered = sum(count * weight for _, (count, weight) in self._words.iter_long(numbers))
-        return max(0.0, covered / len(words_of_text))
+        return max(0.0, self._covered_words(words_of_text) / len(words_of_text)) if words_of_text else 0.0
 
     def _covered_characters(self, text: str) -> float:
         """Weighted letters that terms cover. A term that begins or ends with a Latin letter needs a word boundary there."""
-        return sum(
-            length * weight
-            for end, (length, weight, latin_start, latin_end) in self._characters.iter_long(text)
-            if not (latin_start and end >= length and _is_latin(text[end - length]))
-            and not (latin_end and end + 1 < len(text) and _is_latin(text[end + 1]))
-        )
+        places = self._places[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
+        covered, free = 0.0, 0
+        for start in np.flatnonzero((places[:-1] & 1) & (places[1:] >> 1)).tolist():
+            if start < free:
+                continue
+            for term, letters in self._by_beginning.get(text[start : start + 2], ()):
+                end = start + len(term)
+                if text.startswith(term, start) and not (_joined(text, start) or _joined(text, end)):
+                    covered += letters
+                    free = end
+                    break
+        return covered
 
-    def _word_number(self, word: str) -> int:
-        """Number of a word from 1; its regular plural has the same, unless that is a word of its own."""
-        # allergy and allergies are one number, and so are drug and drugs: a vocabulary need not list plurals.
-        number = self._word_numbers.setdefault(word, len(self._word_numbers) + 1)
+    def _covered_words(self, words_of_text: Sequence[str]) -> float:
+        """Weighted words that terms cover."""
+        singular = self._singulars.get
+        # "two rashes" with the term rash is [None, "rash"]: words of no term are None.
+        known = [singular(word) for word in words_of_text]
+        covered, free = 0.0, 0
+        for start, word in [(i, word) for i, word in enumerate(known) if word is not None]:
+            if start < free:
+                continue
+            for others, count in self._by_word.get(word, ()):
+                end = start + 1 + len(others)
+                if tuple(known[start + 1 : end]) == others:
+                    covered += count
+                    free = end
+                    break
+        return covered
+
+    def _singular(self, word: str) -> str:
+        """The word itself; its regular plural counts as it from now on, unless that is a word of its own."""
+        # allergy and allergies are one, and so are drug and drugs.
+        singular = self._singulars.setdefault(word, word)
         if len(word) > 3 and not word.endswith("s"):
-            self._word_numbers.setdefault(word[:-1] + "ies" if word.endswith("y") else word + "s", number)
-        return number
+            self._singulars.setdefault(word[:-1] + "ies" if word.endswith("y") else word + "s", singular)
+        return singular
+
+
+def _joined(text: str, place: int) -> bool:
+    """Whether two Latin letters or digits meet before this place: "hiv" ends in the middle of "shiver"."""
+    return 0 < place < len(text) and _is_latin(text[place - 1]) and _is_latin(text[place])
 
 
 def _is_latin(character: str) -> bool:
@@ -300,7 +323,7 @@ class DomainModel:
             kept = score >= self.thresholds.get(CLASSICAL, 0.0)
         return kept, score
 
-    # The automata are built when the first text is scored: a model is also loaded only to be named.
+    # The tables are built when the first text is scored: a model is also loaded only to be named.
     @functools.cached_property
     def _density(self) -> TermDensity:
         return TermDensity(self.vocabulary)

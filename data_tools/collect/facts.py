@@ -9,7 +9,7 @@ scattered words, in their order, in a title that somebody reworded, in lines tha
   number    all that either has beyond the other is numbers, and both have some.
 
 A reworded title over the same body is none of these: its new words are not in the body. The title is the passage's own or its
-document's; without one, the first line of several. Next to read: `duplicates.py`.
+document's; without one, the first line of several, or the first clause. Next to read: `duplicates.py`.
 """
 
 import re
@@ -26,6 +26,8 @@ STRETCH = 4
 """3-grams in a row that the other passage lacks: a replaced word alone gives 3."""
 PAIRS_AT_ONCE = 10_000
 _NUMBER = re.compile(r"\d+")
+_OPENING = re.compile(r"[^。：:？?！!；;.]{2,60}[。：:？?！!；;.](?=.{10})", re.DOTALL)
+"""The first clause of a text of one line, up to which it says what it is about."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class Passage:
         if self.title:
             return self.title, self.text
         first, _, rest = self.text.partition("\n")
-        return (first, rest) if rest.strip() else ("", self.text)
+        if rest.strip():
+            return first, rest
+        match = _OPENING.match(self.text)
+        return (self.text[: match.end()], self.text[match.end() :]) if match else ("", self.text)
 
 
 def different_facts(pairs: np.ndarray, passages: Sequence[Passage]) -> np.ndarray:

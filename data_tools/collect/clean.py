@@ -10,13 +10,13 @@ ordinary sentences use too.
 import functools
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_tools.collect.ngrams import runs
+from data_tools.collect.ngrams import CODE_POINTS, runs
 from data_tools.records.language import LANGUAGES, fold, other_script_share
 from huatuo_jax.config import require
 
@@ -33,6 +33,7 @@ _BAD_CHARACTER = re.compile(
 _ENTITY = re.compile(r"&(?:#\d{2,6}|#[xX][0-9a-fA-F]{2,5}|[A-Za-z]{2,8}\d{0,2});")
 _RULED = re.compile(r"[\s|]|[-=_]{2,}")
 """Space, and the lines that a table is drawn with."""
+_LATIN_WORD = re.compile(r"[a-z]{3}")
 _LIST_MARK = re.compile(r"^[\s\d\W]+")
 LIST_LINES, LIST_LINE_LENGTH = 3, 120
 """A list has so many lines at least, of so many characters at most."""
@@ -106,7 +107,44 @@ def repetition(text: str) -> float:
 def phrases_in(text: str, kind: str) -> list[str]:
     """The phrases of a kind ("advertising" or "boilerplate") that a text holds, both languages; English ones as whole words."""
     lowered = _lowered(text)
-    return [phrase for phrase in load_phrases(kind) if phrase in lowered and _as_whole_words(phrase).search(lowered)]
+    return [phrase for phrase in _worth_a_look(kind, lowered) if phrase in lowered and _as_whole_words(phrase).search(lowered)]
+
+
+def _worth_a_look(kind: str, lowered: str) -> Sequence[str]:
+    """The phrases that a text may hold, by their first two characters; to search for each of them takes longer."""
+    chinese, english = _by_beginning(kind)
+    if lowered.isascii():
+        return english
+    held = [phrase for beginning in _beginnings(lowered) if beginning in chinese for phrase in chinese[beginning]]
+    return [*held, *english] if _LATIN_WORD.search(lowered) else held
+
+
+@functools.lru_cache(maxsize=1)
+def _beginnings(lowered: str) -> set[str]:
+    """Pairs of characters of a text with which Chinese phrases may begin; as `_lowered`, for both kinds."""
+    places = _places()[np.frombuffer(lowered.encode("utf-32-le", "surrogatepass"), np.uint32)]
+    return {lowered[i : i + 2] for i in np.flatnonzero((places[:-1] & 1) & (places[1:] >> 1)).tolist()}
+
+
+@functools.cache
+def _places() -> np.ndarray:
+    """Per code point: bit 1 for the first characters of Chinese phrases, bit 2 for the second ones. uint8 [CODE_POINTS]."""
+    table = np.zeros(CODE_POINTS, np.uint8)
+    for first, second in [beginning for kind in ("advertising", "boilerplate") for beginning in _by_beginning(kind)[0]]:
+        table[ord(first)] |= 1
+        table[ord(second)] |= 2
+    return table
+
+
+@functools.cache
+def _by_beginning(kind: str) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """First two characters → Chinese phrases that begin so; and the English ones: in ASCII, with a word in Latin letters."""
+    english = tuple(phrase for phrase in load_phrases(kind) if phrase.isascii() and _LATIN_WORD.search(phrase))
+    chinese: dict[str, list[str]] = {}
+    for phrase in load_phrases(kind):
+        if phrase not in english:
+            chinese.setdefault(phrase[:2], []).append(phrase)
+    return chinese, english
 
 
 @functools.cache
@@ -137,18 +175,21 @@ def _too_short(text: str, language: str, rules: CleanRules) -> bool:
 
 def _garble(text: str, language: str, rules: CleanRules) -> bool:
     # U+FFFD, private use, and what UTF-8 becomes when it is read as GBK (锟斤拷) or as Latin-1 (Ã©, â€œ).
-    bad = sum(len(match) for match in _BAD_CHARACTER.findall(text))
+    bad = 0 if text.isascii() else sum(len(match) for match in _BAD_CHARACTER.findall(text))
     return bad > rules.max_bad_characters * len(text)
 
 
 def _no_prose(text: str, language: str, rules: CleanRules) -> bool:
     # "| p | 0.3 | 17 |" has 6 characters beside spaces and rules, and one of them is a letter: 1 < 0.3 · 6.
+    letters = len(_NOT_LETTERS.sub("", text))
+    if letters >= rules.min_letters * len(text):
+        return False  # whatever is spaces and rules; true of nearly all texts, and saves the slower search
     dense = len(_RULED.sub("", text))
-    return dense > 0 and len(_NOT_LETTERS.sub("", text)) < rules.min_letters * dense
+    return dense > 0 and letters < rules.min_letters * dense
 
 
 def _wrong_script(text: str, language: str, rules: CleanRules) -> bool:
-    return other_script_share(text) > rules.max_other_script
+    return not text.isascii() and other_script_share(text) > rules.max_other_script
 
 
 def _links(text: str, language: str, rules: CleanRules) -> bool:

@@ -151,9 +151,10 @@ class TermDensity:
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        # Chinese: the first two characters of a term → (term, weighted letters) of those that begin so, the longest first. Where
-        # a term may begin is asked of all characters of a text at once: bit 1 for first characters, bit 2 for second ones.
-        self._by_beginning: dict[str, list[tuple[str, float]]] = {}
+        # Chinese: the first two characters of a term → (term, its length, weighted letters, whether a Latin letter begins or ends
+        # it) of those that begin so, the longest first. Where a term may begin is asked of all characters of a text at once:
+        # bit 1 for first characters, bit 2 for second ones.
+        self._by_beginning: dict[str, list[tuple[str, int, float, bool]]] = {}
         self._places = np.zeros(CODE_POINTS, np.uint8)
         # English: the first word of a term → (the other words, weighted words), the longest first. A word and its regular plural
         # are one: a vocabulary need not list plurals.
@@ -162,7 +163,8 @@ class TermDensity:
         for term, weight in vocabulary.weights.items():
             if weight == 0:
                 continue
-            self._by_beginning.setdefault(term[:2], []).append((term, len(term) * weight))
+            latin = _is_latin(term[0]) or _is_latin(term[-1])
+            self._by_beginning.setdefault(term[:2], []).append((term, len(term), len(term) * weight, latin))
             self._places[ord(term[0])] |= 1
             self._places[ord(term[1])] |= 2
             # An English term such as "heart failure" is a sequence of words; it is a sequence of characters too, for Chinese
@@ -172,7 +174,7 @@ class TermDensity:
                 singulars = tuple(map(self._singular, words_of_term))
                 by_word.setdefault(singulars[0], {})[singulars[1:]] = len(singulars) * weight
         for of_beginning in self._by_beginning.values():
-            of_beginning.sort(key=lambda entry: -len(entry[0]))
+            of_beginning.sort(key=lambda entry: -entry[1])
         self._by_word = {word: sorted(others.items(), key=lambda entry: -len(entry[0])) for word, others in by_word.items()}
 
     def score(self, text: str, language: str) -> float:
@@ -187,13 +189,13 @@ class TermDensity:
     def _covered_characters(self, text: str) -> float:
         """Weighted letters that terms cover. A term that begins or ends with a Latin letter needs a word boundary there."""
         places = self._places[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
-        covered, free = 0.0, 0
+        covered, free, terms_of = 0.0, 0, self._by_beginning.get
         for start in np.flatnonzero((places[:-1] & 1) & (places[1:] >> 1)).tolist():
             if start < free:
                 continue
-            for term, letters in self._by_beginning.get(text[start : start + 2], ()):
-                end = start + len(term)
-                if text.startswith(term, start) and not (_joined(text, start) or _joined(text, end)):
+            for term, length, letters, latin in terms_of(text[start : start + 2], ()):
+                end = start + length
+                if text.startswith(term, start) and not (latin and (_joined(text, start) or _joined(text, end))):
                     covered += letters
                     free = end
                     break

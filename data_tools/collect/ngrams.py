@@ -103,11 +103,13 @@ def ngrams(units: HashedRows, n: int) -> HashedRows:
 
 def runs(values: np.ndarray, n: int) -> np.ndarray:
     """A number for each run of n values, equal for equal runs: a polynomial in them, uint64 [max(0, len - n + 1)]."""
-    count = max(0, len(values) - n + 1)
-    combined = np.zeros(count, np.uint64)
-    for i in range(n):
-        combined = combined * _PRIME + values[i : i + count]
-    return combined
+    # A run of 12 is two of 6, each two of 3, each one of 1 and one of 2: four products in place of twelve.
+    if n == 1:
+        return values
+    count, half = max(0, len(values) - n + 1), n // 2
+    first = runs(values, half)
+    rest = first if 2 * half == n else runs(values, n - half)
+    return first[:count] * np.uint64(pow(int(_PRIME), n - half, 1 << 64)) + rest[half : half + count]
 
 
 def shingles(texts: Sequence[str], n: int = 3) -> HashedRows:

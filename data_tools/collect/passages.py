@@ -137,8 +137,9 @@ def passages_of(
     title = given_title or (_first_heading(text, language) if len(bounds) > 1 else "")
     for number, (start, end) in enumerate(bounds):
         piece, id = text[start:end].strip(), f"{document.id}-{number}"
-        # A Chinese document may quote a page of English: its passages have languages of their own.
-        if rule := dropping_rule(piece, language_of(piece) if len(bounds) > 1 else language, config.clean):
+        # A Chinese document may quote a page of English: its passages have languages of their own. Only `too_short` asks.
+        is_short = len(piece) < max(config.clean.min_chars_zh, config.clean.min_chars_en)
+        if rule := dropping_rule(piece, language_of(piece) if len(bounds) > 1 and is_short else language, config.clean):
             drop(rule, piece, id)
             continue
         piece = masked(piece)

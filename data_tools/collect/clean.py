@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.collect.ngrams import CODE_POINTS, runs
+from data_tools.collect.ngrams import Beginnings, runs
 from data_tools.records.language import LANGUAGES, fold, other_script_share
 from huatuo_jax.config import require
 
@@ -122,18 +122,12 @@ def _worth_a_look(kind: str, lowered: str) -> Sequence[str]:
 @functools.lru_cache(maxsize=1)
 def _beginnings(lowered: str) -> set[str]:
     """Pairs of characters of a text with which Chinese phrases may begin; as `_lowered`, for both kinds."""
-    places = _places()[np.frombuffer(lowered.encode("utf-32-le", "surrogatepass"), np.uint32)]
-    return {lowered[i : i + 2] for i in np.flatnonzero((places[:-1] & 1) & (places[1:] >> 1)).tolist()}
+    return {lowered[place : place + 2] for place in _chinese_phrases().places(lowered)}
 
 
 @functools.cache
-def _places() -> np.ndarray:
-    """Per code point: bit 1 for the first characters of Chinese phrases, bit 2 for the second ones. uint8 [CODE_POINTS]."""
-    table = np.zeros(CODE_POINTS, np.uint8)
-    for first, second in [beginning for kind in ("advertising", "boilerplate") for beginning in _by_beginning(kind)[0]]:
-        table[ord(first)] |= 1
-        table[ord(second)] |= 2
-    return table
+def _chinese_phrases() -> Beginnings:
+    return Beginnings(beginning for kind in ("advertising", "boilerplate") for beginning in _by_beginning(kind)[0])
 
 
 @functools.cache

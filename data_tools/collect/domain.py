@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.collect.ngrams import CODE_POINTS, characters, ngrams, words
+from data_tools.collect.ngrams import Beginnings, characters, ngrams, words
 from data_tools.records.language import LANGUAGES, fold, sample
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import read_json, sha256_json, write_json
@@ -152,10 +152,8 @@ class TermDensity:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         # Chinese: the first two characters of a term → (term, its length, weighted letters, whether a Latin letter begins or ends
-        # it) of those that begin so, the longest first. Where a term may begin is asked of all characters of a text at once:
-        # bit 1 for first characters, bit 2 for second ones.
+        # it) of those that begin so, the longest first.
         self._by_beginning: dict[str, list[tuple[str, int, float, bool]]] = {}
-        self._places = np.zeros(CODE_POINTS, np.uint8)
         # English: the first word of a term → (the other words, weighted words), the longest first. A word and its regular plural
         # are one: a vocabulary need not list plurals.
         by_word: dict[str, dict[tuple[str, ...], float]] = {}
@@ -165,14 +163,13 @@ class TermDensity:
                 continue
             latin = _is_latin(term[0]) or _is_latin(term[-1])
             self._by_beginning.setdefault(term[:2], []).append((term, len(term), len(term) * weight, latin))
-            self._places[ord(term[0])] |= 1
-            self._places[ord(term[1])] |= 2
             # An English term such as "heart failure" is a sequence of words; it is a sequence of characters too, for Chinese
             # texts use English terms.
             words_of_term = tuple(_WORD.findall(term))
             if _LATIN.search(term) and words_of_term and term.isascii():
                 singulars = tuple(map(self._singular, words_of_term))
                 by_word.setdefault(singulars[0], {})[singulars[1:]] = len(singulars) * weight
+        self._beginnings = Beginnings(self._by_beginning)
         for of_beginning in self._by_beginning.values():
             of_beginning.sort(key=lambda entry: -entry[1])
         self._by_word = {word: sorted(others.items(), key=lambda entry: -len(entry[0])) for word, others in by_word.items()}
@@ -188,9 +185,8 @@ class TermDensity:
 
     def _covered_characters(self, text: str) -> float:
         """Weighted letters that terms cover. A term that begins or ends with a Latin letter needs a word boundary there."""
-        places = self._places[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
         covered, free, terms_of = 0.0, 0, self._by_beginning.get
-        for start in np.flatnonzero((places[:-1] & 1) & (places[1:] >> 1)).tolist():
+        for start in self._beginnings.places(text):
             if start < free:
                 continue
             for term, length, letters, latin in terms_of(text[start : start + 2], ()):

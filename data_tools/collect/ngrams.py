@@ -10,7 +10,7 @@ across workers. Next to read: `duplicates.py`, `exams.py`.
 
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,6 +110,28 @@ def runs(values: np.ndarray, n: int) -> np.ndarray:
     first = runs(values, half)
     rest = first if 2 * half == n else runs(values, n - half)
     return first[:count] * np.uint64(pow(int(_PRIME), n - half, 1 << 64)) + rest[half : half + count]
+
+
+class Beginnings:
+    """Where in a text one of many terms may begin, asked of all places at once.
+
+    A table of 65,536 hashes of the first two characters of each term: of 2,500 terms, one place in 30 is named wrongly, none is
+    missed. What is named must be looked at; what is not, need not.
+    """
+
+    def __init__(self, terms: Iterable[str]) -> None:
+        self._table = np.zeros(1 << 16, bool)
+        for term in terms:
+            self._table[self._hashes(term[:2])] = True
+
+    def places(self, text: str) -> list[int]:
+        """Places, ascending."""
+        return np.flatnonzero(self._table[self._hashes(text)]).tolist()
+
+    @staticmethod
+    def _hashes(text: str) -> np.ndarray:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        return (codes[:-1] * np.uint32(40503) ^ codes[1:]) & np.uint32(0xFFFF)
 
 
 def shingles(texts: Sequence[str], n: int = 3) -> HashedRows:

@@ -6,8 +6,9 @@
     python -m benchmarks.collect --only workers               # 2 workers against 1, and the ratio; needs an idle machine
 
 Steps are measured one after the other on the same texts in one process, in CPU seconds, so that other work on the machine blurs
-them less; MB are of UTF-8 text before the step. `workers` runs the whole command with one worker and with two, by the clock.
-`benchmarks.scale --rates rates.json` works out core-hours from the steps.
+them less; MB are of UTF-8 text before the step. `workers` runs the whole command with one worker and with two, by the clock. What
+must hold: each step works on exactly what `collect` gives it. Next to read: `benchmarks.scale --rates rates.json`, which works
+out core-hours from the steps.
 """
 
 import argparse
@@ -62,6 +63,7 @@ def batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     """CPU seconds of a call, and its result."""
+    # Not the clock: on a shared machine it measures the neighbours too.
     began = time.process_time()
     result = work()
     return time.process_time() - began, result
@@ -74,6 +76,7 @@ def measure_steps(documents: Sequence[Document], model: DomainModel, index: Exam
     texts = [document.text for document in documents]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     languages = [language_of(text) for text in texts]
+    # Automata of terms are built at the first text; that happens once a run, so it belongs to no step's rate.
     model.score("warm up", "en")
     pieces = list(itertools.chain.from_iterable(cut(t, lang, config) for t, lang in zip(texts, languages, strict=True)))
     of_pieces = [language_of(piece) for piece in pieces]
@@ -97,6 +100,7 @@ def measure_steps(documents: Sequence[Document], model: DomainModel, index: Exam
             for i, piece in enumerate(cut(text, lang, config))
         ]
         steps["decontaminate"] = lambda: list(with_questions(iter(rows), index))
+    # All rates are over the raw megabytes, so that they add up to the rate of the stage.
     rates = {"read .jsonl.zst": megabytes / max(seconds, 1e-9)}
     return rates | {name: megabytes / max(cpu_seconds(work)[0], 1e-9) for name, work in steps.items()}
 
@@ -128,6 +132,7 @@ def measure_minhash(texts: Sequence[str]) -> tuple[float, float]:
         for band in range(near.bands):
             candidate_pairs(_column(keys, band), near.bucket)
 
+    # As datasketch's own examples do it: one set of n-grams, one sketch and one query a text.
     def plain() -> None:
         lsh = MinHashLSH(num_perm=near.bands * near.rows, params=(near.bands, near.rows))
         for number, text in enumerate(texts):
@@ -153,6 +158,7 @@ def measure_workers(files: Sequence[Path]) -> dict[int, float]:
     """Seconds of the first stage with one worker and with two, after a run that fills the file cache."""
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
+        # Twice with two: the first run fills the file cache and is overwritten by the third.
         for workers in (2, 1, 2):
             out, report = Path(folder) / f"out{workers}", Path(folder) / "report.json"
             words = ["collect", *files, "--domain", "medicine", "--workers", workers, "--out", out, "--json", report, "--quiet"]
@@ -206,6 +212,7 @@ def measure_texts(args: argparse.Namespace, console: Console) -> None:
     ratios = Table("language", "texts", "ours, s", "datasketch, s", "ratio", title="MinHash and LSH")
     for language, documents in by_language.items():
         if documents:
+            # Of the length of passages: sketches are made of them, not of whole documents.
             texts = [document.text[:600] for document in documents][:1_500]
             ours, plain = measure_minhash(texts)
             ratios.add_row(language, f"{len(texts):,}", f"{ours:.2f}", f"{plain:.2f}", f"{plain / ours:.1f}")

@@ -1,4 +1,7 @@
-"""Dialogues to measure on, encoded with a small tokenizer: real ones beside the repository, else the quickstart's."""
+"""Dialogues to measure on: real ones beside the repository, else the quickstart's.
+
+Shared by the other benchmarks. What must hold: nothing is downloaded, and both sides of a comparison get the same texts.
+"""
 
 import json
 import lzma
@@ -9,9 +12,8 @@ import numpy as np
 
 from data_tools.cli import main as huatuo_data
 from data_tools.tokens.tokenizer_training import train_tokenizer
-from huatuo_jax.data.dialogue import encode_record
+from huatuo_jax.data.dialogue import Record, encode_record
 from huatuo_jax.data.formats import get_format
-from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import load_tokenizer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -34,6 +36,7 @@ def encoded_dialogues(vocab_size: int, count: int) -> list[tuple[np.ndarray, np.
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "tokenizer.model"
         lines = (line for t in turns for turn in t for line in turn.splitlines())
+        # A vocabulary of the measured model's size: a released one would make most of a small model an embedding.
         train_tokenizer(lines, vocab_size, model)
         tokenizer, dialogue_format = load_tokenizer(model), get_format("huatuo")
         records = [Record(id=str(i), source="sft", turns=tuple(t)) for i, t in enumerate(turns)]
@@ -45,6 +48,7 @@ def planned_dialogues(folder: Path, sequence_length: int = 4096) -> tuple[Path, 
     real = (REAL / "sft" / "sft_zh.jsonl.xz").is_file()
     text = REAL / "sft" / "sft_zh.jsonl.xz" if real else REPOSITORY / "examples" / "quickstart" / "sft.jsonl"
     tokenizer = REAL / "tokenizers" / "baichuan2.model" if real else folder / "tokenizer.model"
+    # The quickstart has few dialogues: so many epochs of them make enough rows to measure on.
     mixture, epochs = folder / "mixture.json", 3 if real else 2_000
     mixture.write_text(json.dumps({"sft": {"priority": 1, "epochs": epochs}}), encoding="utf-8")
     train = ["tokenizer", "train", text, "--vocab-size", "3000", "--out", tokenizer]

@@ -5,9 +5,11 @@
 Both run the whole quickstart, a short training on two devices, and collect, one after the other, each from a checkout of its own
 and with this interpreter. Then all logged losses, the plan, every token record, every exported weight and file, the passages
 and the pairs are compared. Prints a table and ends with 1 on any difference. `--passes 3` shortens the quickstart's
-training to some twenty steps and compares the same things: about two minutes a commit on two busy cores.
+training to some twenty steps and compares the same things: about two minutes a commit on two busy cores. Next to read:
+`output_hashes.py` (how things are compared), `equivalence_probe.py` (how a commit's token records are read).
 
-Floating-point losses are equal only if XLA compiles the same program for the same CPU, so nothing is compared across machines.
+What must hold: neither commit's code runs in this process or reads the other's files. Floating-point losses are equal only if XLA
+compiles the same program for the same CPU, so nothing is compared across machines.
 """
 
 import argparse
@@ -31,7 +33,7 @@ PROBE = Path(__file__).with_name("equivalence_probe.py")
 SHORT_PASSES = 3
 """Passes over the data of the two-device run: some twenty steps."""
 
-Found = dict[str, dict[str, str]]
+Outputs = dict[str, dict[str, str]]
 """Kind of thing → name → value or hash."""
 
 # ---- What depends on the commit: spellings of commands, config fields, places of files. Extend it where a commit renames. ----
@@ -69,6 +71,7 @@ class Checkout:
         self.commit, self.tree, self.out, self._scripts = commit, folder / "tree", folder / "out", folder / "bin"
         for made in (self.out, self._scripts):
             made.mkdir(parents=True)
+        # A worktree, so that the commit's scripts run in a tree of their own and the user's checkout is not touched.
         _git("worktree", "add", "--detach", str(self.tree), commit)
         self._write_scripts()
 
@@ -78,12 +81,14 @@ class Checkout:
 
     def run(self, command: list[str], check: bool = True, xla_flags: str = "") -> bool:
         """Runs a command in the tree; what it prints goes to `out/log.txt`. Returns whether it succeeded."""
+        # The CPU for both: a GPU's sums may differ from run to run.
         variables = os.environ | {
             "PATH": os.pathsep.join([str(self._scripts), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(self.tree),
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": xla_flags,
         }
+        # Appended: one log tells the whole of a commit, and an error names its last lines.
         with (self.out / "log.txt").open("a", encoding="utf-8") as log:
             done = subprocess.run(command, cwd=self.tree, env=variables, stdout=log, stderr=subprocess.STDOUT)
         if check and done.returncode:
@@ -102,6 +107,7 @@ class Checkout:
         if passes is not None:
             file, line, replacement = PASSES
             self._edit(file, line, replacement.format(passes))
+        # The script ends after training: what follows it is compared after the run on one device.
         if two_devices:
             script = (self.tree / SCRIPT).read_text(encoding="utf-8")
             train = self._match(TRAIN_LINE, script, SCRIPT)
@@ -126,14 +132,14 @@ class Checkout:
     def _edit(self, file: str, line: re.Pattern[str], replacement: str) -> None:
         path = self.tree / file
         text = path.read_text(encoding="utf-8")
-        found = self._match(line, text, file)
-        path.write_text(text[: found.start()] + replacement + text[found.end() :], encoding="utf-8")
+        match = self._match(line, text, file)
+        path.write_text(text[: match.start()] + replacement + text[match.end() :], encoding="utf-8")
 
     def _match(self, line: re.Pattern[str], text: str, file: str) -> re.Match[str]:
-        found = line.search(text)
-        if found is None:
+        match = line.search(text)
+        if match is None:
             raise RuntimeError(f"{self.commit}: {file} has no line {line.pattern}; see the part that depends on the commit")
-        return found
+        return match
 
     def _write_scripts(self) -> None:
         """Console scripts as this commit declares them: those installed belong to one commit alone."""
@@ -145,23 +151,23 @@ class Checkout:
             script.chmod(0o755)
 
 
-def outputs(checkout: Checkout, passes: int | None) -> Found:
+def outputs(checkout: Checkout, passes: int | None) -> Outputs:
     """Everything that is compared, of one commit."""
-    found: Found = {}
+    results: Outputs = {}
     run = checkout.quickstart("quickstart", passes, two_devices=False)
-    found["losses"] = _losses(run)
-    found["plan"] = {name: array_hash(np.load(run / PLAN / f"{name}.npy")) for name in ("row_starts", "row_docs")}
-    found["token records"] = checkout.records(run / TOKENS)
+    results["losses"] = _losses(run)
+    results["plan"] = {name: array_hash(np.load(run / PLAN / f"{name}.npy")) for name in ("row_starts", "row_docs")}
+    results["token records"] = checkout.records(run / TOKENS)
     exported = export_hashes(run / EXPORT)
     files = {name: value for name, value in exported.items() if (run / EXPORT / name).is_file()}
-    found["exported weights"] = {name: value for name, value in exported.items() if name not in files}
-    found["exported files"] = files
-    found["answers"] = {name: file_hash(run / name) for name in ANSWERS}
-    found["losses on two devices"] = _losses(checkout.quickstart("two_devices", SHORT_PASSES, two_devices=True))
+    results["exported weights"] = {name: value for name, value in exported.items() if name not in files}
+    results["exported files"] = files
+    results["answers"] = {name: file_hash(run / name) for name in ANSWERS}
+    results["losses on two devices"] = _losses(checkout.quickstart("two_devices", SHORT_PASSES, two_devices=True))
     passages = checkout.collect() / "passages"
-    found["collected passages"] = {path.name: file_hash(path) for path in sorted(passages.iterdir())}
-    found["unified pairs"] = {"pairs.jsonl": file_hash(run / PAIRS)}
-    return found
+    results["collected passages"] = {path.name: file_hash(path) for path in sorted(passages.iterdir())}
+    results["unified pairs"] = {"pairs.jsonl": file_hash(run / PAIRS)}
+    return results
 
 
 def _losses(run: Path) -> dict[str, str]:
@@ -173,14 +179,14 @@ def _losses(run: Path) -> dict[str, str]:
     return losses
 
 
-def compare(old: Found, new: Found, console: Console) -> bool:
+def compare(old: Outputs, new: Outputs, console: Console) -> bool:
     """Prints one row per kind, and every item that differs; returns whether all are equal and none is empty."""
     table = Table("what", "old", "new", "equal", title="bit for bit")
     differences, same = [], True
     for kind in old:
         before, after = old[kind], new[kind]
         different = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-        equal = not different and bool(before)
+        equal = not different and bool(before)  # two empty things are equal and prove nothing
         table.add_row(kind, _shown(before), _shown(after), "yes" if equal else f"NO: {len(different)}")
         differences += [(f"{kind}: {name}", before.get(name, "absent"), after.get(name, "absent")) for name in different]
         same = same and equal
@@ -213,19 +219,20 @@ def main() -> int:
     if args.work and args.work.exists():
         parser.error(f"{args.work} is there; give a new folder")
     work = args.work.resolve() if args.work else Path(tempfile.mkdtemp(prefix="equivalence-"))
-    found: list[Found] = []
+    results: list[Outputs] = []
     try:
         for name, commit in (("old", args.old), ("new", args.new)):
             console.print(f"{name}: {commit}, log in {work / name / 'out' / 'log.txt'}", highlight=False)
             checkout = Checkout(commit, work / name)
             try:
-                found.append(outputs(checkout, args.passes))
+                results.append(outputs(checkout, args.passes))
             finally:
                 checkout.remove()
     except RuntimeError as error:
         console.print(str(error), markup=False, highlight=False)
         return 1
-    same = compare(found[0], found[1], console)
+    same = compare(results[0], results[1], console)
+    # Kept after an error, which returned above: the logs say what failed.
     if not args.work:
         shutil.rmtree(work)
     return 0 if same else 1

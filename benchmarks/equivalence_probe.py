@@ -2,8 +2,9 @@
 
     python equivalence_probe.py TOKENS OUT.npz
 
-OUT holds, as `SOURCE/SPLIT/lengths`, `…/tokens` and `…/targets`, every record in the order of its ids. A commit whose dataset
-has another name or other methods gets a reader of its own in `READERS`.
+What must hold: it imports nothing of the project at its top, for it must run with every commit. OUT holds, as
+`SOURCE/SPLIT/lengths`, `…/tokens` and `…/targets`, every record in the order of its ids. A commit whose dataset has another name
+or other methods gets a reader of its own in `READERS`.
 """
 
 import importlib
@@ -20,12 +21,12 @@ Documents = list[tuple[np.ndarray, np.ndarray]]
 def by_offsets(module: str, path: str) -> dict[tuple[str, str], Documents]:
     """A `TokenDataset` with `open`, `sources`, `offsets(split)` and `read(ids, split)`."""
     dataset: Any = importlib.import_module(module).TokenDataset.open(path)
-    found: dict[tuple[str, str], Documents] = {}
+    documents: dict[tuple[str, str], Documents] = {}
     for split in SPLITS:
         offsets = dataset.offsets(split)
         for source, first, end in zip(dataset.sources, offsets[:-1], offsets[1:], strict=True):
-            found[source, split] = dataset.read(np.arange(first, end), split)
-    return found
+            documents[source, split] = dataset.read(np.arange(first, end), split)
+    return documents
 
 
 READERS = ((by_offsets, "huatuo_jax.data.token_store"), (by_offsets, "huatuo_jax.data.token_dataset"))

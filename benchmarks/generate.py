@@ -1,7 +1,10 @@
 """Greedy decoding against transformers, and refilled rows against static batches of our own engine; alternating pairs.
 
-python -m benchmarks.generate                # tokens/s by wall clock, all cores; needs an otherwise idle machine
-python -m benchmarks.generate --cpu-seconds  # tokens per CPU second on one core: says less, but other work disturbs it less
+    python -m benchmarks.generate                # tokens/s by wall clock, all cores; needs an otherwise idle machine
+    python -m benchmarks.generate --cpu-seconds  # tokens per CPU second on one core: says less, but other work disturbs it less
+
+What must hold: both sides have the same weights and make the same number of tokens. Next to read:
+`huatuo_jax/inference/engine.py`.
 """
 
 import argparse
@@ -37,6 +40,8 @@ def models() -> tuple[Any, Any, Any]:
     from huatuo_jax.weights.hf_read import open_weights
     from huatuo_jax.weights.load import load_params
 
+    # Through a folder, so that ours and theirs are the same numbers. Without an end token, so that every answer has its full
+    # length.
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPE, max_position_embeddings=512, bos_token_id=None, eos_token_id=None, pad_token_id=0)
     theirs = LlamaForCausalLM(config).eval()
@@ -53,6 +58,7 @@ def alternate(clock: Callable[[], float], pairs: int, ours: Callable[[], int], t
     speeds: list[tuple[float, float]] = []
     for pair in range(pairs + 1):
         both = []
+        # In turn and not one after the other: a neighbour's load then falls on both.
         for work in (ours, theirs):
             start = clock()
             tokens = work()
@@ -101,6 +107,7 @@ def refilled_against_static(clock: Callable[[], float], pairs: int, config: Any,
     # Most answers are short and a few are long, as real ones are.
     lengths = np.minimum(shortest + rng.exponential((longest - shortest) / 4, ROWS * per_row), longest).astype(int)
     requests = [Request(rng.integers(1, SHAPE["vocab_size"], PROMPT).tolist(), int(length)) for length in lengths]
+    # One engine for both, so that only the order of the work differs, and nothing is compiled twice.
     engine = Engine(config, params, (), num_rows=ROWS)
 
     def refilled() -> int:

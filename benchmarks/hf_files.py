@@ -5,7 +5,8 @@
 The folder is a random Llama in bf16. "load" ends when every weight has been read into memory of the process's own (ours: on the
 CPU device; transformers': summed, for it only maps the file). "save" writes a folder from a model: ours from a checkpoint on
 disk, whose reading counts; transformers' from memory, after a load that does not count. Memory is the process's own (anonymous)
-peak above what it held before the job: pages of a mapped file belong to the system.
+peak above what it held before the job: pages of a mapped file belong to the system. What must hold: both sides end with the
+weights read, for a mapped file that nobody has read is not loaded. Next to read: `huatuo_jax/weights/load.py`, `hf_write.py`.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Before the libraries are imported, which read them once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -42,6 +44,7 @@ class Watch:
 
     def _sample(self) -> None:
         while self._running:
+            # Sampled, because the kernel keeps a peak of all memory only, mapped files included.
             self.peak = max(self.peak, anonymous() - self.before)
             time.sleep(0.001)
 
@@ -61,7 +64,7 @@ def ours_load(folder: Path) -> None:
 
     from huatuo_jax.weights.open import open_stored_model
 
-    jax.devices()
+    jax.devices()  # starting the backend is no part of loading
     with Watch() as watch:
         jax.block_until_ready(open_stored_model(folder).params(dtype=None))
     watch.show()
@@ -99,6 +102,7 @@ def _read_by_transformers(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    # transformers maps the file: only a sum makes it read every weight.
     with torch.no_grad():
         sum(float(parameter.sum()) for parameter in model.parameters())
     return model
@@ -116,6 +120,7 @@ def make_folder(folder: Path, gigabytes: float) -> None:
     from data_tools.tokens.tokenizer_training import train_tokenizer
     from huatuo_jax.cli import main
 
+    # Two bytes a weight; what embedding and head leave of the size, in layers of 4 D² + 3 D·F weights.
     layers = max(1, round((gigabytes * 1e9 / 2 - 2 * 32_000 * 1536) / (4 * 1536**2 + 3 * 1536 * 4096)))
     config = LlamaConfig(
         vocab_size=32_000,
@@ -150,6 +155,7 @@ def main() -> None:
         print(f"{size / 1e9:.2f} GB in bf16; {args.pairs} runs of each job in turn")
         figures: dict[str, list[dict[str, float]]] = {job: [] for job in JOBS}
         for _ in range(args.pairs):
+            # A process for each job: memory that one has freed must not serve the next.
             for job in JOBS:
                 words = [sys.executable, "-m", "benchmarks.hf_files", "--job", job, "--folder", str(folder)]
                 out = subprocess.run(words, check=True, capture_output=True, text=True).stdout

@@ -8,8 +8,9 @@ checkpoint → HF folder: to-hf of the run just trained
 raw document → pair: collect of the quickstart's corpus, then unify --template of its passages
 
 Module-level code and class bodies do not count as functions, nor do comprehensions (a function that holds one counts itself).
-Files of which nothing but class bodies or comprehensions run are counted apart.
-Each command is a process of its own with a profile hook in all Python threads and in forked workers.
+Files of which nothing but class bodies or comprehensions run are counted apart. Each command is a process of its own with a
+profile hook in all Python threads and in forked workers. What must hold: a file is counted by what runs, not by what is imported.
+Next to read: docs/architecture.md, which tells the same journeys.
 """
 
 import argparse
@@ -33,7 +34,7 @@ EXAMPLES = REPOSITORY / "examples" / "quickstart"
 SHORT = 60
 """Lines below which a file is counted as short."""
 
-# What depends on the names of commands and of the config's fields.
+# What depends on the names of commands and of the config's fields, kept together for the commit that renames some.
 HUATUO = "import sys; from huatuo_jax.cli import main; sys.exit(main())"
 HUATUO_DATA = "import sys; from data_tools.cli import main; sys.exit(main())"
 CONFIG = """
@@ -59,6 +60,7 @@ done, bodies = set(), set()
 def hook(frame, event, _):
     code = frame.f_code
     name = code.co_filename
+    # A file's first function settles it: after that a call costs one look into a set, or tracing would take hours.
     if event != "call" or name in done:
         return
     if not name.startswith(roots):
@@ -76,6 +78,7 @@ def write(kind, name):
     os.write(file, f"{kind} {name}\\n".encode())
     os.close(file)
 
+# In this thread, in those that Python starts, and in forks, which copy both.
 threading.setprofile(hook)
 sys.setprofile(hook)
 """
@@ -109,13 +112,14 @@ def trace(folder: Path) -> dict[str, dict[str, Step]]:
     """Runs every command in `folder`; journey → command → files, as paths from the repository's root."""
     data, run, tokenizer = folder / "data", folder / "run", folder / "tokenizer.model"
     tokens, plan, pairs, sft = data / "tokens", data / "plan", folder / "pairs.jsonl", EXAMPLES / "sft.jsonl"
-    (folder / "configs").mkdir()
-    config = folder / "configs" / "short.py"
+    # Not in a folder called "configs", which would hide the repository's from the config's import.
+    config = folder / "short.py"
     config.write_text(CONFIG.format(tokens=str(tokens), plan=str(plan)), encoding="utf-8")
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
     corpus = sorted((EXAMPLES / "corpus").glob("*.jsonl"))
 
+    # With few epochs and one held-out record a source, so that training takes seconds.
     def step(program: str, *words: object) -> Step:
         return _traced(program, [str(word) for word in words], folder)
 
@@ -137,22 +141,23 @@ def trace(folder: Path) -> dict[str, dict[str, Step]]:
 
 def _traced(program: str, words: list[str], folder: Path) -> Step:
     """Runs one command under the hook."""
-    found = folder / "found.txt"
-    found.unlink(missing_ok=True)
+    ran_file = folder / "ran.txt"
+    ran_file.unlink(missing_ok=True)
     roots = os.pathsep.join(str(REPOSITORY / package) + os.sep for package in TRACED)
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JOURNEY_FILE": str(found),
+        "JOURNEY_FILE": str(ran_file),
         "JOURNEY_ROOTS": roots,
         "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{REPOSITORY}",
     }
+    # The hook comes in as `sitecustomize`, which Python imports by itself in every process, before any module of ours.
     done = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
     if done.returncode:
         sys.exit(f"{' '.join(words)} failed:\n{done.stdout}{done.stderr}")
     ran: dict[str, set[str]] = {"function": set(), "body": set()}
-    for line in found.read_text(encoding="utf-8").splitlines():
+    for line in ran_file.read_text(encoding="utf-8").splitlines():
         kind, _, name = line.partition(" ")
         ran[kind].add(str(Path(name).relative_to(REPOSITORY)))
     return {"function": sorted(ran["function"]), "body": sorted(ran["body"] - ran["function"])}
@@ -166,6 +171,7 @@ def print_sizes() -> None:
     for package in PACKAGES:
         code = comments = short = 0
         paths = sorted((REPOSITORY / package).rglob("*.py"))
+        # Tokens and the syntax tree and not a pattern of lines: a "#" may stand within a string, a docstring over many lines.
         for path in paths:
             text = path.read_text(encoding="utf-8")
             code_lines, comment_lines = count_lines(text)
@@ -199,6 +205,7 @@ def count_lines(text: str) -> tuple[int, int]:
             comments.update(lines)
         elif token.type not in layout and token.start[0] not in docstrings:
             code.update(lines)
+    # A line with code and a comment counts as code; so does a string that belongs to an expression.
     filled = {number for number, line in enumerate(text.splitlines(), 1) if line.strip()}
     return len(code & filled), len(((docstrings & filled) | comments) - code)
 

@@ -3,7 +3,8 @@
     python -m benchmarks.loader [PLAN TOKENS] [--batch-size 64] [--steps 40] [--threads 8]
 
 Without a plan, dialogues are tokenised and planned at 4096 first. The consumer does nothing but wait for each batch. The first
-batch is counted apart: it opens the files.
+batch is counted apart: it opens the files. What must hold: rows come through the loader of training and end on the devices. Next
+to read: `huatuo_jax/data/loader.py`.
 """
 
 import argparse
@@ -41,15 +42,18 @@ def main() -> None:
 def measure(rows: PlannedRows, args: argparse.Namespace) -> None:
     """Reads batches and prints the table."""
     steps = min(args.steps, len(rows) // args.batch_size)
+    # With the sharding of training, so that what is measured includes the way onto the devices.
     sharding = batch_sharding(make_mesh(MeshConfig()))
     started = time.perf_counter()
     with make_loader(rows, args.batch_size, sharding, num_steps=steps, threads=args.threads) as loader:
+        # Waited for, because a batch is handed out while its copy to the device still runs.
         jax.block_until_ready(next(loader))
         first = time.perf_counter() - started
         started = time.perf_counter()
         for batch in loader:
             jax.block_until_ready(batch)
         seconds = time.perf_counter() - started
+    # Without the first batch, which opened the files.
     done = (steps - 1) * args.batch_size
     table = Table("rows of", "batch", "threads", "first batch s", "rows/s", "tokens/s", title=f"{jax.device_count()} devices")
     speed = done / seconds

@@ -3,7 +3,9 @@
     python -m benchmarks.loss_memory [--rows 4] [--sequence-length 4096] [--chunks 1 4 8 16]
 
 Temporary memory of the loss and its gradients to hidden states and output weights on one device, without arguments and results.
-The chunked loss keeps 1.92 GiB of it to sum the weights' gradient over chunks; the plain one writes that gradient to its result.
+What must hold: nothing is allocated, so it runs where the logits (7.7 GiB in fp32) would not fit. Next to read:
+`huatuo_jax/training/loss.py`. The chunked loss keeps 1.92 GiB of it to sum the weights' gradient over chunks; the plain one
+writes that gradient to its result.
 """
 
 import argparse
@@ -36,6 +38,7 @@ def temporary_bytes(loss: object, rows: int, length: int, dtype: str) -> int:
         jax.ShapeDtypeStruct((VOCABULARY, FEATURES), jnp.float32),
         jax.ShapeDtypeStruct((rows, length), jnp.int32),
     )
+    # Both gradients: the backward pass is where logits are made again, or kept.
     compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).compile()  # type: ignore[arg-type]
     memory = compiled.memory_analysis()
     assert memory is not None

@@ -1,6 +1,9 @@
 """Seconds to build, trace and lower the full-size training step for fake devices, without allocating a parameter.
 
-python -m benchmarks.lowering [--model baichuan2-7b] [--devices 8] [--compile]
+    python -m benchmarks.lowering [--model baichuan2-7b] [--devices 8] [--compile]
+
+What a user waits for before the compiler begins. What must hold: it is the step of training, at its real size. Next to read:
+`huatuo_jax/training/step.py`.
 """
 
 import argparse
@@ -16,6 +19,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--compile", action="store_true", help="compile too, and print the bytes per device")
     args = parser.parse_args()
+    # Before jax is imported, hence the imports below: the number of devices is fixed when its backend starts.
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
 
@@ -30,10 +34,11 @@ def main() -> None:
 
     config = RunConfig(name="lowering", model=preset(args.model), batch_size=128, accumulation=4)
     mesh = make_mesh(MeshConfig())
+    # A 7B's state would be 84 GiB: memory that grows by more than some hundred MiB means that something was allocated.
     before, start = _peak_mebibytes(), time.perf_counter()
     train = build_step(config, mesh, total_steps=1000, sources=("a", "b"))
     built = time.perf_counter()
-    lowered = train.lower()
+    lowered = train.lower()  # traces too
     done = time.perf_counter()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(train.abstract_state.params))
     table = Table("what", "value", title=f"{args.model}, {parameters / 1e9:.2f} G parameters, {args.devices} devices")

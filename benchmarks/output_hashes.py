@@ -1,6 +1,7 @@
 """SHA-256 of what the commands write: what two versions of the code, or a version and a golden file, are compared by.
 
-Works on arrays and files alone and imports nothing of the project, so that a refactoring cannot change the measure itself.
+Used by `equivalence.py` and by the golden test. What must hold: it works on arrays and files alone and imports nothing of the
+project, so that a refactoring cannot change the measure itself.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ def file_hash(path: Path) -> str:
 
 def array_hash(array: np.ndarray) -> str:
     """Of dtype, shape and little-endian values."""
+    # Dtype and shape go in, so that int32 and int64 of the same values differ, and so do a row and a column.
     plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return hashlib.sha256(f"{plain.dtype.str} {plain.shape} ".encode() + plain.tobytes()).hexdigest()
 
@@ -41,6 +43,7 @@ def tensor_hashes(path: Path) -> dict[str, str]:
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header.pop("__metadata__", None)
+    # Tensor by tensor and without the header: two exports may order or shard the same tensors differently.
     hashes = {}
     for name, facts in sorted(header.items()):
         begin, end = facts["data_offsets"]

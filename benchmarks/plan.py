@@ -2,9 +2,10 @@
 
     python -m benchmarks.plan [--records 5_680_000 100_000_000] [--packing first_fit]
 
-Each size runs in a process of its own, so that its peak memory is its own. Lengths are log-normal (median 300 tokens, some
-beyond the cut at 4096); the mixture is the paper's, scaled. "plan" draws the order again, packs, counts and writes the folder.
-CPU seconds are beside wall seconds, because both programs use one core and other work on the machine stretches only the latter.
+Each size runs in a process of its own, so that its peak memory is its own. Lengths are log-normal (median 300 tokens, some beyond
+the cut at 4096); the mixture is the paper's, scaled. "plan" draws the order again, packs, counts and writes the folder. CPU
+seconds are beside wall seconds, because both programs use one core and other work on the machine stretches only the latter. What
+must hold: it is the planner of `huatuo-data plan`, on sizes alone. Next to read: `huatuo_jax/data/priority.py`, `packing.py`.
 """
 
 import argparse
@@ -61,6 +62,7 @@ class Sizes:
 
 def _lengths(rng: np.random.Generator, count: int) -> np.ndarray:
     out = np.empty(count, np.int32)
+    # In blocks: 100 M float64 at once would be counted among the planner's peak.
     for start in range(0, count, 1 << 20):
         block = out[start : start + (1 << 20)]
         block[:] = rng.lognormal(5.7, 0.7, len(block)) + PROMPT_TOKENS
@@ -74,7 +76,7 @@ def measure(draws: int, packing: Packing) -> dict[str, Any]:
     wall, cpu = time.perf_counter(), time.process_time()
     order = draw_order(dataset.counts, PAPER, seed=42)
     out: dict[str, Any] = {"draws": len(order), "order": (time.perf_counter() - wall, time.process_time() - cpu)}
-    del order
+    del order  # `make_plan` draws its own
     wall, cpu = time.perf_counter(), time.process_time()
     plan = make_plan(cast(TokenDataset, dataset), DataConfig(mixture=PAPER, packing=packing))
     with tempfile.TemporaryDirectory() as folder:
@@ -93,6 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     table = Table("draws", "order s (CPU)", "plan s (CPU)", "fill", "peak GiB", title=args.packing)
     for draws in args.records:
+        # Spawned: a fork would begin with this process's memory.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             r = pool.apply(measure, (draws, args.packing))
         seconds = [f"{wall:.1f} ({cpu:.1f})" for wall, cpu in (r["order"], r["plan"])]

@@ -6,7 +6,8 @@
 Every form is read from the run's checkpoint as `huatuo generate --quantize` reads it, and computes in fp32 (bf16: in bf16)
 without a cache. Texts: records that the run trained on, records that it held out, and real dialogues beside the repository (where
 they are there; the model has not seen them). Divergence is KL(fp32 ‖ form) and KL(bf16 ‖ form) of the next-token distributions at
-target tokens.
+target tokens. What must hold: all forms read the same checkpoint and the same ids. Next to read:
+`huatuo_jax/inference/quantize.py`.
 """
 
 import argparse
@@ -25,14 +26,13 @@ from rich.table import Table
 
 from benchmarks.corpora import REAL, dialogues
 from huatuo_jax.config import ModelConfig, RunConfig, config_from_dict
-from huatuo_jax.data.dialogue import IGNORED, encode_record
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import IGNORED, Record, encode_record
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.inference.model import Model, open_model
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization, stored_bytes
 from huatuo_jax.io.files import read_json
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.compare import row_logits
@@ -45,14 +45,14 @@ Rows = Sequence[tuple[np.ndarray, np.ndarray]]
 def texts_of(run: Path, model: Model, count: int) -> dict[str, Rows]:
     """Name → (tokens, targets) of every record, cut at the model's context."""
     dataset = TokenDataset.open(config_from_dict(RunConfig, read_json(run / "config.json")).data.tokens)
-    found: dict[str, Rows] = {}
+    texts: dict[str, Rows] = {}
     for name, split in (("trained", "train"), ("held out", "holdout")):
-        found[name] = dataset.read(np.arange(sum(dataset.count(source, split) for source in dataset.sources)), split)
+        texts[name] = dataset.read(np.arange(sum(dataset.count(source, split) for source in dataset.sources)), split)
     if REAL.is_dir():
         records = [Record(id=str(i), source="sft", turns=tuple(turns)) for i, turns in enumerate(dialogues(count))]
-        found["unseen dialogues"] = [encode_record(record, model.tokenizer, model.dialogue_format) for record in records]
+        texts["unseen dialogues"] = [encode_record(record, model.tokenizer, model.dialogue_format) for record in records]
     longest = model.config.max_length
-    return {name: [(tokens[:longest], targets[:longest]) for tokens, targets in rows] for name, rows in found.items()}
+    return {name: [(tokens[:longest], targets[:longest]) for tokens, targets in rows] for name, rows in texts.items()}
 
 
 def log_probabilities(model: Model, kind: str, rows: Rows) -> tuple[list[np.ndarray], int]:
@@ -62,6 +62,7 @@ def log_probabilities(model: Model, kind: str, rows: Rows) -> tuple[list[np.ndar
     params = model.params(None, dtype, quantizer)
     config = quantizer.quantized_config if quantizer else model.config
     logits = row_logits(config, params, [tokens.tolist() for tokens, _ in rows], dtype)
+    # Logits at i predict token i + 1, whose target is not shifted here.
     kept = [row[:-1][targets[1:] != IGNORED] for row, (_, targets) in zip(logits, rows, strict=True)]
     return [np.asarray(jax.nn.log_softmax(row)) for row in kept], stored_bytes(params)
 
@@ -70,6 +71,7 @@ def figures(exact: Sequence[np.ndarray], other: Sequence[np.ndarray], rows: Rows
     """Mean KL(exact ‖ other), perplexity of `other`, share of targets with the same likeliest token."""
     a, b = np.concatenate(exact), np.concatenate(other)
     labels = np.concatenate([targets[1:][targets[1:] != IGNORED] for _, targets in rows])
+    # Summed in fp64: over a vocabulary, fp32 would round divergences of 1e-6 away.
     divergence = float((np.exp(a) * (a - b)).sum(axis=1, dtype=np.float64).mean())
     perplexity = float(np.exp(-b[np.arange(len(labels)), labels].mean(dtype=np.float64)))
     return divergence, perplexity, float((a.argmax(axis=1) == b.argmax(axis=1)).mean())
@@ -84,6 +86,7 @@ def trained_model(run: Path, count: int) -> None:
         title = f"{model.config.name}, {len(rows)} {name}, {sum(map(len, exact)):,} target tokens"
         columns = ("weights", "MB", "of fp32", "KL from fp32, nats", "from bf16", "perplexity", "same top token as fp32")
         table = Table(*columns, title=title)
+        # Against bf16 too: a model that is served in bf16 has rounded already, and what int8 adds to that is the price.
         rounded, _ = log_probabilities(model, "bf16", rows)
         for kind in ("fp32", "bf16", *kinds):
             other, size = log_probabilities(model, kind, rows)
@@ -110,6 +113,7 @@ def released_sizes() -> None:
     for name in RELEASED:
         config = preset(name)
         leaves = named_leaves(abstract_params(config, jnp.bfloat16))
+        # From shapes: the released models are too large to be made here, and their bytes do not depend on the numbers.
         sizes = [stored_bytes(leaves)]
         for kind in KINDS:
             quantizer = Quantizer(config, parse_quantization(kind), jnp.bfloat16)

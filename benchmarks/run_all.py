@@ -1,4 +1,10 @@
-"""Runs every benchmark one after the other, on an otherwise idle machine, and prints what RESULTS.md holds."""
+"""Runs every benchmark one after the other, on an otherwise idle machine, and prints what RESULTS.md holds.
+
+    make bench
+
+What must hold: machine and commit stand above the figures. The comparisons that need two commits or minutes of both cores
+(`equivalence`, `token_stores`, `generate`, `hf_files`, `pods`, `unify_client`) are started by hand.
+"""
 
 import os
 import platform
@@ -28,6 +34,8 @@ def main() -> int:
     for title, command in BENCHMARKS:
         print(f"\n## {title}\n", flush=True)
         environment = os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+        # A process for each: one benchmark's threads and caches must not be the next one's, and a failure must not end the
+        # others.
         failures += subprocess.run([sys.executable, "-m", *command], cwd=HERE.parent, env=environment).returncode != 0
     return failures
 

@@ -4,7 +4,8 @@
     python -m benchmarks.scale --rates rates.json --chinese 0.3      # rates of your machine: benchmarks.collect --only steps
     python -m benchmarks.scale --passages-zh 100000 --passages-en 0 --price 0.15 0.6
 
-Core-hours are a step's share of the raw bytes divided by its rate. Tokens are `huatuo-data unify --estimate`'s, per passage.
+What must hold: it runs nothing and reads no text, so its figures can be followed with a pencil. Core-hours are a step's share of
+the raw bytes divided by its rate. Tokens are `huatuo-data unify --estimate`'s, per passage.
 """
 
 import argparse
@@ -38,6 +39,7 @@ STEP_OF = {
     "decontaminate": "deduplicated",
 }
 """Which bytes a step works on."""
+# Of 1.1 TB (arXiv 2311.09774): what is left after each stage, so each stage's steps work on what the stage before it left.
 PAPER_SHARES = {"raw": 1.0, "extracted": 0.026, "cleaned": 0.015, "deduplicated": 0.007}
 PAPER_PASSAGES = {"zh": 3_031_582, "en": 2_221_312}
 PRICES = {
@@ -65,12 +67,14 @@ def core_hours(
     rates: dict[str, tuple[float, float]], shares: dict[str, float], megabytes: float, chinese: float
 ) -> dict[str, float]:
     """Step → core-hours, `chinese` being the share of Chinese among the bytes."""
+    # Seconds a megabyte: rates add as times, not as rates.
     seconds = {step: chinese / rates[step][0] + (1 - chinese) / rates[step][1] for step in STEP_OF}
     return {step: megabytes * shares[STEP_OF[step]] * seconds[step] / 3600 for step in STEP_OF}
 
 
 def million_tokens(passages: dict[str, int], question_only: bool) -> tuple[float, float]:
     """Millions of prompt and of output tokens."""
+    # `question_only` answers with the passage itself, so the second call is saved.
     prompt = sum(n * (TOKENS[lang].question_in + (not question_only) * TOKENS[lang].answer_in) for lang, n in passages.items())
     output = sum(n * (TOKENS[lang].question_out + (not question_only) * TOKENS[lang].answer_out) for lang, n in passages.items())
     return prompt / 1e6, output / 1e6
@@ -114,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rates, shares, megabytes = RATES, PAPER_SHARES, args.terabytes * 1e6
     if args.rates:
         measured = json.loads(args.rates.read_text())
+        # As the tables print them: figures that a reader works out again must come out the same.
         rates = {step: (round(measured["zh"][step], 1), round(measured["en"][step], 1)) for step in STEP_OF}
     if args.report:
         steps = json.loads(args.report.read_text())["steps"]

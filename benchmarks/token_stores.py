@@ -4,7 +4,9 @@
     python -m benchmarks.token_stores --before /tmp/before [--rounds 5] [--workers 2]
 
 Each store tokenises sft_zh once and reads rows of 4096 through the loader, in a process of its own and in turn, so that other
-work on the machine meets all three. Processor time is beside wall time: it hardly changes under load.
+work on the machine meets all three. Processor time is beside wall time: it hardly changes under load. What must hold: all
+three hold the same tokens and codes. Why the flat store stays is
+in RESULTS.md; next to read: `huatuo_jax/data/token_store.py`.
 """
 
 import argparse
@@ -33,13 +35,19 @@ def use_array_record() -> None:
     from huatuo_jax.data import token_store
     from huatuo_jax.data.dialogue import Examples
 
-    def write_shard(path: Path, batches: Iterable[Examples], eos_id: int) -> None:
+    def write_shard(path: Path, batches: Iterable[Examples], eos_id: int) -> dict[str, np.ndarray]:
+        sizes = [np.zeros((3, 0), np.int32)]
         writer = array_record.ArrayRecordWriter(os.fspath(path), "group_size:4,snappy")
         for examples in batches:
+            sizes.append(np.stack(token_store._sizes(examples)))
             for tokens, targets in examples.split():
+                # Five bytes a token: the id and its code are taken apart again, as a record of bytes would hold them.
                 words = token_store.pack_words(tokens, targets, eos_id)
                 writer.write((words & (2**30 - 1)).tobytes() + (words >> 30).astype(np.uint8).tobytes())
         writer.close()
+        # ArrayRecord has checksums of its own.
+        arrays = [*np.concatenate(sizes, axis=1), np.zeros(sum(a.shape[1] for a in sizes), np.int32)]
+        return dict(zip(token_store.STATISTICS, arrays, strict=True))
 
     class Words:
         def __init__(self, dataset: token_store.TokenDataset, split: str) -> None:
@@ -72,6 +80,7 @@ def use_array_record() -> None:
             codes = np.concatenate([np.frombuffer(content, np.uint8, count, 4 * length) for content, length, count in pairs])
             return tokens | (codes.astype(np.uint32) << 30), kept
 
+    # In place of the real ones, so that everything around the store (build, loader) is the same code.
     build.write_shard, token_store._Words = write_shard, Words  # type: ignore[assignment,misc]
 
 
@@ -81,11 +90,11 @@ def measure(store: str, folder: Path, workers: int) -> dict[str, float]:
 
     if store == STORES[1]:
         use_array_record()
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     tokens = folder / f"tokens-{os.getpid()}"
     started, used = time.perf_counter(), processor_seconds()
     report = build(BuildRequest((folder / "unified",), SHARED / "tokenizers" / "baichuan2.model", tokens, workers=workers))
-    found["build_s"], found["build_cpu_s"] = time.perf_counter() - started, processor_seconds() - used
+    figures["build_s"], figures["build_cpu_s"] = time.perf_counter() - started, processor_seconds() - used
     # Only now: jax starts threads, and a build that runs beside them cannot fork its workers.
     import jax
 
@@ -97,9 +106,9 @@ def measure(store: str, folder: Path, workers: int) -> dict[str, float]:
     from huatuo_jax.sharding import batch_sharding, make_mesh
 
     (source,) = report["sources"]
-    found["tokens"] = report["sources"][source]["train"]["tokens"]
+    figures["tokens"] = report["sources"][source]["train"]["tokens"]
     shards = [path for path in (tokens / source).iterdir() if "train" in path.name and path.suffix != ".npy"]
-    found["bytes"] = sum(path.stat().st_size for path in shards)
+    figures["bytes"] = sum(path.stat().st_size for path in shards)
     dataset = TokenDataset.open(tokens)
     plan = make_plan(dataset, DataConfig(mixture={source: SourceMix(epochs=12)}))
     planned = (getattr(rows, "PlannedRows", None) or rows.RowSource)(plan, dataset)  # type: ignore[attr-defined]
@@ -109,9 +118,9 @@ def measure(store: str, folder: Path, workers: int) -> dict[str, float]:
         for batch in batches:
             jax.block_until_ready(batch)
             count += 64
-        found["rows_per_s"] = count / (time.perf_counter() - started)
-        found["us_per_row"] = (time.process_time() - used) / count * 1e6
-    return found
+        figures["rows_per_s"] = count / (time.perf_counter() - started)
+        figures["us_per_row"] = (time.process_time() - used) / count * 1e6
+    return figures
 
 
 def processor_seconds() -> float:
@@ -141,10 +150,11 @@ def main() -> None:
                 code = args.before if store == STORES[0] else str(Path(__file__).parents[1])
                 command = [sys.executable, __file__, "--before", "-", "--workers", str(args.workers), "--child", store, folder]
                 env = {**os.environ, "PYTHONPATH": code, "OPENBLAS_NUM_THREADS": "1"}
+                # The older commit reads its own code from its worktree, by PYTHONPATH.
                 child = subprocess.run(command, env=env, cwd=code, stdout=subprocess.PIPE, text=True)
                 results[store].append(json.loads(child.stdout.split("RESULT")[1]))
-    for store, found in results.items():
-        middle = {name: statistics.median(one[name] for one in found) for name in found[0]}
+    for store, figures in results.items():
+        middle = {name: statistics.median(one[name] for one in figures) for name in figures[0]}
         print(
             f"{store:22} build {middle['tokens'] / middle['build_s']:12,.0f} tokens/s, {middle['build_cpu_s']:.2f} CPU seconds; "
             f"loader {middle['rows_per_s']:8,.0f} rows/s, {middle['us_per_row']:6,.0f} µs of processor a row; "

@@ -3,8 +3,9 @@
     python -m benchmarks.tokenizing [--files F.jsonl] [--tokenizer T.model] [--workers 2] [--pairs 7] [--repeat 10]
 
 "bare" encodes a list of all turns with their prefixes in one call, after loading. "build" starts from the imported dataset and
-ends with the finished folder: loading and checking the tokenizer, worker processes, reading, targets, writing; only importing
-the libraries is not in it. --repeat measures once more with every record so many times over, where starting hardly counts.
+ends with the finished folder: loading and checking the tokenizer, worker processes, reading, targets, writing; only importing the
+libraries is not in it. --repeat measures once more with every record so many times over, where starting hardly counts. What must
+hold: both sides encode the same texts on as many threads as the other has processes. Next to read: `data_tools/tokens/build.py`.
 """
 
 import argparse
@@ -52,8 +53,9 @@ def measure(texts: list[str], unified: Path, tokenizer: Path, workers: int, pair
         started = time.perf_counter()
         build(BuildRequest((unified,), tokenizer, folder, workers=workers))
         out["build"].append(time.perf_counter() - started)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder)  # outside the clock; a finished folder would leave the next build nothing to do
         started = time.perf_counter()
+        # One call with all texts: the best that the library can do, and so the fairest measure of what we add.
         ids = bare.encode(texts, num_threads=workers)
         out["bare"].append(time.perf_counter() - started)
         out["tokens"] = sum(map(len, ids))
@@ -80,6 +82,7 @@ def main() -> None:
         parser.exit(2, f"{', '.join(missing)} not there; give --files (dialogues) and --tokenizer (a SentencePiece .model)\n")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     table = Table("times", "tokens", "bare tokens/s", "build tokens/s", "ratio", "of pairs", title=f"{args.workers} workers")
+    # As they are, where starting the workers counts, and so many times over, where it hardly does.
     for times in sorted({1, args.repeat}):
         with tempfile.TemporaryDirectory() as folder:
             unified = Path(folder) / "unified"

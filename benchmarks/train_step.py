@@ -6,7 +6,8 @@ with as many dialogues a step as ours (the same recipe), once with 8.
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.train_step [--pairs 7] [--steps 4]
 
 The setting gives both sides large memory pages: without, the buffers that XLA makes anew each step cost a tenth in page faults.
-Prints ratios ours / torch: the median over alternating pairs.
+Prints ratios ours / torch: the median over alternating pairs. What must hold: the same parameters, texts and optimizer on both
+sides. Next to read: `huatuo_jax/training/step.py`.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def torch_stepper() -> tuple[Callable[..., float], int]:
             num_attention_heads=MODEL.num_heads,
             max_position_embeddings=MODEL.max_length,
             tie_word_embeddings=False,
+            # torch's fastest on a CPU; "eager" would flatter us.
             attn_implementation="sdpa",  # type: ignore[call-arg]
         )
     )
@@ -71,6 +73,7 @@ def jax_stepper() -> Callable[[dict[str, np.ndarray]], float]:
         data=DataConfig(sequence_length=SEQUENCE),
         optimizer=OptimizerConfig(schedule="constant"),
         mesh=MeshConfig(fsdp=1),
+        # What suits a CPU and a small model, as the recipe of the quickstart has it: nothing recomputed, no loop over layers.
         compute=ComputeConfig(dtype="float32", remat="none", loss_chunks=8, unroll=MODEL.num_layers),
         batch_size=ROWS,
     )
@@ -80,7 +83,7 @@ def jax_stepper() -> Callable[[dict[str, np.ndarray]], float]:
     def step(batch: dict[str, np.ndarray]) -> float:
         nonlocal state
         state, metrics = train.step(state, jax.device_put(batch, train.batch_sharding))
-        return float(metrics["loss"])
+        return float(metrics["loss"])  # waits for the step, as reading torch's loss does
 
     return step
 
@@ -102,6 +105,7 @@ def full_rows(rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarra
 def packed_batches(documents: list[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     """Dialogues packed first-fit into batches of full rows, as training reads them."""
     lengths = np.array([min(len(tokens), SEQUENCE) for tokens, _ in documents])
+    # Whole dialogues in training's own packing; what padding costs torch is the point of the second part.
     row_starts, order = pack(lengths, SEQUENCE, "first_fit")
     examples = Examples.join([documents[i] for i in order]).cut(SEQUENCE)
     rows = assemble(examples, np.zeros(len(order), np.int32), np.diff(row_starts).tolist(), SEQUENCE, "first_fit")
@@ -144,7 +148,7 @@ def main() -> None:
     print(f"{parameters / 1e6:.1f} M parameters, rows of {SEQUENCE}, {ROWS} rows a step, fp32, {torch.get_num_threads()} threads")
 
     ids, batch = full_rows(rng)
-    torch_step(ids, ids), our_step(batch)
+    torch_step(ids, ids), our_step(batch)  # compiles ours, and warms both
     tokens, ours, theirs = args.steps * ROWS * SEQUENCE, [], []
     for _ in range(args.pairs):
         ours.append(tokens / seconds(our_step, [batch] * args.steps))

@@ -4,7 +4,9 @@
     python -m benchmarks.unify_client --memory 100000
 
 The client's process is pinned to one core, the stub to another. Every call goes the whole way: budget, request, check of the
-answer, commit to the ledger. CPU seconds per call say how many calls one core can make, whatever else the machine does.
+answer, commit to the ledger. CPU seconds per call say how many calls one core can make, whatever else the machine does. What must
+hold: the stub is never what the client waits for. Next to
+read: `huatuo_jax/chat_client/client.py`.
 """
 
 import argparse
@@ -27,6 +29,7 @@ def serve(latency: float) -> None:
     choice = {"index": 0, "message": answer, "finish_reason": "stop"}
     usage = {"prompt_tokens": 400, "completion_tokens": 200}
     body = json.dumps({"model": "stub", "choices": [choice], "usage": usage}).encode()
+    # By hand and not by a server library: the stub must never be what the client waits for.
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     class Connection(asyncio.Protocol):
@@ -93,6 +96,7 @@ def measure(calls: int, in_flight: int, latency: float, memory: bool = False) ->
     stub = subprocess.Popen([sys.executable, "-m", "benchmarks.unify_client", "--serve", str(latency)], stdout=subprocess.PIPE)
     assert stub.stdout is not None
     url = f"http://127.0.0.1:{int(stub.stdout.readline())}/v1"
+    # A core for each, or the stub's work would be counted as the client's waiting.
     os.sched_setaffinity(stub.pid, {cores[-1]})
     os.sched_setaffinity(0, {cores[0]})
     try:
@@ -112,6 +116,7 @@ def measure(calls: int, in_flight: int, latency: float, memory: bool = False) ->
         flush=True,
     )
     if memory:
+        # The first tenth opens connections and fills caches; memory that grows after it is a leak.
         steady = [size for number, size in samples if number >= calls // 10]
         print("  resident MiB: " + ", ".join(f"{number:,}: {size:.0f}" for number, size in samples))
         print(f"  after the first tenth: {steady[0]:.1f} to {steady[-1]:.1f} MiB, most {max(steady):.1f}")

@@ -2,7 +2,9 @@
 
 A config file is Python with a function `config() -> RunConfig` (recipes: `configs/`; reading and writing: `config_files.py`).
 Every field can be overridden on the command line by its dotted name (`--optimizer.learning-rate 5e-5`). The resolved config is
-saved beside every output it made. Named architectures are in `models/presets.py`, mixtures of sources in `mixtures.py`.
+saved beside every output it made. What must hold: a config that can be made can be run, as far as its own values tell, and the
+message of one that cannot says which field to change. Next to read: named architectures in `models/presets.py`, mixtures of
+sources in `mixtures.py`.
 """
 
 import dataclasses
@@ -76,6 +78,8 @@ class ModelConfig:
     z_loss_weight: float = 0.0
     initializer_range: float = 0.02
 
+    # Sizes have no defaults, so that a forgotten one cannot silently be another model's.
+
     def __post_init__(self) -> None:
         _require_at_least(1, self, "model.", "vocab_size", "num_layers", "hidden_size", "num_heads", "num_kv_heads")
         _require_at_least(1, self, "model.", "head_dim", "ffn_size", "max_length")
@@ -103,6 +107,7 @@ class SourceMix:
     def __post_init__(self) -> None:
         for name in ("priority", "epochs"):
             value = getattr(self, name)
+            # A mixture may come from a JSON file, where true is a number to Python and Infinity one to its parser.
             require(not isinstance(value, bool) and math.isfinite(value), f"{name} is {value}; it must be a finite number")
         require(self.priority > 0, f"priority is {self.priority}; it must be above 0 (leave a source out to not draw it)")
         require(self.epochs > 0, f"epochs is {self.epochs}; it must be above 0 (leave a source out to not draw it)")
@@ -132,6 +137,7 @@ class DataConfig:
     prefetch: int = 4
 
     def __post_init__(self) -> None:
+        # Targets are the next token, so a row of one token would teach nothing.
         _require_at_least(2, self, "data.", "sequence_length")
         _require_at_least(1, self, "data.", "threads", "prefetch")
 
@@ -150,6 +156,7 @@ class OptimizerConfig:
       state_dtype: in which Adam's first moment is stored; second_moment_dtype: its second.
     """
 
+    # The recipe of the original (arXiv 2311.09774), but for `floor`, which only "cosine" reads.
     learning_rate: float = 1e-4
     beta1: float = 0.9
     beta2: float = 0.999
@@ -180,6 +187,7 @@ class MeshConfig:
     `data` replicates the parameters (use it across slices), `fsdp` shards parameters and rows, `tensor` shards heads and FFN.
     """
 
+    # By default parameters are sharded over all devices: a model that fits no single device is the case to expect.
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
@@ -275,6 +283,7 @@ class RunConfig:
     compute: ComputeConfig = ComputeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    # 128 rows are the original's 8 GPUs × 4 rows × accumulation 4.
     batch_size: int = 128
     accumulation: int = 1
     loss: Literal["global", "mean_of_means"] = "global"
@@ -330,6 +339,7 @@ def _plain(value: Any) -> Any:
 
 def config_from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     """The inverse of `config_to_dict`; unknown fields are refused by name."""
+    # Refused, not ignored: a field of another version may change what the config means.
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     require(not unknown, f"unknown fields of {kind.__name__}: {', '.join(unknown)}")
@@ -337,6 +347,7 @@ def config_from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _typed(hint: Any, value: Any) -> Any:
+    # JSON has one kind of object and one of list; the type hint says which dataclass, mapping or tuple a value was.
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return None if value is None else _typed(args[0], value)

@@ -2,7 +2,9 @@
 
 A config is a Python file with a function `config() -> RunConfig` (see `config`). Everything that a run depends on is in that
 value: it is saved as JSON beside the run's output (`config.config_to_dict`) and read back from checkpoints (`config_from_dict`),
-and a rerun with other values is refused (`differences`). Next: `huatuo_jax.cli.train`, which lets flags replace single fields.
+and a rerun with other values is refused (`differences`). What must hold: a config is found and its neighbours are imported alike
+from any folder, in a checkout and from a wheel, and afterwards no module of it is left behind. Next: `huatuo_jax.cli.train`,
+which lets flags replace single fields.
 """
 
 import contextlib
@@ -60,6 +62,7 @@ def load_config(name: str | Path) -> RunConfig:
         shipped = recipes()
         require(str(name) in shipped, f"no config file {name} and no recipe of that name; the recipes are {', '.join(shipped)}")
         path = shipped[str(name)]
+    # Under a name that no import can reach, because the file may be called like a library (`train.py`, `json.py`).
     spec = importlib.util.spec_from_file_location(f"_run_config_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file; a config is a .py file with `def config() -> RunConfig`")
@@ -75,6 +78,7 @@ def load_config(name: str | Path) -> RunConfig:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:
+        # The last frame in the config itself: the error may have been raised in what it calls, but there the user can change it.
         at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
         line = at[-1] if at else getattr(error, "lineno", None)
         place = f"{path}, line {line}" if line else str(path)
@@ -97,13 +101,14 @@ def _importing_neighbours(folder: Path) -> Iterator[None]:
     """
     modules_before, path_before = dict(sys.modules), list(sys.path)
     hidden = {folder.name, *(path.stem for path in folder.glob("*.py"))}
+    # A library that is loaded stays: two copies of jax or of ours would not know each other's classes.
     hidden -= {name for name in hidden if name in sys.modules and _is_library(sys.modules[name])}
     for name in modules_before:
         if name.split(".")[0] in hidden:
             del sys.modules[name]
     libraries = [entry for entry in path_before if _is_library_place(entry)]
     sys.path[:] = libraries
-    importlib.invalidate_caches()
+    importlib.invalidate_caches()  # a neighbour that was written a moment ago is found
     library = _imported(folder.name)
     package = library or types.ModuleType(folder.name)
     library_path = list(getattr(package, "__path__", ()))
@@ -181,8 +186,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], may_differ: Iter
     Args:
       may_differ: names, or the dotted prefixes of names, that are left out.
     """
+    # Flat, so that a message names the one field of a nested config and not the whole of it.
     before, now = flatten(old), flatten(new)
     ignored = tuple(prefix + "." for prefix in may_differ)
+    # With a dot at the end, so that "data.plan" leaves out itself and what is below it, but not "data.planning".
     names = [name for name in sorted(before.keys() | now.keys()) if not (name + ".").startswith(ignored)]
     return [Difference(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
 

@@ -1,8 +1,12 @@
 """The errors that a user may meet, each with the exit code of the command that it ends.
 
-A message names the value, the limit and the remedy. Anything that is not a `HuatuoError` is a bug and keeps its traceback.
+Raised anywhere on the way, caught once: `cli/console.py` prints one line and returns the code. What must hold: a message names
+the value, the limit and the remedy, and what is not a `HuatuoError` is a bug and keeps its traceback. Next to read:
+`cli/console.py`.
 """
 
+# A code for each thing that a script would do next: correct the command (2), ask for more memory (3), give the same command again
+# at once (4), or first look after a lost host (5).
 EXIT_FAILED, EXIT_USAGE, EXIT_DOES_NOT_FIT, EXIT_STOPPED, EXIT_PEER_LOST = 1, 2, 3, 4, 5
 
 

@@ -4,6 +4,10 @@ A mixture gives each source a priority and epochs; `data/priority.py` decides in
 derived from a one-stage config, so that everything else stays the same. Random mixing draws every record with equal priority.
 Classic adaptation has two stages: next-token training on the raw passages (records with `text`), then an SFT run that starts from
 its weights.
+
+Read by `configs/`, by `data_tools/planning` (`--mixture paper`, the curve of a plan) and by the report of a run. What must hold:
+a baseline differs from its one-stage config in the mixture, the data and where it starts, never in the recipe. Next to read:
+`data/priority.py`.
 """
 
 import dataclasses
@@ -39,6 +43,7 @@ PAPER_RECORDS = {
 }
 """Records per source in the original run: what `huatuo-data mix --mixture paper` draws without any data at hand."""
 
+# With its sizes, so that a curve can be drawn before there is any data.
 MIXTURES = {"paper": (PAPER, PAPER_RECORDS)}
 
 
@@ -48,6 +53,7 @@ def equal_priorities(mixture: dict[str, SourceMix]) -> dict[str, SourceMix]:
 
 
 SFT = "sft"
+"""The one source of dialogues; all others are passages of the domain."""
 
 
 def random_mixing(one_stage: RunConfig, plan: str) -> RunConfig:
@@ -58,6 +64,7 @@ def random_mixing(one_stage: RunConfig, plan: str) -> RunConfig:
 
 def stage_one(one_stage: RunConfig, tokens: str, plan: str) -> RunConfig:
     """Continued pre-training: every token of the raw passages is a target, plain random order, as many epochs as one-stage."""
+    # Without the questions: a model that saw no dialogue has learned no format to be asked in.
     mixture = {name: SourceMix(epochs=mix.epochs) for name, mix in one_stage.data.mixture.items() if name != SFT}
     data = dataclasses.replace(one_stage.data, tokens=tokens, plan=plan, mixture=mixture)
     return dataclasses.replace(one_stage, name=f"{one_stage.name}_stage1", data=data, questions=())
@@ -83,13 +90,14 @@ def mixing_curve(records: np.ndarray, offsets: np.ndarray, sources: Sequence[str
     """Which source the draws come from, in each of `windows` equal parts of a run.
 
     Args:
-      records: ids of the drawn records, in the order of training; at least as many as windows.
-      offsets: first record id of each source, and one past the last.
+      records: int64 [draws], ids of the drawn records in the order of training; at least as many as windows.
+      offsets: int64 [sources + 1], first record id of each source, and one past the last.
       sources: names, in the order of ids.
     """
     bounds = np.linspace(0, len(records), windows + 1).astype(np.int64)
     shares = np.empty((windows, len(sources)))
     for i in range(windows):
+        # "right" − 1: with offsets 0 5 9, records 0 to 4 belong to source 0 and record 5, the first of the next, to source 1.
         drawn_from = np.searchsorted(offsets, records[bounds[i] : bounds[i + 1]], side="right") - 1
         shares[i] = np.bincount(drawn_from, minlength=len(sources)) / len(drawn_from)
     return {source: shares[:, i] for i, source in enumerate(sources)}

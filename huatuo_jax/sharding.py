@@ -1,8 +1,9 @@
 """Where every array lives: the mesh, and the rules that map the logical axes of parameters and activations to mesh axes.
 
-The only file that knows the mesh axes: `data` replicates parameters (use it across slices), `fsdp` shards parameters and rows,
+What must hold: this is the only file that knows the mesh axes, and what does not divide is refused by name before anything is
+compiled. `data` replicates parameters (use it across slices), `fsdp` shards parameters and rows,
 `tensor` shards heads, FFN and vocabulary. The model names logical axes only ("embed", "heads", …): parameters when they are made
-(`models/block.py`), activations by `constrain`. What does not divide is refused by name before anything is compiled.
+(`models/decoder.py`), activations by `constrain`. Next to read: `training/step.py`.
 
 Example: on a mesh of fsdp 4 × tensor 2 a query projection [embed 4096, heads 32, head_dim 128] lies as 8 parts of
 [1024, 16, 128], and a batch of 16 rows as 4 parts of 4 rows, each held by the two devices of a tensor group.
@@ -32,6 +33,8 @@ Tree = TypeVar("Tree")
 class ShardingRules:
     """Logical axis → mesh axis (or axes); None = whole on every device. One instance per layout."""
 
+    # "embed" over fsdp and the others over tensor: the two dimensions of every matrix are then split over different axes, and the
+    # product that a tensor group computes needs one sum at its end.
     batch: MeshAxes = ("data", "fsdp")
     vocab: MeshAxes = "tensor"
     embed: MeshAxes = "fsdp"
@@ -39,7 +42,7 @@ class ShardingRules:
     kv_heads: MeshAxes = "tensor"
     head_dim: MeshAxes = None
     ffn: MeshAxes = "tensor"
-    layers: MeshAxes = None
+    layers: MeshAxes = None  # the scan slices this axis, and a slice of a sharded axis would be sent around at every layer
     norm: MeshAxes = None
 
     def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
@@ -98,6 +101,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if open_axis is not None:
         sizes[open_axis] = len(devices) // fixed
     count = math.prod(sizes.values())
+    # Auto: `jax.make_mesh` gives Explicit axes by default, with which flax's modules fail.
     shape, axis_types = tuple(sizes.values()), (AxisType.Auto,) * 3
     if len({getattr(device, "slice_index", 0) for device in devices[:count]}) > 1:
         return Mesh(_across_slices(devices[:count], shape), MESH_AXES, axis_types=axis_types)
@@ -113,6 +117,7 @@ def _across_slices(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.
     """
     num_slices = len({device.slice_index for device in devices})
     if devices[0].platform != "tpu":
+        # In an order that every process finds by itself, for each must build the same mesh.
         ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
         return np.array(ordered, dtype=object).reshape(shape)
     data, fsdp, tensor = shape

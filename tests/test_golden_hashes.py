@@ -17,7 +17,7 @@ from benchmarks.output_hashes import array_hash, documents_hash, export_hashes, 
 from data_tools.cli import main as huatuo_data
 from huatuo_jax.data.token_store import SPLITS, TokenDataset
 from huatuo_jax.data.tokenizers import load_tokenizer
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.weights.hf_write import ExportRequest, export
 from tests.support.export_checkpoint import write_run

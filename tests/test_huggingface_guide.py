@@ -42,9 +42,9 @@ def test_every_command_of_the_guide_runs(desk, repository, capsys):
     text = (repository / "docs" / "huggingface.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
     config, outside = (body for kind, body in blocks if kind == "python")
-    for said, tiny in TINY.items():
-        assert said in config
-        config = config.replace(said, tiny)
+    for line, tiny in TINY.items():
+        assert line in config
+        config = config.replace(line, tiny)
     (desk / "domain.py").write_text(config, encoding="utf-8")
     commands = [line for kind, body in blocks if kind == "bash" for line in body.splitlines()]
     assert len(commands) == 11

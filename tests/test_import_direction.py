@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.cli import COMMANDS
+import data_tools.cli
+import huatuo_jax.cli
 
 REPOSITORY = Path(__file__).parents[1]
+PROGRAMS = {"huatuo_jax": huatuo_jax.cli.COMMANDS, "data_tools": data_tools.cli.COMMANDS}
 
 FLOORS = (
     ("huatuo_jax", "huatuo_jax.errors"),
@@ -98,14 +100,20 @@ def test_the_data_side_imports_neither_jax_nor_grain(top):
             assert not {name.split(".")[0] for name in imports(path)} & {"jax", "jaxlib", "flax", "grain", "tensorflow"}, path
 
 
-@pytest.mark.parametrize("command", [[], *(name.split() for name in COMMANDS)], ids=" ".join)
-def test_help_of_huatuo_data_starts_without_jax(command):
+@pytest.mark.parametrize(
+    "words",
+    [[program, *name.split()] for program, names in PROGRAMS.items() for name in ("", *names)],
+    ids=" ".join,
+)
+def test_help_loads_nothing_heavy(words):
+    """numpy and etils alone take as long as everything else that `--help` needs."""
+    program, *command = words
     code = f"""
 import sys
-from data_tools.cli import main
+from {program}.cli import main
 main({[*command, "--help"]!r})
-heavy = {{"jax", "grain", "flax", "tensorflow_datasets"}} & set(sys.modules)
+heavy = {{"jax", "grain", "flax", "tensorflow_datasets", "numpy", "etils"}} & set(sys.modules)
 assert not heavy, heavy
 """
     out = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    assert "huatuo-data" in out
+    assert "usage: huatuo" in out

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from huatuo_jax.io import json_document, jsonl
+from huatuo_jax.io import jsonl
 from huatuo_jax.io.files import TornFileError
-from huatuo_jax.io.json_document import Pair
-from huatuo_jax.io.jsonl import Fault, iterate_json, iterate_values
+from huatuo_jax.io.jsonl import Fault, KeyedValue, iterate_json, iterate_values
 
 
 def read(content: str | bytes, name: str = "a.json") -> list:
@@ -24,7 +23,7 @@ RECORD = {"instruction": "头痛怎么办？", "output": "多休息。"}
 TALK = {"tools": [], "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 TAGGED = {"tags": [["x"]], "text": "x"}
 BY_SOURCE = {"Meidcal_Web_en": [["q1", "a1"], ["q2", "a2", "q3", "a3"]], "SFT_data": [["q4", "a4"]]}
-PAIRS = [Pair(key, value) for key, values in BY_SOURCE.items() for value in values]
+PAIRS = [KeyedValue(key, value) for key, values in BY_SOURCE.items() for value in values]
 
 
 def lines(*values) -> str:
@@ -56,7 +55,7 @@ SHAPES = {
     "lists by source, the first one empty": (json.dumps({"web": [], **BY_SOURCE}), PAIRS),
     "lists of objects by source": (
         json.dumps({"train": [RECORD], "test": [RECORD]}),
-        [Pair("train", RECORD), Pair("test", RECORD)],
+        [KeyedValue("train", RECORD), KeyedValue("test", RECORD)],
     ),
     "an empty array": ("[]", []),
     "nothing": ("", []),
@@ -67,7 +66,7 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("chunk", [1 << 20, 5], ids=["", "in small blocks"])
 def test_the_content_says_whether_a_file_is_lines_or_a_document(shape, chunk, monkeypatch):
-    monkeypatch.setattr(json_document, "CHUNK", chunk)
+    monkeypatch.setattr(jsonl, "CHUNK", chunk)
     content, values = SHAPES[shape]
     assert read(content) == values
     assert read(b"\xef\xbb\xbf" + content.encode()) == values
@@ -87,11 +86,14 @@ LONG = "药" * 50_000
 @pytest.mark.parametrize("shape", ["lines", "array", "by source", "record"])
 def test_values_longer_than_what_is_looked_at(shape, monkeypatch):
     monkeypatch.setattr(jsonl, "LONGEST_FIRST_LINE", 1_000)
-    monkeypatch.setattr(json_document, "CHUNK", 1_000)
+    monkeypatch.setattr(jsonl, "CHUNK", 1_000)
     content, values = {
         "lines": (lines({"text": LONG}, {"text": "x"}), [{"text": LONG}, {"text": "x"}]),
         "array": (json.dumps([{"text": LONG}, RECORD], ensure_ascii=False), [{"text": LONG}, RECORD]),
-        "by source": (json.dumps({"a": [[LONG, LONG]], "b": [["q", "a"]]}), [Pair("a", [LONG, LONG]), Pair("b", ["q", "a"])]),
+        "by source": (
+            json.dumps({"a": [[LONG, LONG]], "b": [["q", "a"]]}),
+            [KeyedValue("a", [LONG] * 2), KeyedValue("b", ["q", "a"])],
+        ),
         "record": (json.dumps({"a": 1, "text": LONG}, indent=1), [{"a": 1, "text": LONG}]),
     }[shape]
     assert read(content) == values
@@ -180,7 +182,7 @@ def same(one, other) -> bool:
 @given(st.lists(VALUES, min_size=2, max_size=5), st.sampled_from([None, 0, 1]), st.booleans(), st.integers(1, 30))
 def test_every_array_comes_back_whatever_its_layout(values, indent, ascii, chunk):
     text = json.dumps([{"v": value} for value in values], indent=indent, ensure_ascii=ascii)
-    before, json_document.CHUNK = json_document.CHUNK, chunk
+    before, jsonl.CHUNK = jsonl.CHUNK, chunk
     try:
         content = text.encode("utf-8", "strict" if ascii else "surrogatepass")
         try:
@@ -191,7 +193,7 @@ def test_every_array_comes_back_whatever_its_layout(values, indent, ascii, chunk
         else:
             assert same(read(content), [{"v": value} for value in values])
     finally:
-        json_document.CHUNK = before
+        jsonl.CHUNK = before
 
 
 @settings(deadline=None)

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.errors import ConfigError, DoesNotFitError
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.presets import PRESETS, preset
 from huatuo_jax.sharding import (
     ShardingRules,

@@ -1,10 +1,12 @@
-"""Console script `huatuo-data`: its commands, by module, and its entry point. It starts without jax or grain.
+"""Console script `huatuo-data`: its commands, by module, and its entry point.
 
-`huatuo_jax/cli/console.py` says what a command is.
+The way in for everything that prepares data, from raw documents to the row plan. What must hold: it starts at once, without jax
+or grain, so nothing is imported here but the frame, and a command's module only when the command is run. Next to read:
+`huatuo_jax/cli/console.py`, which says what a command is.
 """
 
+import functools
 import os
-from collections.abc import Sequence
 
 from huatuo_jax.cli.console import main as run_program
 
@@ -23,8 +25,9 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `huatuo-data`; returns the exit code."""
-    # numpy multiplies no matrices here, and the threads that it starts for that forbid a build to fork its workers.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return run_program("huatuo-data", "From corpora to unified pairs, token dataset and row plan.", COMMANDS, argv)
+# Before numpy is imported, which reads it then: numpy multiplies no matrices here, and with the threads that it would start for
+# that a build could not fork its workers (`io/tasks.py`).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+main = functools.partial(run_program, "huatuo-data", "From corpora to unified pairs, token dataset and row plan.", COMMANDS)
+"""Entry point of `huatuo-data`: arguments (None = the command line's) → exit code."""

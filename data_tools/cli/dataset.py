@@ -1,6 +1,8 @@
-"""`huatuo-data import`, `tokenizer train`, `encode` and `build`: from records to a token dataset.
+"""`huatuo-data import`, `tokenizer train`, `encode` and `build`: from files of records to a token dataset.
 
-`data_tools/records` imports, `data_tools/tokens` trains tokenizers and builds, `huatuo_jax/data/dialogue.py` encodes.
+The first half of journey 1 in docs/architecture.md. What must hold: what is rejected is counted, listed and explained, and a
+share above --max-rejected fails. Next to read: `data_tools/records` imports, `data_tools/tokens` trains tokenizers and builds,
+`huatuo_jax/data/dialogue.py` encodes.
 """
 
 import argparse
@@ -22,7 +24,7 @@ def import_records_arguments(parser: Parser) -> None:
     """Declares the arguments of `import`."""
     parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the new dataset")
-    parser.add_argument("--source", metavar="NAME", help="source of all records, whatever they say themselves")
+    parser.add_argument("--source", metavar="NAME", help="source of all records; overrides their own")
     parser.add_argument(
         "--layout",
         default="auto",
@@ -48,6 +50,7 @@ def import_records(args: argparse.Namespace) -> Report:
 
     check_inputs(args.files)
     console = make_console(args.quiet)
+    # In bytes, because the number of records is known only at the end; of compressed files, compressed bytes.
     with make_progress(console, "bytes") as progress:
         task = progress.add_task("import", total=sum(path.stat().st_size for path in args.files))
         on_read = lambda count: progress.advance(task, count)
@@ -61,6 +64,7 @@ def import_records(args: argparse.Namespace) -> Report:
     console.print(f"records {report['records']:,}, rejected {report['rejected']:,}")
     if report["rejected"]:
         console.print(f"rejected lines are listed in {args.out}/rejected.jsonl")
+    # Reported, not removed: what counts as a duplicate is decided by `collect`, and records are what the user gave.
     if report["duplicate_ids"]:
         console.print(f"warning: {report['duplicate_ids']:,} records share source and id with another record")
     if report["duplicate_texts"]:
@@ -98,7 +102,7 @@ def train_tokenizer(args: argparse.Namespace) -> Report:
     sample = args.sentences == 0 or args.sentences > 100
     require(sample, f"--sentences is {args.sentences}; SentencePiece samples more than 100 lines (0 = all)")
     require(args.vocab_size >= 1, f"--vocab-size is {args.vocab_size}; it must be at least 1")
-    paths = find_texts(args.files)
+    paths = find_texts(args.files)  # before the console draws anything: a glob that matches nothing is refused
     console = make_console(args.quiet)
     with make_progress(console, "bytes") as progress:
         task = progress.add_task("reading", total=sum(path.stat().st_size for path in paths))
@@ -139,9 +143,8 @@ def encode(args: argparse.Namespace) -> Report:
     Example:
     huatuo-data encode --tokenizer tokenizer.model --turns '["头疼怎么办？", "多休息。"]'
     """
-    from huatuo_jax.data.dialogue import encode_record
+    from huatuo_jax.data.dialogue import Record, encode_record
     from huatuo_jax.data.formats import get_format
-    from huatuo_jax.data.record import Record
     from huatuo_jax.data.tokenizers import load_tokenizer
 
     dialogue_format = get_format(args.format)
@@ -149,11 +152,14 @@ def encode(args: argparse.Namespace) -> Report:
     require(args.text != "", "--text is empty; give a passage")
     require(not (args.text and args.system), "--system belongs to a dialogue (--turns), not to a passage (--text)")
     require(args.max_length >= 1, f"--max-length is {args.max_length}; it must be at least 1")
+    # Loading takes a second: after everything that can be refused without it.
     tokenizer = load_tokenizer(args.tokenizer)
+    # A passage has no prefixes, so any tokenizer will do for it.
     if args.turns is not None:
         dialogue_format.check(tokenizer)
     record = Record(id="", source="", turns=turns, system=args.system, text=args.text or "")
     encoded = encode_record(record, tokenizer, dialogue_format, args.max_length)
+    # Bare JSON and no console: other programs read it.
     out = {"tokens": encoded.tokens.tolist(), "targets": encoded.targets.tolist()}
     print(json.dumps(out))
     return out
@@ -172,6 +178,7 @@ def _parse_turns(text: str) -> tuple[str, ...]:
 
 def build_arguments(parser: Parser) -> None:
     """Declares the arguments of `build`."""
+    # The cores that this process may use: a container sees all of its machine's in os.cpu_count.
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("unified", nargs="+", type=local_path, metavar="UNIFIED", help="unified dataset(s), from `import`")
     add_tokenizer_argument(parser)
@@ -202,6 +209,7 @@ def build(args: argparse.Namespace) -> Report:
     request = BuildRequest(
         tuple(args.unified), args.tokenizer, args.out, args.format, args.holdout, args.max_length, args.workers
     )
+    # Not as a context manager, which would start it here; see `begin`.
     progress = make_progress(console, "records")
     task = progress.add_task("tokenise", total=None)
 
@@ -215,6 +223,7 @@ def build(args: argparse.Namespace) -> Report:
         progress.stop()
     if report["nothing_to_do"]:
         console.print(f"nothing to do: {args.out} is finished with these settings")
+    # By source, because a source that loses its records is not seen in the sum.
     rows = {
         source: [
             *(entry["train"][key] for key in ("records", "tokens", "target_tokens")),

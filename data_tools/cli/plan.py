@@ -1,6 +1,8 @@
 """`huatuo-data plan`, `mix` and `inspect`: the row plan of a run, its mixing curve, and any of its rows as text.
 
-`data_tools/planning` does the work: `planner.py` draws and packs, `mixing.py` makes curves, `row_text.py` renders a row.
+The last step before training (journey 1 in docs/architecture.md), and two ways to look at it before hours are spent on it. What
+must hold: what the plan leaves out or cuts is printed, with the remedy. Next to read: `data_tools/planning`, where `planner.py`
+draws and packs, `mixing.py` makes curves and `row_text.py` renders a row.
 """
 
 import argparse
@@ -65,12 +67,13 @@ def plan(args: argparse.Namespace) -> Report:
     console = make_console(args.quiet)
     with console.status("drawing and packing"):
         plan = make_plan(TokenDataset.open(data.tokens), data)
+    # A run keeps its plan's hash and refuses another: the user should learn it now and not when the run is resumed.
     replaced = Plan.hash_at(data.plan)
     if replaced not in ("", plan.hash):
         console.print(f"replaces plan {replaced[:12]} in {data.plan}: a run that was trained on that one will refuse this one")
     plan.with_tokens_at(data.tokens, data.plan).save(data.plan)
     print_table(console, source_table(plan))
-    steps = len(plan) // batch_size
+    steps = len(plan) // batch_size  # whole batches only, as in the original
     console.print(
         f"{len(plan.row_docs):,} records in {len(plan):,} rows of {data.sequence_length:,} ({data.packing}, seed {data.seed}), "
         f"fill {plan.manifest['statistics']['fill']:.4f}\n"
@@ -112,6 +115,7 @@ def mix(args: argparse.Namespace) -> Report:
     from huatuo_jax.report.style import image_format
 
     require(args.windows >= 1, f"--windows is {args.windows}; it must be at least 1")
+    # Before the curve is computed: a name that no picture can have is refused.
     if args.plot:
         image_format(args.plot)
     if args.plan:
@@ -120,15 +124,17 @@ def mix(args: argparse.Namespace) -> Report:
         curve = mixing.planned_curve(Plan.load(args.plan), args.windows)
     else:
         title = f"Mixing curve of the mixture {args.mixture or args.mixture_file}, seed {args.seed}"
-        require(bool(args.mixture or args.records), "--mixture-file says nothing about sizes; give --records too")
+        require(bool(args.mixture or args.records), "--mixture-file has no record counts; give --records too")
         mixture = load_mixture(args.mixture, args.mixture_file) or {}
         counts = read_json(args.records) if args.records else MIXTURES[args.mixture][1]
         mixture = equal_priorities(mixture) if args.equal_priorities else mixture
         curve = mixing.drawn_curve(counts, mixture, args.windows, args.seed)
+        # Only for a drawn curve: a plan also cuts, drops and packs, which the closed form knows nothing about.
         expected = mixing.closed_form(counts, {source: mixture[source] for source in curve}, args.windows)
     console = make_console(args.quiet)
     table = Table("starts at", title=title)
     for source in curve:
+        # The paper's names are longer than a column of a terminal.
         table.add_column(source.replace("medical_", "").replace("_corpus", ""), justify="right")
     starts = mixing.starts(args.windows)
     for i, start in enumerate(starts):
@@ -177,6 +183,7 @@ def inspect(args: argparse.Namespace) -> Report:
     plan = Plan.load(args.plan)
     known = bool(args.tokens or plan.manifest.get("tokens"))
     require(known, f"{args.plan} does not say where its token dataset is; give --tokens")
+    # Recorded relative to the plan, so that both may move together.
     dataset = TokenDataset.open(args.tokens or epath.Path(args.plan) / plan.manifest["tokens"])
     rows = PlannedRows(plan, dataset)
     require(0 <= args.row < len(rows), f"--row is {args.row}; the plan has rows 0 to {len(rows) - 1}")
@@ -184,6 +191,7 @@ def inspect(args: argparse.Namespace) -> Report:
     row = rows[args.row]
     segments = segments_of(rows, args.row, row)
     console = make_console(args.quiet)
+    # rich would still write bold and reverse, which the marks are to replace.
     if args.no_color:
         console = Console(quiet=args.quiet, highlight=False, soft_wrap=True, no_color=True, color_system=None)
     filled, targets = sum(segment.tokens for segment in segments), int((row["targets"] != -100).sum())
@@ -193,6 +201,7 @@ def inspect(args: argparse.Namespace) -> Report:
         f"(fill {fill:.3f}), {targets:,} targets, {rows.packing} packing"
     )
     for number, segment in enumerate(segments, start=1):
+        # Without colours the marks « and » say what a target is: the output may be piped.
         color = COLORS[(number - 1) % len(COLORS)] if console.color_system is not None else ""
         console.rule(escape(segment.title(number)), align="left")
         console.print(render(row, segment.start, segment.start + segment.tokens, tokenizer, color))

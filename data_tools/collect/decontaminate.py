@@ -21,8 +21,8 @@ from data_tools.collect.settings import Overlap
 from data_tools.records.importing import RejectedLog, check_inputs, check_share, plain_stem, read_all
 from data_tools.records.language import language_of
 from huatuo_jax.errors import ConfigError, RecordError
-from huatuo_jax.io.json_document import Pair
-from huatuo_jax.io.jsonl import write_lines
+
+from huatuo_jax.io.jsonl import KeyedValue, write_lines
 
 BATCH = 256
 SEAM_CHARS_PER_UNIT = 12
@@ -251,7 +251,7 @@ def decontaminate_files(
 
 
 def _row(value: Any) -> Any:
-    if not isinstance(value, Pair):
+    if not isinstance(value, KeyedValue):
         return value
     return {"source": value.key, **({"turns": value.value} if isinstance(value.value, list) else value.value)}
 
@@ -262,7 +262,7 @@ def text_of(value: Any) -> str:
     Raises:
       RecordError: it has none.
     """
-    texts = list(_strings(value.value if isinstance(value, Pair) else value))
+    texts = list(_strings(value.value if isinstance(value, KeyedValue) else value))
     if not texts:
         raise RecordError("holds no text")
     return "\n".join(texts)

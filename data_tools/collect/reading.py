@@ -22,8 +22,7 @@ from data_tools.collect.settings import ReadingConfig
 from data_tools.records.layouts import canonical_source
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import TornFileError, open_bytes
-from huatuo_jax.io.json_document import Pair
-from huatuo_jax.io.jsonl import Fault, Item, iterate_values
+from huatuo_jax.io.jsonl import Fault, Item, KeyedValue, iterate_values
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -245,7 +244,7 @@ def _to_document(value: Any, file: InputFile, number: int, config: ReadingConfig
 
     if isinstance(value, Fault):
         return unreadable(value.reason)
-    if isinstance(value, Pair):
+    if isinstance(value, KeyedValue):
         value = value.value
     row = {config.text_field: value} if isinstance(value, str) else value
     if not isinstance(row, dict):

@@ -1,7 +1,8 @@
 """The mixing curve: which source the draws of each part of a run come from.
 
-`huatuo-data mix` draws it from sizes alone, before there is any data, or from a finished plan. Beside the measured curve stands
-the closed form that it approaches with large sources: an independent check of `huatuo_jax/data/priority.py`.
+`huatuo-data mix` draws it from sizes alone, before there is any data, or from a finished plan. What must hold: beside the
+measured curve stands the closed form that it approaches with large sources, derived without any of the code that draws: an
+independent check. Next to read: `huatuo_jax/data/priority.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,21 +18,21 @@ from huatuo_jax.report.style import colors, new_figure, save_figure
 
 
 def drawn_curve(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int, seed: int) -> Curve:
-    """The curve of one drawn order, from record counts alone."""
+    """The curve of one drawn order, from record counts alone: source → float64 [windows]."""
     counts = {source: count for source, count in counts.items() if source in mixture}
     offsets = np.cumsum([0, *counts.values()])
     return _checked_curve(draw_order(counts, mixture, seed), offsets, list(counts), windows)
 
 
 def planned_curve(plan: Plan, windows: int) -> Curve:
-    """The curve of a plan: windows over its draws in the order of training; sources by falling priority."""
+    """The curve of a plan, source → float64 [windows] over its draws in the order of training; sources by falling priority."""
     records, offsets = np.asarray(plan.row_docs), np.asarray(plan.manifest["offsets"])
     curve, mixture = _checked_curve(records, offsets, plan.manifest["sources"], windows), plan.manifest["mixture"]
     return {source: curve[source] for source in in_mixture_order(mixture, mixture)}
 
 
 def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], windows: int) -> Curve:
-    """The expected curve of large sources.
+    """The expected curve of large sources, source → float64 [windows].
 
     At "time" u the share exp(−π·u) of a source is not yet drawn, so u at the part t of N draws solves Σ n·(1 − exp(−π·u)) = t·N.
     It has no solution in closed form; it rises with u, so it is found by halving an interval, for all windows at once.
@@ -42,7 +43,7 @@ def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
     priority = priority / priority.max()  # only ratios matter, and so u stays within what float64 can tell apart
     drawn = np.linspace(0, n.sum(), windows + 1)
     low, high = np.zeros(windows + 1), np.full(windows + 1, 750.0 / priority.min())  # exp(-750) is 0 in float64: all is drawn
-    for _ in range(200):
+    for _ in range(200):  # halvings: more than float64 has bits to tell apart
         middle = (low + high) / 2
         enough = (n * -np.expm1(-priority * middle)).sum(axis=0) >= drawn
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
@@ -51,7 +52,6 @@ def closed_form(counts: Mapping[str, int], mixture: Mapping[str, SourceMix], win
 
 
 def _checked_curve(records: np.ndarray, offsets: np.ndarray, sources: Sequence[str], windows: int) -> Curve:
-    require(windows >= 1, f"--windows is {windows}; it must be at least 1")
     require(len(records) >= windows, f"--windows is {windows}, but there are only {len(records)} draws; ask for fewer windows")
     return mixing_curve(records, offsets, sources, windows)
 

@@ -1,8 +1,8 @@
 """From the sizes of a token dataset and a mixture to a row plan, and what the user must know about it.
 
 On the way: after `huatuo-data build`, before `huatuo train`. The order of the draws comes from `huatuo_jax/data/priority.py`, the
-rows from `packing.py`, and the folder that holds both is `plan.py` there. What must hold: sizes are enough (the texts are never
-read, but for cut dialogues of several turns), and the same settings give the same plan on every machine.
+rows from `packing.py`, and the folder that holds both is `plan.py` there: read them next. What must hold: sizes are enough (the
+texts are never read, but for cut dialogues of several turns), and the same settings give the same plan on every machine.
 """
 
 import dataclasses
@@ -73,6 +73,7 @@ def load_mixture(name: str | None, file: PathLike | None) -> dict[str, SourceMix
     shape = 'it must look like {"sft": {"priority": 1, "epochs": 3}, …}'
     require(isinstance(values, dict) and all(isinstance(mix, dict) for mix in values.values()), f"{file}: {shape}")
     for source, mix in values.items():
+        # Before the dataclass: a text compares with no number, and its TypeError would name neither file nor source.
         numbers = all(isinstance(value, int | float) for value in mix.values())
         require(numbers, f"{file}: priority and epochs of {source} must be numbers; {shape}")
     return {source: config_from_dict(SourceMix, mix) for source, mix in values.items()}

@@ -1,7 +1,7 @@
 """One row of a plan as readable text: what the model reads, what it learns, and from which records the row is made.
 
-`huatuo-data inspect` prints it. It shows the row exactly as training gets it, from `huatuo_jax/data/rows.py`, so that a mask
-which is off by one token is seen before a run is spent on it.
+`huatuo-data inspect` prints it. What must hold: the row is shown exactly as training gets it, so that a mask which is off by one
+token is seen before a run is spent on it. Next to read: `huatuo_jax/data/rows.py`, which makes the row.
 """
 
 from dataclasses import asdict, dataclass
@@ -39,7 +39,7 @@ class Segment:
 
 
 def segments_of(rows: PlannedRows, index: int, row: RowArrays) -> list[Segment]:
-    """The examples of row `index`, in order; `row` is that row."""
+    """The examples of row `index`, in order; `row` is that row, int32 [sequence_length] arrays by name."""
     dataset, segments, start = rows.dataset, [], 0
     offsets = dataset.offsets("train")
     for doc in rows.plan.docs(index).tolist():
@@ -47,7 +47,7 @@ def segments_of(rows: PlannedRows, index: int, row: RowArrays) -> list[Segment]:
         source, record = dataset.sources[source_id], doc - int(offsets[source_id])
         uncut = int(dataset.lengths(source)[record])
         tokens = min(uncut, rows.sequence_length)
-        # A target stands one place before its token.
+        # A target stands one place before its token, since rows are shifted: those of tokens 3 to 5 are at places 2 to 4.
         targets = int(np.count_nonzero(row["targets"][max(start - 1, 0) : start + tokens - 1] != IGNORED))
         segments.append(Segment(source, record, start, tokens, uncut, targets))
         start += tokens

@@ -17,8 +17,7 @@ from data_tools.records.layouts import to_record
 from data_tools.records.unified import UnifiedWriter
 from huatuo_jax.errors import ConfigError, DataError, RecordError
 from huatuo_jax.io.files import TornFileError, directory_aside
-from huatuo_jax.io.json_document import Pair
-from huatuo_jax.io.jsonl import Fault, LineWriter, iterate_json, write_lines
+from huatuo_jax.io.jsonl import Fault, KeyedValue, LineWriter, iterate_json, write_lines
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 Progress = Callable[[int], None]
@@ -95,7 +94,7 @@ def read_all(
 
 def stable_id(value: Any, path: Path, number: int) -> str:
     """The id of a record without one: from its content and its place, so that a second import gives the same."""
-    content = json.dumps(value.value if isinstance(value, Pair) else value, sort_keys=True)
+    content = json.dumps(value.value if isinstance(value, KeyedValue) else value, sort_keys=True)
     return hashlib.blake2b(f"{plain_stem(path)}\0{number}\0{content}".encode(), digest_size=8).hexdigest()
 
 

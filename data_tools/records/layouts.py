@@ -11,7 +11,7 @@ a layout is named, a value's keys tell which one it has:
     text       {text, source}, or a bare string: a passage
 
 To add a layout, write a function from the value to (turns, system, text) and enter it in `LAYOUTS`. What a record must be is said
-in `huatuo_jax/data/record.py`.
+in `huatuo_jax/data/dialogue.py`.
 """
 
 import re
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from huatuo_jax.data.record import Record, check_record
+from huatuo_jax.data.dialogue import Record, check_record
 from huatuo_jax.errors import RecordError
-from huatuo_jax.io.json_document import Pair
+from huatuo_jax.io.jsonl import KeyedValue
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user",
@@ -38,7 +38,7 @@ def to_record(value: Any, layout: str, source: str | None, default_source: str, 
     """Turns one parsed value into a record.
 
     Args:
-      value: a JSON value, or a `Pair` of a document that is an object.
+      value: a JSON value, or a `KeyedValue` of a document that is an object.
       layout: "auto" or a name of `LAYOUTS`.
       source: overrides the record's own source.
       default_source: where neither the record nor `source` names one.
@@ -48,7 +48,7 @@ def to_record(value: Any, layout: str, source: str | None, default_source: str, 
       RecordError: with the reason why the value is not a record of that layout.
     """
     named: Any = None
-    if isinstance(value, Pair):
+    if isinstance(value, KeyedValue):
         named, value = value.key, value.value
     turns, system, text = LAYOUTS[_detect(value) if layout == "auto" else layout].parse(value)
     id = ""

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, read_json, read_npy, write_json, write_npy
 
@@ -220,12 +220,20 @@ class UnifiedDataset:
                 )
         _example()  # imported now, so that workers which are forked later have it
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])
-        self.source_ids: np.ndarray = read_npy(self.folder / "source_ids.npy")
-        self.text_hashes: np.ndarray = read_npy(self.folder / "text_hashes.npy")
-        self.sizes: np.ndarray = read_npy(self.folder / "sizes.npy")
+        self.source_ids, self.text_hashes, self.sizes = map(self._array, ("source_ids", "text_hashes", "sizes"))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def _array(self, name: str) -> np.ndarray:
+        path = self.folder / f"{name}.npy"
+        try:
+            array = read_npy(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is missing or torn ({error}); {REMEDY}") from error
+        if array.shape != (len(self),):
+            raise DataError(f"{path} has shape {array.shape}, the manifest says ({len(self)},); {REMEDY}")
+        return array
 
     def read(self, indices: np.ndarray) -> list[Record]:
         """The records at `indices` (int64 [n]), in that order.

@@ -1,14 +1,16 @@
 """`huatuo-data build`: unified datasets become a token dataset, shard by shard, in parallel processes.
 
-On the way: after `data_tools/records` (the unified dataset), before `huatuo-data plan`; the format of what is written is that of
-`huatuo_jax/data/token_store.py`, the cutting into shards that of `shards.py`. What must hold: an interrupted build continues to
-the same bytes (a shard is renamed when it is whole, its marker follows, the manifest comes last), whatever the workers are.
+On the way: after `data_tools/records` (the unified dataset), before `huatuo-data plan`. Next to read: `shards.py` (how a build is
+cut into shards), `huatuo_jax/data/token_store.py` (the format of what is written). What must hold: an interrupted build continues
+to the same bytes (a shard is renamed when it is whole, its marker follows, the manifest comes last), whatever the workers are.
 """
 
 import io
 import json
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +23,9 @@ from data_tools.records.unified import UnifiedDataset
 from data_tools.tokens.shards import ShardTask, plan_shards
 from huatuo_jax.config import require
 from huatuo_jax.config_files import differences, listed
-from huatuo_jax.data.dialogue import Examples, encode_records
+from huatuo_jax.data.dialogue import Examples, Record, encode_records
 from huatuo_jax.data.formats import DialogueFormat, get_format
-from huatuo_jax.data.record import Record
-from huatuo_jax.data.token_store import SCHEMA, SPLITS, STATISTICS, sizes_of, write_shard
+from huatuo_jax.data.token_store import SCHEMA, SPLITS, STATISTICS, write_shard
 from huatuo_jax.data.tokenizers import Tokenizer, copy_tokenizer, load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import read_json, write_bytes, write_json, write_npy, written_aside
@@ -95,6 +96,8 @@ def build(request: BuildRequest, on_start: OnDone = _ignore, on_done: OnDone = _
         "max_len": request.max_len,
         "holdout": request.holdout,
     }
+    # Uncut and without a mixture: neither sequence length nor priorities are settings of a build, so plans are free to change
+    # them.
     _check_settings(out, settings)
     if (out / "manifest.json").exists():
         dialogue_format.check(tokenizer)
@@ -183,7 +186,7 @@ class _ShardBuilder:
 
     def build(self, task: ShardTask) -> None:
         """Writes the shard, then its marker."""
-        sizes, rejected = [np.zeros((3, 0), np.int32)], []
+        rejected: list[dict[str, Any]] = []
         cut, cut_tokens = 0, 0
 
         def encoded() -> Iterator[Examples]:
@@ -194,16 +197,14 @@ class _ShardBuilder:
                     rejected.append({"source": records[place].source, "id": records[place].id, "reason": str(error)})
                 beyond = np.maximum(examples.lengths - self.max_len, 0)
                 cut, cut_tokens = cut + int(np.count_nonzero(beyond)), cut_tokens + int(beyond.sum())
-                examples = examples.cut(self.max_len)
-                sizes.append(sizes_of(examples))
-                yield examples
+                yield examples.cut(self.max_len)
 
+        # First the shard, then the marker: a kill between the two costs one shard, and never leaves a marker without its shard.
         with written_aside(task.path(self.out)) as aside:
-            write_shard(aside, encoded(), self.tokenizer.eos_id)
+            statistics = write_shard(aside, encoded(), self.tokenizer.eos_id)
             written = aside.stat().st_size
         summary = {"bytes": written, "rejected": rejected, "cut": cut, "cut_tokens": cut_tokens}
         marker = io.BytesIO()
-        statistics = dict(zip(STATISTICS, np.concatenate(sizes, axis=1), strict=True))
         np.savez(marker, summary=np.array(json.dumps(summary)), **statistics)
         write_bytes(task.marker(self.out), marker.getvalue())
 
@@ -227,12 +228,15 @@ class _ShardBuilder:
 
 
 def _read_marker(task: ShardTask, out: Path) -> dict[str, Any] | None:
-    """The summary and sizes of a finished shard, or None if the shard is not done (or not as the marker says)."""
+    """The summary and statistics of a finished shard, or None: not done, not as the marker says, or a torn marker."""
     marker, path = task.marker(out), task.path(out)
     if not marker.exists():
         return None
-    with np.load(marker, allow_pickle=False) as arrays:
-        done = {**json.loads(str(arrays["summary"])), **{name: arrays[name] for name in STATISTICS}}
+    try:
+        with np.load(marker, allow_pickle=False) as arrays:
+            done = {**json.loads(str(arrays["summary"])), **{name: arrays[name] for name in STATISTICS}}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
     # The shard itself may have been torn since, by a full disk or by hand.
     return done if path.exists() and path.stat().st_size == done["bytes"] else None
 
@@ -250,13 +254,16 @@ def _finish_sources(tasks: Sequence[ShardTask], out: Path) -> dict[str, Any]:
             entry: dict[str, Any] = {}
             for split in SPLITS:
                 of_split = [done for task, done in shards if task.split == split]
-                sizes = {name: np.concatenate([np.zeros(0, np.int32), *(done[name] for done in of_split)]) for name in STATISTICS}
-                for name, array in sizes.items() if of_split else ():
+                arrays = {
+                    name: np.concatenate([np.zeros(0, np.int32), *(done[name] for done in of_split)]) for name in STATISTICS
+                }
+                for name, array in arrays.items() if of_split else ():
                     write_npy(out / source / f"{split}.{name}.npy", array)
                 entry[split] = {
-                    "records": len(sizes["lengths"]),
-                    "tokens": int(sizes["lengths"].sum(dtype=np.int64)),
-                    "target_tokens": int(sizes["target_counts"].sum(dtype=np.int64)),
+                    "records": len(arrays["lengths"]),
+                    "tokens": int(arrays["lengths"].sum(dtype=np.int64)),
+                    "target_tokens": int(arrays["target_counts"].sum(dtype=np.int64)),
+                    "crc32": {name: zlib.crc32(array.data) for name, array in arrays.items()},
                 }
             rejected = [one for _, done in shards for one in done["rejected"]]
             if not entry["train"]["records"]:

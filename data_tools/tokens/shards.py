@@ -1,8 +1,8 @@
 """How a build is cut up: which records are held out, and which records each shard file holds.
 
-`build.py` calls `plan_shards` once, before anything is tokenised; the unified dataset keeps hashes and sizes of its texts beside
-them, so no text is read. What must hold: the same unified datasets give the same shards at every run and with any number of
-workers, and records with the same text are never on both sides of the hold-out.
+`build.py`, next to read, calls `plan_shards` once, before anything is tokenised; the unified dataset keeps hashes and sizes of
+its texts beside them, so no text is read. What must hold: the same unified datasets give the same shards at every run and with
+any number of workers, and records with the same text are never on both sides of the hold-out.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ from huatuo_jax.io.jsonl import Fault, iterate_json
 DIALOGUE_SYMBOLS = ("\n", "<问>：", "<答>：")
 COMPRESSED = (".gz", ".xz", ".zst")
 LONGEST_SENTENCE = 1000
-"""Characters; SentencePiece drops sentences above 4,192 bytes without a word."""
+"""Characters; SentencePiece silently drops sentences above 4,192 bytes."""
 SAMPLE = 4096
 """Sentences that characters per token are measured on, at most twice as many."""
 SEED = 42

@@ -1,4 +1,8 @@
-"""Console script `huatuo`: its commands, by module, and its entry point. `console.py` says what a command is."""
+"""Console script `huatuo`: its commands, by module, and its entry point.
+
+The way in for everything that trains, asks or converts a model. What must hold: it starts at once, so nothing is imported here
+but the frame, and a command's module only when the command is run. Next to read: `console.py`, which says what a command is.
+"""
 
 import functools
 

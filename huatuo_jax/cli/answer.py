@@ -1,4 +1,8 @@
-"""`huatuo ask`, `generate`, `chat` and `logits`: what a model answers. `huatuo_jax/inference` does the work."""
+"""`huatuo ask`, `generate`, `chat` and `logits`: what a model answers.
+
+The end of a model's way, or a look at a run in between. What must hold: everything that a user can have mistaken is refused
+before the weights are read. Next to read: `huatuo_jax/inference`, which does the work.
+"""
 
 import argparse
 import time
@@ -49,6 +53,7 @@ def ask(args: argparse.Namespace) -> Report:
     require(args.recall >= 0, f"--recall is {args.recall}; it must be at least 0")
     require(all(text.strip() for text in args.question), f"a question for {args.model} is empty; write one between the quotes")
     model = open_model(args.model, args.format, **folder_options(args))
+    # Questions and training data are the run's; a base or a folder has none.
     config = None
     if model.stored.kind == "run":
         config = config_from_dict(RunConfig, read_json(args.model / "config.json"))
@@ -65,6 +70,7 @@ def ask(args: argparse.Namespace) -> Report:
         console.print(f"[bold cyan]问[/] {entry['prompt']}{'' if entry['recall'] is None else known}")
         console.print(f"[bold green]答[/] {entry['answer']}\n")
     report: Report = {"answers": answers}
+    # Answers to questions of one's own are no part of the run, and `huatuo report` would draw them as if they were.
     if config and not args.question:
         write_json(args.model / "answers.json", answers)
     if config and args.recall:
@@ -109,6 +115,8 @@ def generate(args: argparse.Namespace) -> Report:
     batch = Batch(model, prompts, args.out, settings, new_tokens(args, model.config), args.stop, recorded)
     already = len(prompts) - len(batch.requests)
     console.print(f"{len(prompts)} prompts" + (f", {already} of them answered already" if already else ""))
+    # In two steps, so that settings, prompts and earlier answers are checked here, and the weights are read only if a prompt is
+    # left to answer.
     started, lengths = time.perf_counter(), list[int]()
     try:
         with sigterm_interrupts(), make_progress(console, "answers") as progress:
@@ -154,7 +162,7 @@ def chat(args: argparse.Namespace) -> Report:
     console, settings = make_console(args.quiet), sampling(args)
     model = open_model(args.model, args.format, **folder_options(args))
     longest = new_tokens(args, model.config)
-    engine = model.engine(1, **engine_options(args, model))
+    engine = model.engine(1, **engine_options(args, model))  # one row: one person asks one question at a time
     console.print(f"{model.source}; answers up to {longest} tokens; /help lists the commands")
     conversation = Conversation(model, engine, settings, longest, tuple(args.stop))
     questions = talk(conversation)
@@ -199,13 +207,14 @@ def logits(args: argparse.Namespace) -> Report:
     model = open_stored_model(args.model, **folder_options(args))
     check_rows(model.config, rows)
     params = model.params(dtype=dtype)
+    # Row by row into a mapped file: 4,096 positions of 125,696 logits are 2 GB.
     shape = (sum(map(len, rows)), model.config.vocab_size)
     console, start = make_console(args.quiet), 0
     with written_aside(args.out) as aside, make_progress(console, "rows") as progress:
         out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
-        for found in progress.track(row_logits(model.config, params, rows, dtype), total=len(rows), description="logits"):
-            out[start : start + len(found)] = found
-            start += len(found)
+        for of_row in progress.track(row_logits(model.config, params, rows, dtype), total=len(rows), description="logits"):
+            out[start : start + len(of_row)] = of_row
+            start += len(of_row)
         out.flush()
     console.print(f"{args.out}: fp32 logits {list(shape)} of {model.config.name}")
     return {"model": str(args.model), "rows": len(rows), "tokens": shape[0], "vocabulary": shape[1]}

@@ -15,7 +15,8 @@ One word means one thing in every command:
     --sequence-length, --max-length, --max-new-tokens
                      tokens of a packed row; at most of one text or record; at most of one answer
 
-What the commands of one program do stands in their modules; `console.py` starts them.
+What must hold: a wrong word is refused with the nearest right one, and no module here loads anything heavy. Next to read: a
+module of commands, such as `train.py`; `console.py` starts them.
 """
 
 import argparse
@@ -29,7 +30,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from huatuo_jax.config import MeshConfig, ModelConfig, require
-from huatuo_jax.config_files import load_config
 from huatuo_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,8 +60,12 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The arguments that a command line gives; `--learning_rate` is read as `--learning-rate`."""
+        # The config comes first and is loaded before the flags are declared, for its values decide which fields there are:
+        # sources of its mixture, its questions.
         words, config = list(words), None
         if self._takes_config and words and not words[0].startswith("-"):
+            from huatuo_jax.config_files import load_config  # here, because most commands read no config
+
             config = load_config(words[0])
             self.usage = self.format_usage().removeprefix("usage: ").strip() + " [--FIELD VALUE …]"  # not a hundred fields
             add_config_fields(self, config)
@@ -70,11 +74,12 @@ class Parser(argparse.ArgumentParser):
             flag, equals, value = word.partition("=")
             if not flag.startswith("--") or " " in flag:  # a text that begins with dashes is a value
                 continue
-            flag = flag.replace("_", "-")
+            flag = flag.replace("_", "-")  # fields are written with "_" in the config
             if flag not in self._option_string_actions:
                 # Before argparse looks: it would complain of the flag that is missing because it is misspelt.
                 self.error(f"no flag {flag}{did_you_mean(flag, self._option_string_actions)}")
             words[place] = flag + equals + value
+        # Intermixed, so that arguments may follow flags: `ask --recall 16 RUN`.
         args = self.parse_intermixed_args(words)
         if config is not None:
             args.config = with_config_fields(config, args)
@@ -97,6 +102,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         initials = "".join(part[:1] for part in last.split("-"))
         for spelling in {name.lstrip("-"), last, initials if len(initials) > 1 else last}:
             names.setdefault(spelling, []).append(name)
+    # A spelling that is exactly known needs no likeness: two letters such as "lr" are like many names.
     word = word.lstrip("-")
     spellings = [word] if word in names else difflib.get_close_matches(word, names, n=2)
     close = dict.fromkeys(name for spelling in spellings for name in names[spelling])
@@ -149,6 +155,7 @@ def add_config_fields(parser: argparse.ArgumentParser, config: Any, prefix: str 
             settings |= {"type": hint, "metavar": hint.__name__.upper()}
         else:
             continue
+        # Without a default: what is absent from the namespace keeps the config's value (`with_config_fields`).
         group.add_argument(f"--{path.replace('_', '-')}", dest=path, default=argparse.SUPPRESS, **settings)
     for path, part in nested.items():
         add_config_fields(parser, part, f"{path}.")
@@ -179,6 +186,7 @@ def _nested_configs(path: str, value: Any) -> dict[str, Any]:
 
 def _attribute_texts(kind: type) -> dict[str, str]:
     """Field → what the section "Attributes:" of its class says about it."""
+    # From the docstring, so that a field is explained in one place, for readers of the code and of --help.
     texts: dict[str, str] = {}
     name = ""
     for line in (inspect.getdoc(kind) or "").partition("Attributes:\n")[2].splitlines():
@@ -268,6 +276,7 @@ def sampling(args: argparse.Namespace) -> "Sampling":
     """The settings that the arguments ask for; raises ConfigError for impossible ones."""
     from huatuo_jax.inference.sampling import Sampling
 
+    # An empty string is found in every text, so every answer would end before its first token.
     require("" not in args.stop, "--stop is empty; leave it out")
     if args.greedy:
         return Sampling(seed=args.seed)
@@ -276,6 +285,7 @@ def sampling(args: argparse.Namespace) -> "Sampling":
 
 def new_tokens(args: argparse.Namespace, config: ModelConfig) -> int:
     """The longest answer; raises ConfigError for one that no prompt leaves room for."""
+    # Half of a short context: the question needs the other half.
     if args.max_new_tokens is None:
         return min(MAX_NEW_TOKENS, config.max_length // 2)
     require(
@@ -299,6 +309,7 @@ def engine_options(args: argparse.Namespace, model: "Model") -> "EngineOptions":
     dtype = args.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    # No mesh on one device: nothing has to be sharded, and shapes need not divide by anything.
     config = with_config_fields(ONE_DEVICE, args, "mesh.")
     mesh = None if config == ONE_DEVICE else make_mesh(config)
     return {"dtype": dtype, "mesh": mesh, "quantizer": model.quantizer(args.quantize, dtype, mesh)}

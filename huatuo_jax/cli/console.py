@@ -13,8 +13,9 @@ function stands another that declares its arguments:
         huatuo convert to-hf …
         \"""
 
-The function makes one library call, prints, and returns its report, which `--json FILE` saves. Its module imports nothing heavy
-at its top, so that `--help` is instant. `arguments.py` holds the parser and what commands share.
+The function makes one library call, prints, and returns its report, which `--json FILE` saves. What must hold: its module imports
+nothing heavy at its top, so that `--help` is instant, and every error that a user can correct ends in one line and its exit code.
+Next to read: `arguments.py`, which holds the parser and what commands share.
 """
 
 import argparse
@@ -26,17 +27,18 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from huatuo_jax import __version__
 from huatuo_jax.cli.arguments import Parser, did_you_mean
 from huatuo_jax.errors import EXIT_FAILED, EXIT_USAGE, HuatuoError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
 
 Report = dict[str, Any]
 """What a command found, as JSON values; a `passed` that is false makes the command fail."""
@@ -49,16 +51,20 @@ def make_console(quiet: bool = False) -> Console:
     return Console(quiet=quiet, highlight=False, soft_wrap=True)
 
 
-def print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: "Table") -> None:
     """Prints a table; into a pipe or file as wide as it needs to be, for no terminal is there to fit."""
     if not console.is_terminal:
+        from rich.measure import Measurement
+
         needed = Measurement.get(console, console.options.update(width=1_000), table).maximum
         console.width = max(console.width, needed)
     console.print(table)
 
 
-def make_progress(console: Console, unit: str = "") -> Progress:
+def make_progress(console: Console, unit: str = "") -> "Progress":
     """A progress bar with count, elapsed and remaining time; use as a context manager."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,6 +73,7 @@ def make_progress(console: Console, unit: str = "") -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        # Into a file or pipe rich would write the last state of each bar, which is no part of the report.
         transient=not console.is_terminal,
         disable=console.quiet,
     )
@@ -108,10 +115,13 @@ def main(program: str, description: str, commands: Mapping[str, str], argv: Sequ
         finally:
             sys.stdout.flush()  # here a closed pipe raises an error that can be caught; at the interpreter's end it cannot
     except BrokenPipeError:
+        # The reader has gone (`… | head`). What is still in the buffer goes nowhere, so that the interpreter's own flush at its
+        # end does not complain.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
+        # A path that cannot be read or written is the user's matter; an OSError without one (a socket's, a library's) is a bug.
         where = error.filename or error.filename2
         if where is None:
             raise
@@ -122,16 +132,15 @@ def main(program: str, description: str, commands: Mapping[str, str], argv: Sequ
 
 def _run(target: str, command: str, words: Sequence[str]) -> int:
     """Reads the arguments of one command, runs it and saves its report; returns its exit code."""
-    from huatuo_jax.io.files import write_json
-
     run, declare = _command(target)
     text, _, example = (inspect.getdoc(run) or "").partition("\nExample:\n")
+    # The function's docstring is the help: summary, text, example.
     parser = Parser(
         prog=command,
         description=text,
         epilog="example:\n" + textwrap.indent(textwrap.dedent(example), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False,  # an abbreviation in a script would break when a flag is added that begins like it
     )
     declare(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
@@ -140,6 +149,8 @@ def _run(target: str, command: str, words: Sequence[str]) -> int:
     _check_writable(args.json)
     report = run(args)
     if args.json and report:
+        from huatuo_jax.io.files import write_json  # with numpy and epath: a tenth of a second that `--help` does not need
+
         write_json(args.json, report)
     return 0 if report.get("passed", True) else EXIT_FAILED
 

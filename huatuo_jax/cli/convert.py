@@ -1,4 +1,8 @@
-"""`huatuo convert from-hf`, `to-hf` and `compare`: Hugging Face folders in and out. `huatuo_jax/weights` does the work."""
+"""`huatuo convert from-hf`, `to-hf` and `compare`: from Hugging Face folders to bases, from runs to folders, and the gate.
+
+The first and the last step of a model's way (journey 2 of docs/architecture.md). What must hold: a conversion that may change a
+number or the function says so or is refused. Next to read: `huatuo_jax/weights`, which does the work.
+"""
 
 import argparse
 import dataclasses
@@ -48,6 +52,7 @@ def from_hf(args: argparse.Namespace) -> Report:
     from huatuo_jax.sharding import make_mesh
     from huatuo_jax.weights.base import import_folder
 
+    # Before the folder is read: a mesh that does not fit is refused at once.
     began = time.time()
     mesh = make_mesh(with_config_fields(MeshConfig(), args, "mesh."))
     console = make_console(args.quiet)
@@ -106,11 +111,13 @@ def to_hf(args: argparse.Namespace) -> Report:
     from huatuo_jax.weights.hf_write import ExportRequest, export
 
     console = make_console(args.quiet)
+    # The flags are named as the request's fields.
     fields = (field.name for field in dataclasses.fields(ExportRequest))
     with make_progress(console, "MB") as progress:
         task = progress.add_task("weights", total=None)
 
         def advance(written: int, total: int) -> None:
+            # Whole megabytes, as the bar shows counts and no units.
             progress.update(task, completed=written // 10**6, total=total // 10**6)
 
         report = export(args.model, args.folder, ExportRequest(**{name: getattr(args, name) for name in fields}), advance)
@@ -125,6 +132,7 @@ def to_hf(args: argparse.Namespace) -> Report:
 
 def byte_size(text: str) -> int:
     """ "5GB" → 5,000,000,000."""
+    # Powers of ten, as Hugging Face's own tools count shard sizes.
     number = text.upper().rstrip("KMGB ")
     unit = text.upper()[len(number) :].strip()
     if not number.strip().isdecimal() or unit not in UNITS or int(number) == 0:
@@ -155,14 +163,15 @@ def compare(args: argparse.Namespace) -> Report:
     """
     from huatuo_jax.weights.compare import compare, read_texts
 
-    texts = read_texts(args.text)
-    found = compare(args.model, args.other, texts, args.dtype, args.trust_remote_code, **folder_options(args))
+    texts = read_texts(args.text)  # before any model is opened
+    result = compare(args.model, args.other, texts, args.dtype, args.trust_remote_code, **folder_options(args))
     console = make_console(args.quiet)
     console.print(
-        f"{found.tokens} positions in {args.dtype}: largest logit error {found.max_error:.3g} ({found.relative_error:.3g} of the "
-        f"largest logit), mean KL {found.mean_kl:.3g} (largest {found.max_kl:.3g}), "
-        f"top-1 agreement {100 * found.top1_agreement:.2f} %"
+        f"{result.tokens} positions in {args.dtype}: largest logit error {result.max_error:.3g} ({result.relative_error:.3g} of "
+        f"the largest logit), mean KL {result.mean_kl:.3g} (largest {result.max_kl:.3g}), "
+        f"top-1 agreement {100 * result.top1_agreement:.2f} %"
     )
-    verdict = "[green]passed[/]" if found.passed else "[bold red]failed[/]"
-    console.print(f"{verdict}: the gate is a mean KL of {found.gate:g} nats in {args.dtype}")
-    return {"a": args.model, "b": args.other, "dtype": args.dtype, **dataclasses.asdict(found), "passed": found.passed}
+    verdict = "[green]passed[/]" if result.passed else "[bold red]failed[/]"
+    console.print(f"{verdict}: the gate is a mean KL of {result.gate:g} nats in {args.dtype}")
+    # `passed` false makes the exit code 1 (`console.py`), so that a script stops at a bad conversion.
+    return {"a": args.model, "b": args.other, "dtype": args.dtype, **dataclasses.asdict(result), "passed": result.passed}

@@ -1,4 +1,9 @@
-"""`huatuo train` and `huatuo report`: a run from a config, and its pictures. `training/trainer.py` and `report/` do the work."""
+"""`huatuo train` and `huatuo report`: a run from a config, and its pictures.
+
+The last step of journey 1 in docs/architecture.md. What must hold: the same command line starts a run, resumes it, and says that
+it is finished; with several processes, each ends with the same exit code. Next to read: `training/trainer.py`,
+`report/run_page.py`.
+"""
 
 import argparse
 import os
@@ -44,6 +49,7 @@ def train(args: argparse.Namespace) -> Report:
     huatuo train quickstart --run runs/quickstart --mesh.fsdp 4     # the same recipe by its name; goes on, on another mesh
     huatuo train huatuo2_7b --help                                  # its fields and their values
     """
+    # Before anything touches a device: jax must know the other processes when it sets up its backend.
     peers = _start_processes(args)
 
     import jax
@@ -62,7 +68,7 @@ def train(args: argparse.Namespace) -> Report:
         if is_first:
             time.sleep(3)  # the others' last calls to the coordination service, which lives in this process, are still answered
         os._exit(error.exit_code)
-    return report if is_first else {}
+    return report if is_first else {}  # one report, where every process may have been given the same --json
 
 
 def _start_processes(args: argparse.Namespace) -> "Peers | None":

@@ -1,8 +1,9 @@
-"""From records to tokens and targets: the same assembly for every dialogue format, after HuatuoGPT-II's training code.
+"""Records, and how they become tokens and targets: the same for every dialogue format, after HuatuoGPT-II's training code.
 
-On the way: `formats.py` cuts a dialogue into pieces, `tokenizers.py` encodes them, here they are joined; `huatuo-data build`
-stores the result (`token_store.py`), and generation asks with the same pieces (`prompt_tokens`). What must hold: a prompt has the
-same tokens as the dialogue in training, up to where the answer begins.
+A `Record` is one training example as text: what the layouts of `data_tools/records` make, what a unified dataset holds and what
+`huatuo-data build` encodes. On the way from it to tokens `formats.py` cuts a dialogue into pieces, `tokenizers.py` encodes them,
+and here they are joined; next is `token_store.py`, which stores the result. Generation prompts with the same pieces
+(`prompt_tokens`). What must hold: a prompt has the same tokens as the dialogue in training, up to where the answer begins.
 
 Two turns in the huatuo format, each piece tokenised on its own ("-" is IGNORED; a letter stands for a token):
 
@@ -10,21 +11,62 @@ Two turns in the huatuo format, each piece tokenised on its own ("-" is IGNORED;
     tokens     p p q q q              r r a a                s s q q                r r a      EOS
     targets    - - - - -              - - a a                EOS - - -              - - a      EOS
 
-Targets are not shifted here: target i belongs to token i. The first token of the second question has EOS as its target: where it
-would be said, the answer ends. `rows.py` shifts.
+Targets are not shifted here: target i belongs to token i. The first token of the second question has EOS as its target, so that
+the model learns to end the answer there. `rows.py` shifts.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from huatuo_jax.data.formats import DialogueFormat, Piece
-from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.errors import RecordError
 
 IGNORED = -100
+"""Target of a position that is not learned: the value that torch's and the original's losses skip by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One training example before tokenisation.
+
+    Attributes:
+      id: unique within its source.
+      source: the source's canonical name, e.g. "medical_books_cn" or "sft".
+      turns: user, assistant, user, assistant, …; empty for a passage.
+      system: optional system prompt of a dialogue.
+      text: a raw passage; empty for a dialogue.
+    """
+
+    id: str
+    source: str
+    turns: tuple[str, ...] = ()
+    system: str = ""
+    text: str = ""
+
+
+def check_record(record: Record) -> Record:
+    """Returns `record`, or raises `RecordError` with the reason why it cannot be trained on."""
+    if not isinstance(record.source, str) or not record.source:
+        raise RecordError("record has no source")
+    if bool(record.turns) == bool(record.text):
+        both = "both `turns` and `text`" if record.turns else "neither `turns` nor `text`"
+        raise RecordError(f"record has {both}; it needs exactly one of them")
+    if record.text:
+        if not isinstance(record.text, str) or not record.text.strip():
+            raise RecordError("`text` is not a non-blank string")
+        return record
+    for i, turn in enumerate(record.turns):
+        if not isinstance(turn, str):
+            raise RecordError(f"turn {i} is {type(turn).__name__}, not a string")
+        if not turn.strip():
+            raise RecordError(f"turn {i} is blank")
+    if len(record.turns) % 2:
+        raise RecordError(f"dialogue has an odd number of turns ({len(record.turns)}): it must end with an answer")
+    return record
 
 
 class Encoded(NamedTuple):
@@ -56,7 +98,7 @@ class Examples(NamedTuple):
 
     @classmethod
     def join(cls, examples: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Examples":
-        """Examples given as (tokens, targets), end to end."""
+        """Examples given as (tokens, targets), int32 [length] each, end to end."""
         tokens, targets = ([np.zeros(0, np.int32), *(example[i] for example in examples)] for i in (0, 1))
         return cls(np.concatenate(tokens), np.concatenate(targets), np.array([len(t) for t in tokens[1:]], np.int64))
 

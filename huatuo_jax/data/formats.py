@@ -6,9 +6,10 @@ Each format is one object in `FORMATS`, which says it twice:
               the same way for all formats; for training, generation and evaluation
     jinja     the chat template of an exported folder, for `apply_chat_template` of transformers
 
-Both must give the same ids. Ours tokenises a prompt piece by piece; transformers renders one string and tokenises that. The ids
-are the same where no token reaches over the seam of two pieces, and for the huatuo format `check` refuses a tokenizer that has
-such a token. Tests hold `jinja` against `render` for every format. To add a format, add it to `FORMATS`.
+On the way from a record to tokens it stands between the record and `dialogue.py`, which is next to read. What must hold: both
+give the same ids. Ours tokenises a prompt piece by piece; transformers renders one string and tokenises that. The ids are the
+same where no token reaches over the seam of two pieces, and for the huatuo format `check` refuses a tokenizer that has such a
+token. Tests hold `jinja` against `render` for every format. To add a format, add it to `FORMATS`.
 """
 
 from collections.abc import Callable, Iterator
@@ -194,6 +195,7 @@ def _baichuan2_chat(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
         if i % 2:
             yield Piece(before=("<reserved_107>",), text=turn, learned=True)
         else:
+            # Nothing stands behind an answer here, so the next question's first token is where the model learns to stop.
             yield Piece(before=("<reserved_106>",), text=turn, ends_previous=i > 0)
 
 
@@ -208,6 +210,7 @@ _BAICHUAN2_CHAT_JINJA = (
 
 
 def _llama2(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
+    # As Meta's code writes it: every question opens with BOS, the system prompt stands within the first one, texts are stripped.
     for i, turn in enumerate(turns):
         if i % 2:
             yield Piece(text=f"{turn.strip()} ", after=(EOS,), learned=True)
@@ -258,7 +261,7 @@ _LLAMA3_JINJA = (
 def _chatml(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
     for role, text in _with_roles(turns, system):
         yield Piece(before=("<|im_start|>",), prefix=f"{role}\n", text=text, after=("<|im_end|>",), learned=role == "assistant")
-        yield Piece(prefix="\n")
+        yield Piece(prefix="\n")  # a piece of its own, not learned: an answer ends with <|im_end|>
 
 
 _CHATML_JINJA = (

@@ -23,7 +23,7 @@ within a row examples keep their drawn order; and the result is the same on ever
 
 A Python loop over examples would take minutes for millions. So the order is cut into contiguous chunks, each packed on its own,
 and step t of the loop places the t-th example of every chunk at once, with numpy. A chunk holds at least 256 rows' worth, so that
-its last, partly filled rows cost little.
+its last, partly filled rows cost little. Next to read: `plan.py`.
 """
 
 from typing import Literal
@@ -107,7 +107,11 @@ class _OpenRows:
         self.columns = np.arange(chunks)
 
     def place(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Puts one example into each of the first len(length) chunks; returns its row in the chunk and its place in the row."""
+        """Puts one example into each of the first n chunks, their lengths int32 [n].
+
+        Returns:
+          Its row in the chunk and its place in the row, int [n] each.
+        """
         n = len(length)
         fill, size, opened, columns = self.fill[:, :n], self.size[:, :n], self.opened[:n], self.columns[:n]
         rows = len(fill)

@@ -7,8 +7,8 @@
 Row i holds the documents `row_docs[row_starts[i] : row_starts[i + 1]]`. Row starts 0 2 5 and documents 7 3 9 7 1 are two rows:
 documents 7 and 3, then 9, 7 (drawn a second time) and 1.
 
-`data_tools/planning/planner.py` makes a plan; training (through `rows.py`), reports and `huatuo-data inspect` read it. What must
-hold: everything random about the data is decided here, so step s of a run depends on the plan alone, and a plan never serves
+`data_tools/planning/planner.py` makes a plan; training, reports and `huatuo-data inspect` read it. Next to read: `rows.py`. What
+must hold: everything random about the data is decided here, so step s of a run depends on the plan alone, and a plan never serves
 other data or settings than it was made for.
 """
 
@@ -48,7 +48,10 @@ class Plan:
 
     @classmethod
     def of(cls, row_starts: np.ndarray, row_docs: np.ndarray, facts: Mapping[str, Any]) -> "Plan":
-        """A new plan; `facts` are the manifest's entries but for the identity of the arrays, which is added here."""
+        """A new plan of int64 arrays [rows + 1] and [kept draws].
+
+        `facts` are the manifest's entries but for the identity of the arrays, which is added here.
+        """
         arrays = {"row_starts": _sha256(row_starts), "row_docs": _sha256(row_docs)}
         counts = {"rows": len(row_starts) - 1, "records": len(row_docs)}
         return cls(row_starts, row_docs, {"schema": SCHEMA, **facts, **counts, "arrays": arrays})
@@ -83,6 +86,7 @@ class Plan:
         remedy = f"remove that copy of {folder}" if cached else REMEDY
         row_starts = _read(source, "row_starts", manifest["rows"] + 1, remedy)
         plan = cls(row_starts, _read(source, "row_docs", manifest["records"], remedy), manifest)
+        # At every start: an altered order would train, and only the curves would be another run's.
         for name, digest in arrays.items():
             if _sha256(getattr(plan, name)) != digest:
                 raise DataError(f"{source}/{name}.npy was altered after the plan was made; {remedy}")
@@ -163,6 +167,7 @@ def settings(data: DataConfig) -> dict[str, Any]:
 
 
 def _sha256(array: np.ndarray) -> str:
+    # Of the numbers and not of the file, whose header numpy may write otherwise; little-endian on every machine.
     return hashlib.sha256(np.ascontiguousarray(array, "<i8").view(np.uint8).data).hexdigest()
 
 
@@ -170,7 +175,7 @@ def _read(folder: PathLike, name: str, size: int, remedy: str) -> np.ndarray:
     path = f"{os.fspath(folder)}/{name}.npy"
     try:
         array = read_npy(path)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is missing or torn ({error}); {remedy}") from error
     if array.shape != (size,) or array.dtype != np.int64:
         raise DataError(f"{path} is {array.dtype} {list(array.shape)}, the manifest says int64 [{size}]; {remedy}")

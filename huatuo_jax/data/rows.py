@@ -1,8 +1,8 @@
 """Packed rows: what a training step reads, as a pure function of plan, token dataset and row number.
 
 A plan (`plan.py`) says which documents share a row, the token dataset (`token_store.py`) holds their tokens; here they become
-arrays of fixed length, which `loader.py` reads ahead and moves to the devices. What must hold: row i is the same on every host
-and whatever was read before it; targets are shifted here and nowhere else.
+arrays of fixed length. Next to read: `loader.py`, which reads rows ahead and moves them to the devices. What must hold: row i is
+the same on every host and whatever was read before it; targets are shifted here and nowhere else.
 """
 
 import itertools

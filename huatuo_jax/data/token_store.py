@@ -1,10 +1,13 @@
 """The token dataset: every record as tokens and targets, uncut, read by its number from any thread.
 
 `huatuo-data build` writes it (`data_tools/tokens`), `huatuo-data plan` looks at its sizes only, and training reads its records as
-rows (`rows.py`, next on the way). What must hold: a finished folder never changes, and a damaged one is refused.
+rows (`rows.py`, next on the way). What must hold: a finished folder never changes, and a changed one is refused, down to a bit:
+a plan carries the hash of the manifest, the manifest the CRC-32 of each .npy file, and `checksums` the CRC-32 of each record's
+words, which is compared whenever a record is read.
 
     TOKENS/manifest.json                            written last: without it the build is unfinished
-    TOKENS/SOURCE/{split}.lengths.npy               also target_counts, first_targets: int32 [records]; none of an empty split
+    TOKENS/SOURCE/{split}.lengths.npy               also target_counts, first_targets, checksums: int32 [records]; none of an
+                                                    empty split
     TOKENS/SOURCE/{split}-00000-of-00002.tokens     uint32 [tokens], little-endian: the records of a shard end to end
 
 A token is one word of 32 bits, `token + code · 2³⁰`. The code says what the target of the token is: 0 = ignored, 1 = the token
@@ -17,6 +20,7 @@ itself, 2 = the end token. A question (5, 6), an answer (7, 8) and the token tha
 Flat words are read by slicing a memory map; benchmarks/RESULTS.md has the figures beside two record formats.
 """
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,9 +33,9 @@ from huatuo_jax.data.tokenizers import Tokenizer, load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import PathLike, cached_copy, is_local, read_json, read_npy, sha256_json
 
-SCHEMA = 2
+SCHEMA = 3
 SPLITS = ("train", "holdout")
-STATISTICS = ("lengths", "target_counts", "first_targets")
+STATISTICS = ("lengths", "target_counts", "first_targets", "checksums")
 REMEDY = "build the token dataset again (`huatuo-data build` into a new folder)"
 
 # Two bits for the code leave 30 for the token: four thousand times the 262,144 of the largest vocabularies in use.
@@ -67,15 +71,25 @@ def unpack_words(words: np.ndarray, eos_id: int) -> tuple[np.ndarray, np.ndarray
     return tokens, np.where(codes == _ITSELF, tokens, np.where(codes == _END, np.int32(eos_id), np.int32(IGNORED)))
 
 
-def write_shard(path: PathLike, batches: Iterable[Examples], eos_id: int) -> None:
-    """Writes a local shard file; the caller writes it aside and renames it. Raises as `pack_words` does."""
+def write_shard(path: PathLike, batches: Iterable[Examples], eos_id: int) -> dict[str, Any]:
+    """Writes a local shard file; the caller writes it aside and renames it. Raises as `pack_words` does.
+
+    Returns:
+      The STATISTICS of its records, int32 [records] each.
+    """
+    written = [np.zeros((len(STATISTICS), 0), np.int32)]
     with open(path, "wb") as file:
         for examples in batches:
-            file.write(pack_words(examples.tokens, examples.targets, eos_id).data)
+            words = pack_words(examples.tokens, examples.targets, eos_id)
+            ends = np.cumsum(examples.lengths).tolist()
+            checksums = [zlib.crc32(words[start:end].data) for start, end in zip([0, *ends], ends, strict=False)]
+            written.append(np.stack([*_sizes(examples), np.array(checksums, np.uint32).view(np.int32)]))
+            file.write(words.data)
+    return dict(zip(STATISTICS, np.concatenate(written, axis=1), strict=True))
 
 
-def sizes_of(examples: Examples) -> np.ndarray:
-    """int32 [3, n], the STATISTICS: length, targets from position 1 on (the shift never uses position 0), place of the first one.
+def _sizes(examples: Examples) -> tuple[np.ndarray, ...]:
+    """int32 [n] each: length, targets from position 1 on (the shift never uses position 0), place of the first one.
 
     The place is the length where there is no target.
     """
@@ -96,7 +110,7 @@ def sizes_of(examples: Examples) -> np.ndarray:
     before = np.concatenate([[0], np.cumsum(learned)])
     places = np.append(np.flatnonzero(learned), len(learned))
     firsts = np.minimum(places[before[starts]], ends) - starts
-    return np.stack([lengths, before[ends] - before[starts], firsts]).astype(np.int32)
+    return tuple(sizes.astype(np.int32) for sizes in (lengths, before[ends] - before[starts], firsts))
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -118,7 +132,7 @@ class TokenDataset:
         self.manifest = manifest
         self.manifest_hash = sha256_json(manifest)
         self.sources: tuple[str, ...] = tuple(manifest["sources"])
-        self._eos_id, self._vocab_size = (int(manifest["tokenizer"][name]) for name in ("eos_id", "vocab_size"))
+        self._eos_id = int(manifest["tokenizer"]["eos_id"])
         self._statistics: dict[tuple[str, str, str], np.ndarray] = {}
         self._words = {split: _Words(self, split) for split in SPLITS}
 
@@ -182,6 +196,10 @@ class TokenDataset:
         """int32 [records]: first position ≥ 1 whose target is not ignored; the record's length if there is none."""
         return self._statistic(source, split, "first_targets")
 
+    def checksums(self, source: str, split: str = "train") -> np.ndarray:
+        """int32 [records]: CRC-32 of each record's words."""
+        return self._statistic(source, split, "checksums")
+
     def offsets(self, split: str = "train") -> np.ndarray:
         """int64 [sources + 1]: document ids at which each source begins."""
         return np.cumsum([0, *(self.count(source, split) for source in self.sources)], dtype=np.int64)
@@ -197,17 +215,10 @@ class TokenDataset:
           doc_ids: int64 [n], in any order.
 
         Raises:
-          DataError: if an id is out of range or a file cannot be read.
+          DataError: if an id is out of range, or a file cannot be read or was changed.
         """
         words, lengths = self._words[split].read(np.asarray(doc_ids, np.int64), limit)
-        tokens, targets = unpack_words(words, self._eos_id)
-        # A flipped bit would train without a word: jax clamps an id that its table does not have.
-        if len(tokens) and tokens.max() >= self._vocab_size:
-            raise DataError(
-                f"{self.path}: documents {doc_ids[0]} … {doc_ids[-1]} are damaged (token {tokens.max():,} of a vocabulary of "
-                f"{self._vocab_size:,}); {REMEDY}"
-            )
-        return Examples(tokens, targets, lengths)
+        return Examples(*unpack_words(words, self._eos_id), lengths)
 
     def _statistic(self, source: str, split: str, name: str) -> np.ndarray:
         key = (source, split, name)
@@ -220,9 +231,11 @@ class TokenDataset:
                 array = read_npy(path)
             except (OSError, ValueError) as error:
                 raise DataError(f"{path} is missing or torn ({error}); {REMEDY}") from error
-            if array.shape != (self.count(source, split),):
-                expected = f"({self.count(source, split)},) as the manifest says"
-                raise DataError(f"{path} has shape {array.shape}, not {expected}; {REMEDY}")
+            if array.dtype != np.int32 or array.shape != (self.count(source, split),):
+                expected = f"int32 ({self.count(source, split)},) as the manifest says"
+                raise DataError(f"{path} holds {array.dtype} {array.shape}, not {expected}; {REMEDY}")
+            if zlib.crc32(array.data) != self.manifest["sources"][source][split]["crc32"][name]:
+                raise DataError(f"{path} was changed after the build: its checksum is not the manifest's; {REMEDY}")
             self._statistics[key] = array
         return self._statistics[key]
 
@@ -250,7 +263,7 @@ class _Words:
         ]
         self._paths = [path for path, _ in shards]
         self._shard_starts = np.cumsum([0, *(tokens for _, tokens in shards)], dtype=np.int64)
-        self._record_starts: np.ndarray | None = None
+        self._records: tuple[np.ndarray, np.ndarray] | None = None
         self._maps: list[np.ndarray | None] = [None] * len(shards)
         for path, tokens in shards:
             try:
@@ -262,31 +275,37 @@ class _Words:
 
     def read(self, doc_ids: np.ndarray, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
         """The documents' words end to end, each cut to `limit`, and how many there are of each: uint32 [sum], int64 [n]."""
-        starts = self._starts_of_records()
+        starts, checksums = self._starts_and_checksums()
         if not len(doc_ids):
             return np.zeros(0, np.uint32), np.zeros(0, np.int64)
         if doc_ids.min() < 0 or doc_ids.max() >= len(starts) - 1:
             raise DataError(f"document {doc_ids.min()} … {doc_ids.max()} is outside 0 … {len(starts) - 2}")
-        begins, lengths = starts[doc_ids], starts[doc_ids + 1] - starts[doc_ids]
-        if limit is not None:
-            lengths = np.minimum(lengths, limit)
+        begins, ends = starts[doc_ids], starts[doc_ids + 1]
         shards = np.searchsorted(self._shard_starts[1:-1], begins, side="right")
-        begins = begins - self._shard_starts[shards]
         # Slices of a map copy nothing; `concatenate` reads them from the page cache straight into the result.
-        spans = zip(shards.tolist(), begins.tolist(), (begins + lengths).tolist(), strict=True)
-        return np.concatenate([self._map(shard)[begin:end] for shard, begin, end in spans]), lengths
+        firsts = self._shard_starts[shards]
+        spans = zip(shards.tolist(), (begins - firsts).tolist(), (ends - firsts).tolist(), strict=True)
+        documents = [self._map(shard)[begin:end] for shard, begin, end in spans]
+        # A flipped bit would train without a word. Before the cut: the checksum is that of the whole document.
+        found = np.array([zlib.crc32(document.data) for document in documents], np.uint32)
+        if np.any(changed := found != checksums[doc_ids]):
+            place = int(np.argmax(changed))
+            path = self._paths[shards[place]]
+            raise DataError(f"{path}: document {doc_ids[place]} was changed after the build (its checksum differs); {REMEDY}")
+        lengths = ends - begins
+        return np.concatenate([document[:limit] for document in documents]), np.minimum(lengths, limit or lengths)
 
-    def _starts_of_records(self) -> np.ndarray:
+    def _starts_and_checksums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each record begins, int64 [records + 1], and its checksum, uint32 [records]."""
         # Two threads may both compute it, or both open a map: they get the same, and one of the two is dropped.
-        if self._record_starts is None:
-            dataset = self._dataset
-            lengths = [np.zeros(1, np.int32), *(dataset.lengths(source, self._split) for source in dataset.sources)]
+        if self._records is None:
+            dataset, split = self._dataset, self._split
+            none = np.zeros(1, np.int32)
+            lengths = [none, *(dataset.lengths(source, split) for source in dataset.sources)]
+            checksums = [none[:0], *(dataset.checksums(source, split) for source in dataset.sources)]
             starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
-            if starts[-1] != self._shard_starts[-1]:
-                in_shards = f"the records of {self._split} have {starts[-1]:,} tokens, its shards {self._shard_starts[-1]:,}"
-                raise DataError(f"{dataset.path}: {in_shards}; {REMEDY}")
-            self._record_starts = starts
-        return self._record_starts
+            self._records = starts, np.concatenate(checksums).view(np.uint32)
+        return self._records
 
     def _map(self, shard: int) -> np.ndarray:
         words = self._maps[shard]

@@ -6,20 +6,19 @@ Prompts come from `.txt` (a prompt a line), `.jsonl` (objects), or stdin in eith
     {"id": "q7", "prompt": "感冒了可以喝酒吗？", "subject": "medicine"}
     {"id": "q7", "prompt": "…", "subject": "medicine", "answer": "不可以。", "finish_reason": "end", "prompt_tokens": …, …}
 
-Every answer is on the disk before the next one, a half-written last line is dropped, and `FILE.settings.json` beside the answers
-holds the settings that they were made with: other settings are refused. A prompt's draws follow from the seed and its id alone,
-so neither order nor reruns change an answer. `engine.py` answers.
+What must hold: every answer is on the disk before the next one, a half-written last line is dropped, and `FILE.settings.json`
+beside the answers holds the settings that they were made with: other settings are refused. A prompt's draws follow from the seed
+and its id alone, so neither order nor reruns change an answer. Next to read: `engine.py`, which answers.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from huatuo_jax.config import require
@@ -63,6 +62,7 @@ def read_prompts(source: str) -> list[Prompt]:
       DataError: malformed UTF-8 or JSON, a line that is no prompt, an id twice; names file and line.
     """
     if source == "-":
+        # As bytes: the terminal's locale must not decide how a file that is piped in is decoded.
         name, content = "stdin", sys.stdin.buffer.read()
     else:
         name, path = source, Path(source)
@@ -72,6 +72,7 @@ def read_prompts(source: str) -> list[Prompt]:
         content = path.read_bytes()
     objects = source.endswith(".jsonl") or (source == "-" and content.lstrip()[:1] == b"{")
     prompts: dict[str, Prompt] = {}
+    # Cut at line feeds alone: `splitlines` would also cut at a lone carriage return, which may stand within a prompt.
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         place = f"{name}, line {number}"
         text = _decode(line.rstrip(b"\r"), place)
@@ -90,8 +91,8 @@ def _decode(line: bytes, place: str) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        found = " ".join(f"{byte:02x}" for byte in line[error.start : error.start + 4])
-        raise DataError(f"{place}: not valid UTF-8 at byte {error.start + 1} ({found}); save the file as UTF-8") from None
+        shown = " ".join(f"{byte:02x}" for byte in line[error.start : error.start + 4])
+        raise DataError(f"{place}: not valid UTF-8 at byte {error.start + 1} ({shown}); save the file as UTF-8") from None
 
 
 def _from_object(line: bytes, number: int, place: str) -> Prompt:
@@ -115,20 +116,21 @@ def _from_object(line: bytes, number: int, place: str) -> Prompt:
     if taken := [name for name in OUTPUT_FIELDS if name in values]:
         raise DataError(f"{place}: the field {taken[0]!r} is one of the output's own; rename it")
     id = values.get("id", number)
+    # bool is an int to Python, and true is no name.
     if not isinstance(id, str | int) or isinstance(id, bool):
         raise DataError(f'{place}: "id" is a {type(id).__name__}; it must be a string or a whole number')
     return Prompt(str(id), tuple(turns), system, values, place)
 
 
 class AnswerFile:
-    """A file of answers, open for more.
+    """A file of answers to which more may be added.
 
     Attributes:
       done: id → line of every answer that is there.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Opens a new file, or one of an earlier run with the same settings; nothing is written before the context is entered.
+        """Opens a new file, or one of an earlier run with the same settings; nothing is written before `appending`.
 
         Raises:
           ConfigError: an earlier run had other settings (named with old and new value), or left no settings.
@@ -136,7 +138,6 @@ class AnswerFile:
         """
         self.path, self._settings = path, dict(settings)
         self._settings_file = path.with_name(path.name + ".settings.json")
-        self._log: JsonLog | None = None
         self._check_settings()
         self._size = path.stat().st_size if path.exists() else 0
         try:
@@ -144,28 +145,22 @@ class AnswerFile:
         except (KeyError, TypeError):
             raise DataError(f"{path} has a line that is not an answer of `huatuo generate`; correct or remove it") from None
 
-    def __enter__(self) -> "AnswerFile":
+    @contextlib.contextmanager
+    def appending(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """Yields `append(answer)`, which returns when the answer is on the disk.
+
+        Raises:
+          ConfigError: another process writes to the file, or has written since this one read it.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that append to one file would answer the same prompts twice, and tear each other's lines.
         busy = ConfigError(f"another process writes to {self.path}; wait for it, or choose another file")
-        with ExitStack() as stack:
-            stack.enter_context(locked(self.path, busy))
+        with locked(self.path, busy):
             if self.path.stat().st_size != self._size:  # it wrote after this one had read
                 raise busy
             write_json(self._settings_file, self._settings)
-            self._log = JsonLog(self.path, durable=True)
-            stack.callback(self._log.close)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
-
-    def append(self, answer: Mapping[str, Any]) -> None:
-        """Writes one answer, to the disk."""
-        if self._log is None:
-            raise RuntimeError("append outside of the with block")
-        self._log.append(answer)
-        self.done[answer["id"]] = dict(answer)
+            with contextlib.closing(JsonLog(self.path, durable=True)) as log:
+                yield log.append
 
     def _check_settings(self) -> None:
         if not self.path.exists() or not self.path.stat().st_size:
@@ -230,7 +225,7 @@ class Batch:
             return  # a finished file needs no weights
         by_id = {prompt.id: prompt for prompt in self.prompts}
         ids, requests = list(self.requests), list(self.requests.values())
-        with self._file as file:
+        with self._file.appending() as append:
             engine = load_engine()
             path = self.model.stored.path
             require(
@@ -239,7 +234,7 @@ class Batch:
                 f"{path}/checkpoints/{self.model.step}",
             )
             for index, completion in engine.generate(requests):
-                file.append(
+                append(
                     {
                         **by_id[ids[index]].fields,
                         "id": ids[index],
@@ -257,6 +252,8 @@ class Batch:
             ids = prompt_tokens(prompt.turns, model.tokenizer, model.dialogue_format, prompt.system)
         except RecordError as error:
             raise DataError(f"{prompt.place}: {error}") from error
+        # By the id and not by the place in the file, so that prompts may be added or sorted. CRC-32 is the same for ever, which
+        # Python's own `hash` is not: it is salted anew in every process.
         seed = zlib.crc32(f"{self.sampling.seed} {prompt.id}".encode())
         sampling = dataclasses.replace(self.sampling, seed=seed)
         return Request(ids, self.max_new_tokens, sampling, tuple(self.stop), prompt.place)

@@ -1,7 +1,8 @@
 """A conversation with a model: its history within the context, and the loop of `huatuo chat` that reads and prints it.
 
 `Conversation` renders history and question in the model's dialogue format, as training did, and streams the answer from the
-engine (`engine.py`). When the context is full, the oldest turns are dropped. `talk` is the part that knows a terminal.
+engine. What must hold: the model reads what the person sees, so when the context is full, whole questions and answers are
+dropped, the oldest first, and a line says how many. `talk` is the part that knows a terminal. Next to read: `engine.py`.
 """
 
 import contextlib
@@ -60,6 +61,7 @@ class Conversation:
                 answer += piece
                 yield piece
         finally:
+            # Of a stopped answer too: turns must alternate, and the model should know what the person has read.
             self.turns.append(answer)
 
     def _fit(self, question: str) -> list[int]:
@@ -104,6 +106,7 @@ def _read_line() -> str | None:
     try:
         if terminal:
             return input("问> ").strip()
+        # As bytes, so that one line that is not UTF-8 costs that line and not the program.
         line = sys.stdin.buffer.readline()
         return line.decode("utf-8").strip() if line else None
     except EOFError:
@@ -120,6 +123,7 @@ def _read_line() -> str | None:
 def _answer(conversation: Conversation, question: str) -> bool:
     """Prints one answer as it comes; returns whether the question could be asked."""
     try:
+        # Closed at once when Ctrl-C stops it: only then does the conversation note the answer so far.
         with contextlib.closing(conversation.ask(question)) as pieces:
             for place, piece in enumerate(pieces):
                 if place == 0 and conversation.dropped:

@@ -1,8 +1,8 @@
 """Generation on the device: rows of a cache that are filled with prompts (`prefill`) and continued token by token (`decode`).
 
 Both are compiled once for each bucket of sizes. They know nothing of requests and text: `engine.py` decides which request gets
-which row, and reads the tokens. A row's tokens are a function of that row alone, so an answer does not change with its
-neighbours.
+which row, and reads the tokens. What must hold: a row's tokens are a function of that row alone, so an answer does not change
+with its neighbours. Next to read: `sampling.py`, `models/cache.py`.
 
 Example: two rows, three requests A, B, C, and `steps` = 4. A ends after two tokens, so `decode` returns early (`return_at` = one
 row left), C takes A's row, and B's row goes on where it was:
@@ -23,8 +23,7 @@ from jax.typing import DTypeLike
 
 from huatuo_jax.inference.sampling import SamplingRows, next_tokens
 from huatuo_jax.models.cache import KVCache, extend
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Decoder, Params
 
 LARGEST_PIECE = 512
 """Longer prompts are prefilled in pieces of so many tokens, which bounds the memory of their attention scores."""
@@ -93,6 +92,8 @@ class Decoded:
     failed: jax.Array
 
 
+# `visible` is static because it is the size of what attention reads. The cache is donated: XLA writes into it in place, where it
+# would else copy the largest array there is at every call.
 @partial(jax.jit, static_argnames=("graphdef", "visible", "dtype"), donate_argnames="cache")
 def prefill(
     graphdef: nnx.GraphDef[Decoder],
@@ -105,7 +106,7 @@ def prefill(
     visible: int,
     dtype: DTypeLike,
 ) -> KVCache:
-    """The cache with a piece of `R` prompts in rows `rows_R` (one beyond the cache is not kept), from positions `starts_R` on.
+    """The cache with a piece of `R` prompts, int32 [R, S], in rows `rows_R` (one beyond it is not kept), from `starts_R` on.
 
     Padding behind a prompt fills slots that are written again before anything sees them.
     """
@@ -115,7 +116,7 @@ def prefill(
 
 @partial(jax.jit, donate_argnames="state")
 def admit(state: DecodeState, rows_R: jax.Array, new: DecodeState) -> DecodeState:
-    """The state with that of `new` rows at `rows_R`; a row beyond the last is dropped."""
+    """The state with that of `R` `new` rows at `rows_R`, int32 [R]; a row beyond the last is dropped."""
     return jax.tree.map(lambda old, fresh: old.at[rows_R].set(fresh, mode="drop"), state, new)
 
 
@@ -146,6 +147,7 @@ def decode(
     nothing = Decoded(jnp.full((steps, batch), NO_TOKEN), state.left, jnp.zeros(batch, bool))
 
     def goes_on(loop: tuple[jax.Array, KVCache, DecodeState, Decoded]) -> jax.Array:
+        # A traced scalar, so that another `return_at` is not another compilation.
         step, _, state, _ = loop
         return (step < steps) & ((state.left > 0).sum() > return_at)
 
@@ -156,6 +158,7 @@ def decode(
         running_B = state.left > 0
         hidden_B1D, cache = extend(model, state.last[:, None], cache, state.length, visible=visible, dtype=dtype)
         logits_BV = model.logits(hidden_B1D)[:, 0]
+        # Here and not on the host, which would need all logits [B, V] at every step to see it.
         failed_B = running_B & ~jnp.isfinite(logits_BV).all(axis=1)
         token_B = next_tokens(logits_BV, state.seen, state.length + 1, state.sampling, sampled)
         ended_B = failed_B | jnp.isin(token_B, end_ids_E)
@@ -171,5 +174,6 @@ def decode(
         tokens = done.tokens.at[step].set(jnp.where(kept_B, token_B, NO_TOKEN))
         return step + 1, cache, state, Decoded(tokens, state.left, done.failed | failed_B)
 
+    # A loop on the device: going back to the host for every token would cost more than a small model's step.
     _, cache, state, done = jax.lax.while_loop(goes_on, advance, (jnp.int32(0), cache, state, nothing))
     return cache, state, done

@@ -5,9 +5,9 @@
     for text in engine.stream(Request(prompt, 256)): …
 
 This is the host's part: it gives rows of a static-size cache to requests and reads the tokens. A prompt but for its last token is
-prefilled into a free row, from where `decode` goes on, several steps a call (`device.py` computes both). A row's answer must not
-depend on its neighbours: each has positions, settings and draws of its own. `requests.py` holds what goes in and comes out;
-`model.py` makes an engine of a directory.
+prefilled into a free row, from where `decode` goes on, several steps a call (`device.py` computes both). What must hold: a row's
+answer does not depend on its neighbours, for each has positions, settings and draws of its own. Next to read: `requests.py`,
+which holds what goes in and comes out; `model.py` makes an engine of a directory.
 """
 
 import contextlib
@@ -30,8 +30,7 @@ from huatuo_jax.inference.device import LARGEST_PIECE, NO_TOKEN, Decoded, Decode
 from huatuo_jax.inference.requests import ActiveRequest, Completion, Request, check_prompt
 from huatuo_jax.inference.sampling import SamplingRows
 from huatuo_jax.models.cache import KVCache
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params, split_decoder
+from huatuo_jax.models.decoder import Decoder, Params, split_decoder
 from huatuo_jax.sharding import activation_spec
 
 STEPS_PER_CALL = 16
@@ -78,6 +77,7 @@ class Engine:
             params, self.config = _bake_norm_head(graphdef, params, dtype)
             graphdef = split_decoder(self.config)
         self.graphdef, self.params = graphdef, params
+        # Rows are sharded over these axes, and a row cannot be split.
         parts = 1 if mesh is None else int(np.prod([mesh.shape[name] for name in activation_spec(mesh, "batch")[0] or ()]))
         self.num_rows = -(-num_rows // parts) * parts
         self._end_ids = jnp.asarray(list(end_ids), jnp.int32).reshape(-1)
@@ -102,6 +102,7 @@ class Engine:
     def stream(self, request: Request) -> Iterator[str]:
         """The pieces of one answer's text as they become certain. Errors as `generate`."""
         require(self.tokenizer is not None, "this engine has no tokenizer; text cannot be streamed")
+        # One step a call: a person should see every token when it is there.
         for _, _, text in self._run([request], steps=1):
             if text:
                 yield text
@@ -123,6 +124,7 @@ class Engine:
             if entering:
                 cache, state = self._prefill(cache, entering), self._admit(state, entering)
                 active |= entering
+            # While requests wait, a row that ends is worth coming back for at once; without any, only when all have ended.
             cache, state, done = self._decode(cache, state, active, steps, wait_for_all=not waiting)
             for row, request in sorted(active.items()):
                 new = [token for token in done.tokens[:, row].tolist() if token != NO_TOKEN]
@@ -151,6 +153,8 @@ class Engine:
 
     def _prefill(self, cache: KVCache, entering: dict[int, ActiveRequest]) -> KVCache:
         """Fills rows with the prompts but for their last tokens, prompts of similar length together."""
+        # By bucket, so that a short prompt is not padded to the longest. The last token is left to `decode`, whose first step
+        # reads its logits: so prefill needs no head at all.
         groups: dict[int, dict[int, Sequence[int]]] = {}
         for row, active in entering.items():
             prompt = active.request.prompt
@@ -190,19 +194,16 @@ class Engine:
         def column(values: Sequence[float], dtype: DTypeLike) -> Any:
             return np.resize(np.asarray(values, dtype), height)  # repeats them in the padding, which is dropped
 
-        settings = [request.sampling for request in requests]
+        settings = {
+            name: column([getattr(request.sampling, name) for request in requests], of_rows.dtype)
+            for name, of_rows in vars(state.sampling).items()
+        }
         new = DecodeState(
             last=column([request.prompt[-1] for request in requests], np.int32),
             length=column([len(request.prompt) - 1 for request in requests], np.int32),
             left=column([request.max_new_tokens for request in requests], np.int32),
             seen=seen_RV,
-            sampling=SamplingRows(
-                temperature=column([one.temperature for one in settings], np.float32),
-                top_k=column([one.top_k for one in settings], np.int32),
-                top_p=column([one.top_p for one in settings], np.float32),
-                repetition_penalty=column([one.repetition_penalty for one in settings], np.float32),
-                seed=column([one.seed for one in settings], np.uint32),
-            ),
+            sampling=SamplingRows(**settings),
         )
         return admit(state, rows_R, new)
 
@@ -218,6 +219,7 @@ class Engine:
                 state,
                 self._end_ids,
                 np.int32(0 if wait_for_all else len(active) - 1),
+                # In buckets from 128 on, because each size is a compilation.
                 visible=bucket(longest + steps, 128),
                 steps=steps,
                 sampled=any(one.request.sampling.temperature > 0 for one in active.values()),
@@ -232,6 +234,7 @@ class Engine:
 
 def _bake_norm_head(graphdef: nnx.GraphDef[Decoder], params: Params, dtype: DTypeLike) -> tuple[Params, ModelConfig]:
     """Parameters with a linear head that gives a NormHead's logits, so that its rows are not normalised at every step."""
+    # Else 125,696 × 4096 numbers, as many as two layers and a half of a 7B have, would be read and normalised for every token.
     normalise = jax.jit(
         lambda params: nnx.merge(graphdef, params).output_weights().astype(dtype), out_shardings=params["head"].sharding
     )

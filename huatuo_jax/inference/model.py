@@ -3,7 +3,9 @@
     model = open_model("runs/quickstart")         # prompts can be checked before minutes are spent on loading
     engine = model.engine(num_rows=8)             # reads the weights
 
-`engine.py` answers requests; `chat.py`, `batch.py` and `recall.py` make requests of conversations, files and training records.
+What must hold: a model is asked in the format that it was trained with, through the tokenizer that it was trained with; where a
+directory does not say so, the user must. Next to read: `engine.py` answers requests; `chat.py`, `batch.py` and `recall.py` make
+requests of conversations, files and training records.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.quantize import Quantizer, parse_quantization
 from huatuo_jax.io.files import PathLike
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Params
 from huatuo_jax.weights.hf_config import FolderOptions
 from huatuo_jax.weights.open import StoredModel, open_stored_model
 
@@ -40,6 +42,7 @@ class Model:
     tokenizer: Tokenizer
     dialogue_format: DialogueFormat
 
+    # Properties and not fields: `stored` falls back to an earlier step where the newest proves damaged, and they must follow.
     @property
     def config(self) -> ModelConfig:
         """The architecture."""
@@ -52,7 +55,7 @@ class Model:
 
     @property
     def source(self) -> str:
-        """Path and step: for people, and for the settings of an output."""
+        """Path and step, as printed and as recorded in the settings of an answer file."""
         return f"{self.stored.path}, step {self.step}"
 
     def quantizer(self, kind: str | None, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Quantizer | None:
@@ -88,8 +91,10 @@ def open_model(path: PathLike, format: str = "", **options: Unpack[FolderOptions
       ConfigError: no model is there, it does not record its dialogue format, or the tokenizer cannot carry it.
       DataError: there is no whole checkpoint, or the tokenizer is gone or not the one that the model was trained with.
     """
+    # All that can be refused is refused here, before the minutes of loading.
     stored = open_stored_model(path, **options)
     tokenizer, name = stored.tokenizer(), format or stored.dialogue_format()
+    # Never guessed: a model that is asked in another format answers, only worse.
     require(bool(name), f"{path} does not say its dialogue format; give it with --format: {', '.join(FORMATS)}")
     dialogue_format = get_format(name)
     dialogue_format.check(tokenizer)

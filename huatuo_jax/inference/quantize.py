@@ -1,12 +1,14 @@
-"""Parameters in, parameters of 8 or 4 bits out, one array or one layer at a time, so that a model is never whole in both forms.
+"""Quantisation to 8 or 4 bits while a model is loaded, one array or one layer at a time, so that it is never whole in both forms.
 
     quantizer = Quantizer(config, parse_quantization("int4"), jnp.bfloat16)
     quantizer.check(mesh)                                        # before anything is read
     params = load_params(weights, mesh, convert=quantizer)       # or StoredModel.params(…, convert=quantizer)
     engine = Engine(quantizer.quantized_config, params, …)
 
-Weights alone are quantised, symmetrically, to the nearest integer: w ≈ q · s. The arithmetic is qwix's, and so is the array type
-`QArray`: q = `qvalue` int8 or int4, s = `scale` fp32, of q's rank. An error is at most s / 2.
+On the way from the disk to an engine (`--quantize`). What must hold: what does not divide is refused before anything is read, and
+a broken weight stays visible. Next to read: `models/numerics.py`, which multiplies by the result. Weights alone are quantised,
+symmetrically, to the nearest integer: w ≈ q · s. The arithmetic is qwix's, and so is the array type `QArray`: q = `qvalue` int8
+or int4, s = `scale` fp32, of q's rank. An error is at most s / 2.
 
     int8       a scale per output of a projection: s = max |w| / 127.5 over all that the output sums
     int4:G     a scale per output and G consecutive summands (default 64): s = max |w| / 7.5 over them
@@ -29,8 +31,8 @@ import qwix
 from jax.sharding import Mesh
 
 from huatuo_jax.config import ModelConfig, require
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.numerics import row_lengths
-from huatuo_jax.models.params import abstract_params
 from huatuo_jax.sharding import param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves
 
@@ -98,6 +100,7 @@ class Quantizer:
 
     def check(self, mesh: Mesh | None = None) -> None:
         """Raises ConfigError for a group that does not divide its axes, or whose scales do not divide over the mesh."""
+        # On shapes alone: nothing is read, so a wrong group costs no minutes.
         abstract = abstract_params(self.config)
         leaves = {name: leaf for name, leaf in named_leaves(abstract).items() if name in SUMMED_AXES}
         for name, leaf in leaves.items():
@@ -122,6 +125,8 @@ class Quantizer:
         wide, tiles = array.astype(jnp.float32), self._tiles(name, array.shape)
         dtype = jnp.int4 if self.quantization.bits == 4 and name.startswith("layers.") else jnp.int8
         others = [axis for axis in range(array.ndim) if axis not in tiles]
+        # The axes that are summed over share scales, in tiles; every other axis has scales of its own, so that a large output
+        # does not coarsen its neighbours.
         kept = qwix.quantize(wide, dtype, channelwise_axes=others, tiled_axes=tiles)
         if name == "head" and self.config.head == "norm":
             # A row divided by its length has the same integers.
@@ -134,6 +139,7 @@ class Quantizer:
         summed = [axis % len(shape) for axis in SUMMED_AXES[name]]
         sizes = [shape[axis] for axis in summed]
         group = self.quantization.group if name.startswith("layers.") else None
+        # Output projection [heads 8, head_dim 16, …] with groups of 64: 16 fill head_dim, and 64 / 16 = 4 heads share a scale.
         left, tiles = group or math.prod(sizes), {}
         for axis in reversed(summed):
             tiles[axis] = min(left, shape[axis])

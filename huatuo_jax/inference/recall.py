@@ -6,7 +6,9 @@ and its answer is compared with the record's, character by character, over the f
     record   食盐每天不超过五克        recall 8 / 9: the eighth character differs, all others stand at the same place
     answer   食盐每天不超过六克
 
-`model.py` opens the model; `huatuo report` draws what is saved.
+After training: shows what a curriculum has kept and what it has forgotten. What must hold: answers are greedy, so the figure is
+the model's and not the draw's. Next to read: `model.py` opens the model, `engine.py` answers; `huatuo report` draws what is
+saved.
 """
 
 from collections.abc import Sequence
@@ -92,17 +94,21 @@ class Exercise:
 
 def make_exercises(dataset: TokenDataset, tokenizer: Tokenizer, per_source: int) -> list[Exercise]:
     """The first `per_source` training dialogues of every source as exercises on their first answer."""
+    # From the token dataset and not from text: the prompt is then what training saw, token by token.
     exercises = []
     for index, source in enumerate(dataset.sources):
         count = min(per_source, dataset.count(source))
         records = dataset.read(dataset.offsets("train")[index] + np.arange(count))
-        found = [exercise_of(source, tokens, targets, tokenizer) for tokens, targets in records]
-        exercises += [exercise for exercise in found if exercise is not None]
+        of_source = (exercise_of(source, tokens, targets, tokenizer) for tokens, targets in records)
+        exercises += [exercise for exercise in of_source if exercise is not None]
     return exercises
 
 
 def exercise_of(source: str, tokens: np.ndarray, targets: np.ndarray, tokenizer: Tokenizer) -> Exercise | None:
-    """The exercise on a record's first answer; None if it has none, or no prompt (a passage: everything is a target)."""
+    """The exercise on the first answer of a record, int32 [length] tokens and targets; None if it has no answer or no prompt."""
+    # A passage has no prompt: everything in it is a target. Tokens p p q q r r a a EOS with targets - - - - - - a a EOS: the
+    # first target at 6, so the prompt is p p q q r r and the answer a a. The target of token 0 counts nowhere (the shift drops
+    # it), and one at 1 leaves a prompt of one token.
     answered = np.flatnonzero((targets != IGNORED) & (np.arange(len(targets)) > 0))
     if not answered.size or answered[0] == 1:
         return None

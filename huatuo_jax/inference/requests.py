@@ -1,8 +1,9 @@
 """What an engine is asked and what it answers: requests, completions, and the text of a completion as it grows.
 
 A `Request` is token ids to continue. While the engine works on it, it is an `ActiveRequest`: it takes new token ids, keeps the
-text that has become certain (`TextStream`) and notices the end; then it becomes a `Completion`. Nothing here touches a device:
-`engine.py` decides which request gets which row of the cache, `device.py` computes.
+text that has become certain (`TextStream`) and notices the end; then it becomes a `Completion`. What must hold: text that was
+given out is never taken back, and nothing here touches a device. Next to read: `engine.py` decides which request gets which row
+of the cache, `device.py` computes.
 """
 
 from collections.abc import Collection, Sequence
@@ -108,8 +109,10 @@ class TextStream:
 
     def _decode(self, at_end: bool) -> str:
         """The text of the tokens that were not read before; "" while it ends within a character."""
+        # Decoding all tokens at every step would cost the square of an answer's length.
         known = self._tokenizer.decode(self._ids[self._context : self._read])
         text = self._tokenizer.decode(self._ids[self._context :])
+        # Half a character: its other bytes are still to come. At the end none will, and the mark itself is the text.
         if text.endswith(REPLACEMENT) and not at_end:
             return ""
         self._context, self._read = self._read, len(self._ids)
@@ -118,9 +121,9 @@ class TextStream:
     def _release(self, new: str, at_end: bool) -> str:
         """What is certain of the text that was held back and the new text."""
         text = self._held + new
-        found = [place for place in map(text.find, self._stop) if place >= 0]
-        if found:
-            self.stopped, certain = True, min(found)
+        places = [place for place in map(text.find, self._stop) if place >= 0]
+        if places:
+            self.stopped, certain = True, min(places)
         elif at_end:
             certain = len(text)
         else:

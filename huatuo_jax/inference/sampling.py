@@ -1,8 +1,9 @@
 """From logits to the next token of each row: repetition penalty, temperature, top-k, top-p, then a draw.
 
-Called by every step of `device.decode`. Each row has settings of its own (`Sampling`), and order and results are those of
-transformers' logits processors. Top-k and top-p find their threshold by a search over the bits of a float: a sort takes ten times
-longer on a vocabulary of 125,696. For four tokens with probabilities .5 .3 .15 .05 and top-p = .7:
+Called by every step of `device.decode`. What must hold: each row has settings and draws of its own (`Sampling`), and order and
+results are those of transformers' logits processors. Next to read: `device.py`. Top-k and top-p find their threshold by a search
+over the bits of a float: a sort takes ten times longer on a vocabulary of 125,696. For four tokens with probabilities .5 .3 .15
+.05 and top-p = .7:
 
     take out from the least likely on while their sum stays at or below 1 − .7:   .05, then .05 + .15; with .3 it would be .5
     kept: .5 .3     (the first set whose probability exceeds .7)
@@ -65,13 +66,13 @@ class SamplingRows:
 
 
 def penalise(logits_BV: jax.Array, seen_BV: jax.Array, penalty_B: jax.Array) -> jax.Array:
-    """Repetition penalty on the tokens that were seen (arXiv 1909.05858)."""
+    """Repetition penalty, fp32 [B], on the logits [B, V] of the tokens that were seen, bool [B, V] (arXiv 1909.05858)."""
     penalty_B1 = penalty_B[:, None]
     return jnp.where(seen_BV, jnp.where(logits_BV < 0, logits_BV * penalty_B1, logits_BV / penalty_B1), logits_BV)
 
 
 def keep_top_k(logits_BV: jax.Array, k_B: jax.Array) -> jax.Array:
-    """Removes every token below the k-th largest logit; those equal to it stay. k = 0 keeps all."""
+    """Logits [B, V] without every token below the k-th largest, k int32 [B]; those equal to it stay. k = 0 keeps all."""
     order_BV = _ordered(logits_BV)
     wanted_B1 = jnp.minimum(k_B, logits_BV.shape[1])[:, None]
 
@@ -83,7 +84,7 @@ def keep_top_k(logits_BV: jax.Array, k_B: jax.Array) -> jax.Array:
 
 
 def keep_top_p(logits_BV: jax.Array, p_B: jax.Array) -> jax.Array:
-    """Keeps the likeliest tokens up to the one with which their probability exceeds p, at least one. p = 1 keeps all.
+    """Logits [B, V] of the likeliest tokens up to the one with which their probability exceeds p, fp32 [B]; p = 1 keeps all.
 
     As in transformers, tokens are taken out from the least likely on while their sum is at most 1 − p. Of equal tokens, the
     higher ids go first (there, an unstable sort decides which; as many stay).
@@ -109,6 +110,7 @@ def keep_top_p(logits_BV: jax.Array, p_B: jax.Array) -> jax.Array:
 def draw(logits_BV: jax.Array, seed_B: jax.Array, position_B: jax.Array) -> jax.Array:
     """One token of each row by its probability, int32 [B]; a function of the row's logits, its seed and the token's position."""
 
+    # Gumbel's trick: the largest of logit + noise is a draw by probability, without a cumulative sum over the vocabulary.
     def noise(seed: jax.Array, position: jax.Array) -> jax.Array:
         return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), position), logits_BV.shape[1:])
 
@@ -121,6 +123,7 @@ def next_tokens(logits_BV: jax.Array, seen_BV: jax.Array, position_B: jax.Array,
     likeliest_B = jnp.argmax(logits_BV, axis=1).astype(jnp.int32)
     if not sampled:
         return likeliest_B
+    # Both are computed and one is chosen for each row, because shapes are static; a division by 1 keeps greedy rows finite.
     greedy_B = rows.temperature == 0
     logits_BV = logits_BV / jnp.where(greedy_B, 1, rows.temperature)[:, None]
     logits_BV = keep_top_p(keep_top_k(logits_BV, rows.top_k), rows.top_p)

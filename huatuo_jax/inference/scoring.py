@@ -1,7 +1,9 @@
 """Log-likelihoods of given continuations of one prefix, with an engine's weights; the prefix is computed once.
 
-Multiple-choice questions are scored this way: the question is the prefix, its options are the continuations. The last token of
-the prefix goes with each continuation, for its logits predict the continuation's first token:
+Beside generation, on the same engine and cache: multiple-choice questions are scored this way, the question being the prefix and
+its options the continuations. What must hold: an option's score does not depend on the others or on how many rows the engine has.
+Next to read: `models/cache.py`. The last token of the prefix goes with each continuation, for its logits predict the
+continuation's first token:
 
     prefix "a b c", continuation "x y"     cache: a b     input: c x     targets: x y
 """
@@ -21,8 +23,7 @@ from huatuo_jax.inference.device import LARGEST_PIECE, bucket
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.requests import check_prompt
 from huatuo_jax.models.cache import KVCache, extend
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Decoder, Params
 
 
 class LogLikelihood(NamedTuple):
@@ -49,11 +50,12 @@ def log_likelihoods(engine: Engine, prefix: Sequence[int], continuations: Sequen
     if not continuations:
         return []
     longest = len(prefix) + max(map(len, continuations))
+    # One row is enough for the prefix; on a mesh rows are sharded, so there must be as many as the mesh divides.
     shared = engine.fill(engine.new_cache(1 if engine.mesh is None else engine.num_rows, longest), {0: prefix[:-1]})
-    found: list[LogLikelihood] = []
+    scores: list[LogLikelihood] = []
     for start in range(0, len(continuations), engine.num_rows):
-        found += _score_rows(engine, shared, prefix, continuations[start : start + engine.num_rows])
-    return found
+        scores += _score_rows(engine, shared, prefix, continuations[start : start + engine.num_rows])
+    return scores
 
 
 def _score_rows(
@@ -61,7 +63,7 @@ def _score_rows(
 ) -> list[LogLikelihood]:
     """Scores so many continuations as the engine has rows, each in a row with its own copy of the prefix."""
     height = engine.rows_for(len(continuations))
-    cache = shared.repeat_first(height)
+    cache = shared.repeat_first(height)  # copies, for `_score` writes each row's continuation into its own
     totals, greedy = np.zeros(height), np.ones(height, bool)
     longest = max(map(len, continuations))
     for start in range(0, longest, LARGEST_PIECE):
@@ -85,6 +87,7 @@ def _score_rows(
                 dtype=engine.dtype,
             )
         log_probs, likeliest = jax.device_get((log_probs, likeliest))
+        # In fp64, so that a long sum of logarithms keeps the digits in which two options differ.
         totals += np.where(counts, log_probs, 0).sum(axis=1, dtype=np.float64)
         greedy &= (likeliest | ~counts).all(axis=1)
     if not np.isfinite(totals).all():

@@ -1,1 +1,4 @@
-"""Files that are never half-written, JSON lines whatever their compression, hashes, and tasks that can be resumed."""
+"""The ground floor of both programs: files that are never half-written, one JSON reader, resumable tasks, the API key.
+
+Every journey begins and ends here. Knows no record, model or config; start with `files.py`.
+"""

@@ -1,4 +1,8 @@
-"""The API key: from the environment only, and hidden wherever text leaves the program."""
+"""The API key: from the environment only, and hidden wherever text leaves the program.
+
+Read once by `huatuo-data unify`, which hands it to `huatuo_jax/chat_client/client.py`. What must hold: no argument, file, message
+or traceback ever holds the key, so it travels as an `ApiKey` and never as text. Next to read: that client.
+"""
 
 import os
 
@@ -19,6 +23,7 @@ class ApiKey:
         Raises:
           ConfigError: it cannot be sent in an HTTP header; the message does not show it.
         """
+        # Stripped: secrets that are mounted as files or pasted often end in a line break.
         self.__text = text.strip()
         if not all("!" <= character <= "~" for character in self.__text):
             # An HTTP library would name the whole value in its error.
@@ -34,6 +39,7 @@ class ApiKey:
 
     def reveal(self) -> str:
         """The key, for the client's constructor; a placeholder where none is set (local servers ask for none)."""
+        # The openai client refuses to start without a key, even for a server that asks for none.
         return self.__text or "none"
 
     def hide(self, text: str) -> str:

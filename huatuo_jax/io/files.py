@@ -1,9 +1,9 @@
 """Files as every room reads and writes them: opened whatever their compression, never half-written, locked, hashed; and logs.
 
-What is written appears whole: it is written aside, under a hidden name in the same folder, and then renamed. Paths may be local,
-NFS, gcsfuse or `gs://` (through epath). Object stores have no atomic rename, so a *directory* there becomes visible by its
-manifest, which is written last. A log grows line by line and loses at most its last one (`JsonLog`). Next: `jsonl` for JSON
-lines and documents, `tasks` for work that is resumed.
+What must hold: what is written appears whole. It is written aside, under a hidden name in the same folder, and then renamed.
+Paths may be local, NFS, gcsfuse or `gs://` (through epath). Object stores have no atomic rename, so a *directory* there becomes
+visible by its manifest, which is written last. A log grows line by line and loses at most its last one (`JsonLog`). Next: `jsonl`
+for JSON lines and documents, `tasks` for work that is resumed.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import json
 import lzma
 import os
 import shutil
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,8 @@ def written_aside(path: PathLike) -> Iterator[Path]:
     """Yields a temporary local path beside `path`; renamed to `path` on success, removed on any error."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic within one file system only. The dot hides it from globs such as *.jsonl, and
+    # the process's number keeps apart two processes that write the same file.
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield aside
@@ -75,6 +78,7 @@ def directory_aside(target: Path, replace: bool = False) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
+        # A rename replaces no directory that holds anything, so the old one makes room first, and goes when the new one is there.
         if replace:
             with contextlib.suppress(FileNotFoundError):
                 target.rename(old)
@@ -93,6 +97,7 @@ def locked(path: PathLike, busy: HuatuoError) -> Iterator[None]:
     Raises:
       busy: another process holds the lock.
     """
+    # Opened to append: the locked file may be the one that is written, whose content must stay.
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,8 +134,9 @@ def _is_running(pid: str) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
-    except (ValueError, OverflowError, PermissionError):
+    except (ValueError, OverflowError, PermissionError):  # PermissionError: it runs, as another user's
         return True
+    # What bears our own number was left by a process that had it before us.
     return int(pid) != os.getpid()
 
 
@@ -143,6 +149,7 @@ def write_bytes(path: PathLike, content: bytes) -> None:
         return
     with written_aside(path) as aside, open(aside, "wb") as file:
         file.write(content)
+        # Before the rename, which may reach the disk first: after a loss of power an empty file would bear the final name.
         file.flush()
         os.fsync(file.fileno())
 
@@ -170,10 +177,14 @@ def read_json(path: PathLike) -> Any:
 
 
 def read_npy(path: PathLike) -> np.ndarray:
-    """Reads one `.npy` file; local files are memory-mapped."""
-    if is_local(path):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
+    """Reads one `.npy` file; local files are memory-mapped. Raises ValueError for what is none."""
+    # Without pickles: an array of objects runs code when it is loaded.
+    try:
+        if is_local(path):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
+    except (EOFError, SyntaxError, tokenize.TokenError) as error:  # numpy reads the header as Python, whatever its bytes are
+        raise ValueError(f"damaged header: {error}") from error
 
 
 def cached_copy(path: PathLike, folder: str) -> Path:
@@ -196,13 +207,14 @@ def sha256_file(path: PathLike) -> str:
     """Hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(CHUNK):
             digest.update(block)
     return digest.hexdigest()
 
 
 def sha256_json(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of `value`: the identity of a manifest or a config."""
+    # Sorted and without blanks, so that equal values give equal bytes in whatever order their fields were set.
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -220,6 +232,7 @@ def open_bytes(path: Path, on_read: Callable[[int], None] | None = None) -> Iter
     try:
         with _Counted(path, on_read) as plain:
             raw = io.BufferedReader(plain, CHUNK)
+            # By content, for a name may lie. Six bytes: the longest of the three marks is that of .xz.
             magic = raw.peek(6)[:6]
             if magic.startswith(b"\x1f\x8b"):
                 with gzip.GzipFile(fileobj=raw) as unpacked:
@@ -278,7 +291,9 @@ class _Zstandard(io.RawIOBase):
             try:
                 self._waiting = memoryview(self._frame.decompress(content))
             except zstandard.ZstdError as error:
+                # As gzip and lzma say it, so that `open_bytes` has one case for all three.
                 raise EOFError(str(error)) from error
+            # A file may be many frames, one after the other, and what was read may reach into the next one.
             if self._frame.eof:
                 self._input = self._frame.unused_data
                 self._frame = None
@@ -328,6 +343,7 @@ class JsonLog:
 
     def append(self, row: Any) -> None:
         """Adds a line; ValueError for NaN and infinity, which are not JSON."""
+        # Python writes and reads them, other programs that read the log refuse the file.
         self._add(json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
 
     def _add(self, line: bytes) -> None:
@@ -375,6 +391,7 @@ def _rows_and_ends(content: bytes, path: PathLike) -> Iterator[tuple[Any, int]]:
         try:
             yield json.loads(line.decode("utf-8")), end
         except (ValueError, RecursionError) as error:
+            # Only the last line may be cut short, by a kill; a fault before it is damage, which nobody may drop silently.
             if end < len(content):
                 shown = line[:80].decode("utf-8", "replace").strip()
                 raise DataError(f"{path}, line {number}: not valid JSON ({error}): {shown!r}; remove that line") from error

@@ -2,13 +2,14 @@
 
 `data_tools.collect` and `data_tools.tokens` cut their work into tasks, one output file each, and agree with this module on
 *markers*: a task writes its output aside, renames it, and writes a small marker file last, which holds a key made of its inputs
-and settings. The caller asks `run_tasks` only for the tasks whose marker is missing or has another key. So
+and settings. The caller asks `run_tasks` only for the tasks whose marker is missing or has another key. What must hold:
 
 - a task may be killed at any moment and be run again: an output without its marker counts as not written;
 - a rerun of the same command does only what is left;
 - the engine and the number of workers change no byte of what is written.
 
-A task may write the same bytes twice, but must never depend on another task of the same call.
+A task may write the same bytes twice, but must never depend on another task of the same call. Next to read: a caller, such as
+`data_tools/tokens/build.py`.
 """
 
 import gc
@@ -132,6 +133,7 @@ class _Run(Generic[T]):
         """Runs the tasks with the numbers `left`, and takes each finished one out of that list."""
         context = multiprocessing.get_context("fork" if _has_one_thread() else "spawn")
         progress = context.Value("q", 0)
+        # A pipe and not an event: a worker waits for it and for its parent's death at once (`_watch`).
         stopped, stop = context.Pipe(duplex=False)
         pool = ProcessPoolExecutor(min(self.workers, len(left)), context, _start_worker, (self.function, progress, stopped))
         try:
@@ -165,7 +167,7 @@ class _Run(Generic[T]):
             ray.init(log_to_driver=False)
         name = getattr(self.function, "__name__", "task")
         remote = ray.remote(num_cpus=1, max_retries=MAX_LOST)(_call).options(name=name)
-        function = ray.put(self.function)
+        function = ray.put(self.function)  # shipped once: it may hold a loaded tokenizer
         numbers = {remote.remote(function, task): number for number, task in enumerate(self.tasks)}
         waiting = list(numbers)
         while waiting:
@@ -192,7 +194,7 @@ def _has_one_thread() -> bool:
 
 
 class _Stopped(BaseException):
-    """The parent gave up: the task leaves as it would after Ctrl-C, so that what it wrote aside is removed."""
+    """The parent stops the run: the task ends as it would after Ctrl-C, so that what it wrote aside is removed."""
 
 
 _function: Callable[[Any], object] | None = None
@@ -209,6 +211,8 @@ def _start_worker(function: Callable[[Any], object], progress: Any, stopped: Con
             progress.value += count
 
     _function, _stopped, _advance = function, stopped, add
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means. A fork inherits the parent's handler
+    # of SIGTERM, under which it would not end at once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, _interrupt)
@@ -225,7 +229,8 @@ def _watch() -> None:
     assert parent is not None and _stopped is not None
     ready = multiprocessing.connection.wait([parent.sentinel, _stopped])
     if parent.sentinel in ready:
-        os._exit(1)
+        os._exit(1)  # sys.exit would end this thread alone
+    # An exception can be raised in the main thread, where the task runs, only by a signal.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
 

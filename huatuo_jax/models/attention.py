@@ -8,9 +8,10 @@ attends to padding, so every query has at least one key: itself. A row of two ex
     query 4   . . . x x .      nothing of the example that lies before it in the row
     query 5   . . . . . x      padding: its result is finite and is never used
 
-The step (`training/step.py`) calls `resolve_attention` before it compiles anything: a backend that cannot do what the model, the
-data or the platform needs is refused by name and never replaced silently. The decoder then calls `attend` in every layer.
-Attention to a cache of earlier tokens is in `cache.py`, the call of JAX's TPU kernel in `attention_splash.py`.
+The step (`training/step.py`) calls `resolve_attention` before it compiles anything; the decoder then calls `attend` in every
+layer. What must hold: all backends compute the same, and one that cannot do what the model, the data or the platform needs is
+refused by name and never replaced silently. Next to read: `cache.py` (attention to a cache of earlier tokens),
+`attention_splash.py` (the call of JAX's TPU kernel).
 """
 
 import math
@@ -75,7 +76,7 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 
 def einsum_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    """The reference: scores and softmax in fp32, everything written out."""
+    """The reference, [B, S, N, H] in q's dtype: scores [B, K, G, S, T] and softmax in fp32, everything written out."""
     batch, queries, heads, size = q_BSNH.shape
     kv_heads = k_BTKH.shape[2]
     grouped = (batch, queries, kv_heads, heads // kv_heads, size)
@@ -89,7 +90,7 @@ def einsum_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, vi
 
 
 def dot_product_attention(q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    """`jax.nn.dot_product_attention` with the mask written out; its XLA form on every platform."""
+    """[B, S, N, H] by `jax.nn.dot_product_attention` with the mask written out; its XLA form on every platform."""
     bias_NST = visibility.bias_NST()
     return jax.nn.dot_product_attention(
         q_BSNH,
@@ -115,7 +116,7 @@ MOST_BLOCKS, SMALLEST_BLOCK = 8, 128
 
 
 def blocked_attention(q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visibility: Visibility) -> jax.Array:
-    """The attention of `einsum_attention`, block by block."""
+    """The attention of `einsum_attention`, [B, S, N, H] in q's dtype, block by block."""
     batch, length, heads, size = q_BSNH.shape
     kv_heads = k_BSKH.shape[2]
     q_BKGSH = (q_BSNH * size**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, size).transpose(0, 2, 3, 1, 4)
@@ -224,7 +225,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def attend(name: str, q_BSNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, visibility: Visibility) -> jax.Array:
-    """Attention by the backend `name`, as `resolve_attention` returned it."""
+    """Attention [B, S, N, H] by the backend `name`, as `resolve_attention` returned it; shapes as of `Attend`."""
     return BACKENDS[name].attend(q_BSNH, k_BTKH, v_BTKH, visibility)
 
 

@@ -2,7 +2,8 @@
 
 The kernel works on one device's rows and heads, and the compiler cannot split it, so it runs under `jax.shard_map` over the mesh
 in scope while the step is traced (`jax.set_mesh(mesh)` or `jax.sharding.use_abstract_mesh`): rows over (data, fsdp), heads over
-tensor. Without a mesh in scope it runs as it is.
+tensor. Without a mesh in scope it runs as it is. What must hold: the result is that of `attention.einsum_attention`, which is
+next to read, for models with RoPE; the kernel takes no bias, so ALiBi models get another backend.
 """
 
 import jax
@@ -59,6 +60,7 @@ def _attend_local(q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segme
     mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((padded, padded))] * num_heads)
     kernel = splash.make_splash_mha(
         mask,
+        # Tiles of queries by keys: of the forward pass, then of the gradients of keys and values, then of that of queries.
         block_sizes=splash.BlockSizes(
             block_q=block,
             block_kv=block,

@@ -1,14 +1,16 @@
 """Generation's forward pass: a static-size cache of keys and values, attention to it, and a decoder that appends tokens to it.
 
-The token at position p of a row lies in slot p, so rows of unequal length stand side by side without padding, and a query at
-position p sees the slots up to p. Slots beyond may hold anything finite: they are written before a query can see them.
+What must hold: appending tokens one by one gives the hidden states of the whole row at once (`decoder.py`). The token at position
+p of a row lies in slot p, so rows of unequal length stand side by side without padding, and a query at position p sees the slots
+up to p. Slots beyond may hold anything finite: they are written before a query can see them.
 
 Example: rows "a b c" and "d" in a cache of four slots, each about to get its next token at slot 3 and slot 1:
 
     row 0   a b c _ | token at position 3 sees slots 0…3
     row 1   d _ _ _ | token at position 1 sees slots 0…1, whatever slots 2 and 3 still hold from a row before it
 
-The engine (`inference/`) gives rows of the cache to requests and calls `extend` for prompts and for each new token.
+Next to read: the engine (`inference/engine.py`), which gives rows of the cache to requests, and `inference/device.py`, which
+calls `extend` for prompts and for each new token.
 """
 
 from dataclasses import dataclass
@@ -56,7 +58,7 @@ class KVCache:
 
 
 def write(cache_LBKTH: jax.Array, new_BSKH: jax.Array, layer: jax.Array, rows_B: jax.Array, slots_BS: jax.Array) -> jax.Array:
-    """The cache with new keys or values of one layer at each row's own slots; a slot or row beyond the cache is dropped."""
+    """The cache with new keys or values [B, S, K, H] of one layer in their slots, int32 [B, S]; any beyond it are dropped."""
     # Rows and slots beyond the cache belong to tokens that only pad the batch.
     at = cache_LBKTH.at[layer, rows_B[:, None], :, slots_BS]
     return constrain(at.set(new_BSKH.astype(cache_LBKTH.dtype), mode="drop"), *CACHE_AXES)

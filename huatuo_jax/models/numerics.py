@@ -1,5 +1,8 @@
 """Matrix products and norms of the model: in which dtype each operand, sum and gradient is.
 
+Everything that `decoder.py`, `attention.py` and `cache.py` multiply or normalise goes through here. What must hold: operands are
+in the compute dtype, every sum is fp32, and weight gradients have the parameters' dtype. Next to read: `decoder.py`.
+
 Products: operands in the compute dtype, sums in fp32, forward and backward. A plain einsum cannot say that for its gradient:
 asking for fp32 results makes the backward pass multiply fp32 by bf16, which GPUs run as fp32, and not asking for them is three
 times slower for bf16 on CPUs and rounds weight gradients to bf16. It also puts the incoming gradient first in the weights'
@@ -22,7 +25,7 @@ from jax.typing import DTypeLike
 if TYPE_CHECKING:
     from qwix import QArray
 
-# A QArray is told by its attribute `qvalue`: qwix is imported only where something is quantised.
+# A QArray is recognised by its attribute `qvalue`: qwix is imported only where something is quantised.
 Weights: TypeAlias = "jax.Array | QArray"
 OutDType: TypeAlias = DTypeLike | None
 """Of a product; None = the compute dtype, which is that of the activations."""
@@ -97,6 +100,8 @@ def _quantized(spec: str, x: jax.Array, weights: "QArray", out_dtype: OutDType) 
     """One scale per output multiplies the fp32 sum; scales that change along the contraction multiply the weights before it."""
     from qwix import dequantize
 
+    # For "BSD,DF->BSF": scales [1, F] of int8 multiply the sums [B, S, F]; scales [D / 64, F] of int4:64 change within a sum, so
+    # they multiply the weights [D, F], each one 64 rows.
     operands, out = spec.split("->")
     right = operands.split(",")[1]
     kept = [axis for axis, index in enumerate(right) if index in out]

@@ -1,6 +1,7 @@
 """Named architectures: the released models, and tiny ones of every family that run anywhere.
 
-Imports no jax, so that planning tools can read it. Sources: HuatuoGPT-II's three bases (arXiv 2311.09774), and the
+Read by recipes (`configs/`), tests and planning tools. What must hold: it imports no jax, and a released model has the numbers of
+its own config.json. Next to read: `config.ModelConfig`. Sources: HuatuoGPT-II's three bases (arXiv 2311.09774), and the
 `config.json` of each released base model.
 
 To add a model whose architecture `decoder.py` has (RoPE or ALiBi, grouped heads, q/k/v biases, q/k norms, tied embeddings,
@@ -53,6 +54,7 @@ def _qwen3(name: str, shape: tuple[int, int, int, int, int], **fields: Any) -> M
 
 _SEVEN_B, _THIRTEEN_B = (32, 4096, 32, 32, 11008), (40, 5120, 40, 40, 13696)
 
+# Vocabularies are those of the released matrices, padding included: weights must fit them row by row.
 _RELEASED = (
     _model("baichuan2-7b", "baichuan", _SEVEN_B, 125_696, head="norm"),
     _model("baichuan2-13b", "baichuan", _THIRTEEN_B, 125_696, head="norm", positions="alibi"),
@@ -83,6 +85,7 @@ _TINY_LAYERS, _TINY_WIDTH, _TINY_HEADS, _TINY_FFN, _TINY_VOCAB = 3, 64, 4, 160, 
 def _tiny(name: str, like: str, **fields: Any) -> ModelConfig:
     """The architecture of a released model at test size; grouped-query attention keeps two kv heads."""
     released = next(model for model in _RELEASED if model.name == like)
+    # Two kv heads for four heads, or a mistake in the grouping would not show; a context of 512, for tests that fill it.
     grouped = released.num_kv_heads < released.num_heads
     return dataclasses.replace(
         released,
@@ -106,9 +109,10 @@ _TINY = (
     _tiny("tiny-baichuan-13b", "baichuan-13b"),
     _tiny("tiny-yi", "yi-34b"),
     _tiny("tiny-llama2", "llama2-7b"),
+    # The original length far below the context, so that scaled and unscaled frequencies both occur.
     _tiny("tiny-llama3", "llama3.1-8b", rope_scaling=dataclasses.replace(LLAMA_3_1_SCALING, original_max_length=128)),
     _tiny("tiny-qwen2", "qwen2.5-0.5b"),
-    _tiny("tiny-qwen3", "qwen3-0.6b", head_dim=32),
+    _tiny("tiny-qwen3", "qwen3-0.6b", head_dim=32),  # as in Qwen3, heads that do not make up the hidden size
 )
 
 PRESETS: dict[str, ModelConfig] = {model.name: model for model in (*_RELEASED, _QUICKSTART, *_TINY)}

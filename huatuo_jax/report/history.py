@@ -1,7 +1,7 @@
 """What a run directory holds, read for a report: logged steps, held-out losses, answers, recall and the mixing curve trained.
 
-A run in progress can be read too: its last line may be half-written, answers may be missing, and its plan may have been replaced.
-`run_page.py` draws it.
+What must hold: a run in progress can be read too (its last line may be half-written, answers may be missing, its plan may have
+been replaced), and what cannot be read is reported and never guessed. Next to read: `run_page.py`, which draws it.
 """
 
 from dataclasses import dataclass, field
@@ -46,7 +46,8 @@ class History:
         return in_mixture_order(logged, self.config["data"].get("mixture", {}))
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps at which `key` was logged, of a training or held-out line, and its values there."""
+        """Steps at which `key` was logged, int [n], of a training or held-out line, and its values there, float64 [n]."""
+        # Both kinds of lines stand in one log; a training line of the same step has no held-out loss.
         lines = self.evaluations if key.startswith("eval_loss") else self.steps
         pairs = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
         return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs], dtype=float)
@@ -88,6 +89,7 @@ def _trained_mixing(run: Path, config: dict[str, Any], last_step: int, windows: 
     trained_on = read_json(run / "data.json")["plan_hash"] if (run / "data.json").is_file() else plan.hash
     if plan.hash != trained_on:
         return {}, f"{config['data']['plan']} now holds another plan than the one trained on ({trained_on[:12]})"
+    # Rows are trained in the plan's order, so what was drawn so far is its beginning.
     trained_rows = min(last_step * config["batch_size"], len(plan))
     records = np.asarray(plan.row_docs[: plan.row_starts[trained_rows]])
     windows = max(1, min(windows, len(records) // 10))  # shares of fewer draws a window are noise

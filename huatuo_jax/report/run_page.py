@@ -1,7 +1,8 @@
 """The report of a run: `plots/*.png` and one self-contained `report.html` in the run directory.
 
 `huatuo report` calls `write_run_report` after (or during) training. What is drawn comes from `history.py`, which reads the run's
-files; how it looks from `style.py`. A picture whose data is missing is left out, never drawn empty.
+files; how it looks from `style.py`. What must hold: a picture whose data is missing is left out, never drawn empty, and the page
+needs no other file. Next to read: `history.py`.
 """
 
 import html
@@ -56,10 +57,11 @@ def draw_pictures(history: History) -> dict[str, bytes]:
 
 
 def smooth(values: np.ndarray, share: float = 0.05) -> np.ndarray:
-    """Centred moving average over `share` of the points; near the ends, over the points that exist."""
+    """Centred moving average of values [n] over `share` of the points; near the ends, over the points that exist."""
     width = max(1, int(len(values) * share))
     if width == 1:
         return values
+    # Divided by how many points each place really sums: a plain average would fall towards 0 at both ends.
     kernel = np.ones(width)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 

@@ -1,8 +1,9 @@
 """The one look of all pictures and pages: colours, matplotlib figures, and HTML pages that need no other file.
 
 Both programs draw with it: `huatuo report` (`run_page.py`), and in `data_tools` the mixing curve, the coverage of unified answers
-and the pages of `collect`. Importing it costs nothing: matplotlib is imported when a figure is made, so that `--help` of a
-command that can draw stays instant. The same figure always gives the same bytes: no date, no version goes into a file.
+and the pages of `collect`. What must hold: importing it costs nothing, for matplotlib is imported when a figure is made, so that
+`--help` of a command that can draw stays instant. The same figure always gives the same bytes: no date, no version goes into a
+file.
 """
 
 import base64
@@ -73,6 +74,7 @@ def image_format(path: "PathLike") -> str:
 def image(figure: "Figure", format: str = "png") -> bytes:
     """The figure as the content of a file."""
     buffer = io.BytesIO()
+    # A fixed resolution, so that a picture does not depend on the user's matplotlib settings.
     figure.savefig(buffer, format=format, dpi=130, metadata=_METADATA[format])
     return buffer.getvalue()
 

@@ -28,7 +28,7 @@ from huatuo_jax.data.rows import HoldoutRows
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import DataError
 from huatuo_jax.io.files import JsonLog, PathLike
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Params
 from huatuo_jax.sharding import batch_sharding
 from huatuo_jax.training.step import build_eval
 

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from huatuo_jax.errors import DataError, HuatuoError
 from huatuo_jax.io.files import PathLike, is_local
-from huatuo_jax.models.params import Params
+from huatuo_jax.models.decoder import Params
 from huatuo_jax.weights.checkpoint import (
     absolute,
     agreed,

@@ -19,8 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from huatuo_jax.config import RunConfig
 from huatuo_jax.models.attention import resolve_attention
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params, abstract_params, init_params, split_decoder
+from huatuo_jax.models.decoder import Decoder, Params, abstract_params, init_params, split_decoder
 from huatuo_jax.sharding import batch_sharding, check_batch, param_shardings, with_shardings
 from huatuo_jax.training.loss import position_weights, sums_by_source, token_weights, weighted_loss
 from huatuo_jax.training.optimizer import build_optimizer, build_schedule

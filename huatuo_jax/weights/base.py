@@ -2,9 +2,11 @@
 
     BASE/checkpoints/0/                      params and meta (no optimizer), for whatever reads a run's checkpoint
     BASE/tokenizer.model | tokenizer.json    what `load_tokenizer(BASE)` finds
-    BASE/hf/                                 config.json, generation_config.json, … of the folder: for people, nothing reads them
+    BASE/hf/                                 config.json, generation_config.json, … of the folder; no program reads them
 
-BASE appears when it is whole. The way back is `hf_write.py`, which exports a base like a run.
+The first step of a run that starts from a released model (`huatuo convert from-hf`). What must hold: everything that can be
+refused is refused before the weights are read, no number changes unless a dtype is asked for, and BASE appears when it is whole.
+Next to read: `hf_config.py`, `hf_read.py`, `load.py`; the way back is `hf_write.py`, which exports a base like a run.
 """
 
 import shutil
@@ -81,6 +83,7 @@ def import_folder(
       DataError: the weights are truncated or do not belong to the config.
       DoesNotFitError: the disk has no room.
     """
+    # Every check first: reading the weights of a 7B takes minutes.
     config = read_config(folder, name=name, **options)
     weights = open_weights(folder, config)
     tokenizer = load_tokenizer(tokenizer_path or folder)
@@ -98,7 +101,7 @@ def import_folder(
         facts = {
             "config": {"model": config_to_dict(config)},
             "tokenizer": {"path": copied, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
-            "template": recorded,
+            "template": recorded,  # the dialogue format, under the name that it has in every checkpoint
             # A base is no run: it has no plan and nothing to go on with.
             "plan_hash": "",
             "total_steps": 0,
@@ -125,6 +128,7 @@ def _choose_format(tokenizer: Tokenizer, path: PathLike, wanted: str | None) -> 
     try:
         get_format(name).check(tokenizer)
     except ConfigError as error:
+        # huatuo is only assumed: where it does not fit, the base can still be trained on, in a format that is given then.
         if wanted is not None:
             raise
         return None, str(error)

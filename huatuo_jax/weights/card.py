@@ -1,7 +1,8 @@
 """The model card of an exported folder: README.md with YAML front matter, from the facts of the checkpoint and the run's metrics.
 
-`model_card` joins the sections; one that has nothing to say of this model (a base has no recipe, no mixture, no figures) is left
-out.
+The last file that `hf_write.py` writes. What must hold: every sentence follows from recorded facts or from what the user gave,
+and a section that has nothing to say of this model (a base has no recipe, no mixture, no figures) is left out. Next to read:
+`hf_write.py`, which writes everything else.
 """
 
 import json
@@ -114,6 +115,7 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """README.md: what the model is, how to load and prompt it, and, if it was trained here, recipe, mixture and figures."""
+    # A base has the facts of its import, and none of a training: no optimizer, no mixture.
     sections = [_front_matter(facts), _head(facts), _loading(facts), _prompt_format(facts)]
     config = facts.source.meta["config"]
     if "optimizer" in config:
@@ -142,7 +144,7 @@ def _front_matter(facts: CardFacts) -> str:
 
 def _head(facts: CardFacts) -> str:
     model = facts.source.config
-    # A fingerprint reads "float32[2,3]:1f0c93aa".
+    # Counted from the checkpoint's facts, so that the card needs no weights. A fingerprint reads "float32[2,3]:1f0c93aa".
     shapes = [text.split("[")[1].split("]")[0].split(",") for text in facts.source.meta["fingerprints"]["params"].values()]
     parameters = _size(sum(math.prod(map(int, shape)) for shape in shapes))
     text = HEAD.format(
@@ -157,11 +159,7 @@ def _loading(facts: CardFacts) -> str:
     questions = facts.source.meta["config"].get("questions") or [{"prompt": "你好，你能做什么？"}]
     remote = ", trust_remote_code=True" if facts.layout == "baichuan" else ""
     text = LOADING.format(remote=remote, question=json.dumps(questions[0]["prompt"], ensure_ascii=False))
-    if remote:
-        text += (
-            "\ntransformers has no Baichuan model, so the folder brings its own modelling file: read it before you trust it.\n"
-        )
-    return text
+    return text + REMOTE_CODE if remote else text
 
 
 def _prompt_format(facts: CardFacts) -> str:
@@ -171,6 +169,7 @@ def _prompt_format(facts: CardFacts) -> str:
 
 def _figures(source: StoredModel) -> str:
     """The last figures of the run up to the checkpoint's step."""
+    # The run may have gone on after the checkpoint that is exported; what came later is not about these weights.
     lines = [line for line in read_log(source.root / "metrics.jsonl") if line["step"] <= source.step]
     trained = [line for line in lines if line.get("tokens") is not None]
     held_out = [line["eval_loss"] for line in lines if line.get("eval_loss") is not None]

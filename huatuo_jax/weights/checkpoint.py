@@ -6,7 +6,7 @@
 
 Runs save in the background through `huatuo_jax.training.saving`, which also resumes; everything else finds a model through
 `huatuo_jax.weights.open` and reads `params` alone. Nothing here knows the model: what the arrays must be is asked by name, shape
-and dtype.
+and dtype. What must hold: no array is used before its fingerprint is verified, and a fault on one process is one on all.
 
 Fingerprints. Orbax notices missing and truncated files, but not altered bytes. A sum modulo 2³² of the mixed bits of all elements
 notices every single altered element, and swapped ones too, because the mixing depends on the position. It depends neither on the
@@ -32,6 +32,7 @@ from huatuo_jax.io.files import PathLike, is_local
 SCHEMA = 1
 T = TypeVar("T")
 
+# A number of 8 bytes becomes two words on an axis of its own, summed like two numbers: without x64 jax has no uint64.
 _BIT_TYPES = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
@@ -42,6 +43,7 @@ def absolute(path: PathLike) -> epath.Path:
 
 def is_complete(path: epath.Path) -> bool:
     """Whether the save of this checkpoint came to its end."""
+    # Orbax writes under another name and renames at the end; where renames are not atomic it leaves a file that says so.
     return path.exists() and ocp.utils.is_checkpoint_finalized(path)
 
 
@@ -49,6 +51,7 @@ def complete_steps(directory: epath.Path) -> list[int]:
     """Steps of the complete checkpoints in a directory, ascending."""
     if not directory.exists():
         return []
+    # What has another name is a save that a kill cut short, or one that was found altered and moved aside.
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and is_complete(p))
 
 
@@ -103,6 +106,7 @@ def read_item(path: epath.Path, item: str, tree: Any, meta: Mapping[str, Any]) -
 
 def read_array(path: epath.Path, item: str, name: str, leaf: jax.ShapeDtypeStruct, meta: Mapping[str, Any]) -> jax.Array:
     """One array of an item by its dotted name, verified by its fingerprint. Raises DataError if it is torn or altered."""
+    # The standard handler restores whole items only; a part of one is what the pytree handler is for.
     tree = {name: leaf}
     restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
 
@@ -178,6 +182,7 @@ def agreed(path: epath.Path, work: Callable[[], T]) -> T:
         value = work()
     except DataError as error:
         failure = error
+    # Neither these nor a device without memory say anything about the checkpoint, which another machine may read.
     except (MemoryError, PermissionError):
         raise
     except Exception as error:
@@ -195,6 +200,7 @@ def agreed(path: epath.Path, work: Callable[[], T]) -> T:
 
 def save_arguments(step: int, items: Mapping[str, Any], meta: Mapping[str, Any]) -> ocp.args.Composite:
     """What Orbax writes as one checkpoint: trees of arrays by item, and `meta` with the fingerprint of every array."""
+    # Flat and by name: what lies on the disk must not depend on the classes of flax's and optax's containers.
     flat = {item: named_leaves(tree) for item, tree in items.items()}
     facts = {
         "schema": SCHEMA,
@@ -220,7 +226,7 @@ def handler() -> ocp.CompositeCheckpointHandler:
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause in one line: Orbax wraps errors of its threads, and storage errors end with what the system said."""
+    """The innermost cause in one line: Orbax wraps errors of its threads, and storage errors end with the system's message."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -255,6 +261,7 @@ def dtype_and_shape(array: jax.Array | jax.ShapeDtypeStruct) -> str:
 
 
 def _replicated(arrays: Mapping[str, jax.Array]) -> NamedSharding | None:
+    # The sum of a sharded array is needed whole on every process, each of which compares it for itself.
     for array in arrays.values():
         if isinstance(sharding := getattr(array, "sharding", None), NamedSharding):
             return NamedSharding(sharding.mesh, PartitionSpec())
@@ -271,11 +278,14 @@ def _mixed_sum(array: jax.Array) -> jax.Array:
         array = array.astype(jnp.uint8)
     # Bits, not values: −0.0 and 0.0 differ, and NaN equals itself.
     bits = jax.lax.bitcast_convert_type(array, _BIT_TYPES[array.dtype.itemsize]).astype(jnp.uint32)
-    # The place of each element in row-major order, from its place on each axis, so that no axis has to be whole on one device.
+    # The place of each element in row-major order, from its place on each axis, so that no axis has to be whole on one device:
+    # element (1, 2) of an array [4, 3] has the place 1 · 3 + 2 = 5.
     index = jnp.zeros(bits.shape, jnp.uint32)
     for axis in range(bits.ndim):
         stride = math.prod(bits.shape[axis + 1 :]) % 2**32
         index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride)
+    # 2³² divided by the golden ratio: it spreads the numbers of neighbouring places over all bits, so that swapping two elements
+    # changes the sum.
     return jnp.sum(_mix(bits + index * jnp.uint32(0x9E3779B9)), dtype=jnp.uint32)
 
 

@@ -4,8 +4,9 @@ A side is a stored model of any kind (`huatuo_jax.weights.open`) computed by our
 transformers. Our logits come from the plain forward pass of training, without cache or engine, row by row; `huatuo logits` writes
 them for other programs to check.
 
-The gate is the mean Kullback–Leibler divergence of the next-token distributions, in nats: 1e-6 in fp32, where only the order of
-sums may differ; 0.015 in bf16 (the bound that MaxText uses for conversions).
+What must hold: both sides get the same ids, one model is in memory at a time, and no NaN passes as agreement. The gate is the
+mean Kullback–Leibler divergence of the next-token distributions, in nats: 1e-6 in fp32, where only the order of sums may differ;
+0.015 in bf16 (the bound that MaxText uses for conversions).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +24,7 @@ from huatuo_jax.config import ModelConfig, require
 from huatuo_jax.data.tokenizers import Tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.models.attention import resolve_attention
-from huatuo_jax.models.decoder import Decoder
-from huatuo_jax.models.params import Params, split_decoder
+from huatuo_jax.models.decoder import Decoder, Params, split_decoder
 from huatuo_jax.weights.hf_config import FolderOptions, read_config_file
 from huatuo_jax.weights.open import StoredModel, kind_of, open_stored_model, refuse_options
 
@@ -103,8 +103,10 @@ def compare(
     )
     tokenizer = _tokenizer(one, other)
     rows = [row for row in ([int(i) for i in tokenizer.encode(text)] for text in texts) if row]
+    # Both, before either is computed: they may differ in their context.
     for model in (one, other):
         check_rows(model.config, rows)
+    # A list: the first side's logits are kept and its parameters go before the second side's come.
     reference = list(_logits(a, one, dtype, trust_remote_code)(rows))
     return measure(reference, _logits(b, other, dtype, trust_remote_code)(rows), KL_GATE[dtype])
 
@@ -129,6 +131,7 @@ def measure(reference: Sequence[np.ndarray], other: Iterator[np.ndarray], gate: 
         errors.append(float(np.abs(a - b).max()))
         scales.append(float(np.abs(a).max()))
         log_p, log_q = _log_softmax(a), _log_softmax(b)
+        # From logarithms throughout: a small probability divided by one that rounds to 0 would be infinite.
         divergences.append((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
         agreements.append(a.argmax(axis=-1) == b.argmax(axis=-1))
     kl, same = np.concatenate(divergences), np.concatenate(agreements)
@@ -187,6 +190,7 @@ def _through_transformers(folder: Path, dtype: str, trust_remote_code: bool) -> 
         raise ConfigError(
             f"transformers:{folder} needs torch and transformers (pip install 'huatuo-jax[torch]'): {error}"
         ) from error
+    # Refused here, because transformers' own refusal names an argument of Python and not our flag.
     remote = "auto_map" in read_config_file(folder)
     require(
         trust_remote_code or not remote,
@@ -199,9 +203,9 @@ def _through_transformers(folder: Path, dtype: str, trust_remote_code: bool) -> 
     def logits(rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
         for index, row in enumerate(rows):
             with torch.no_grad():
-                found = model(input_ids=torch.tensor([list(row)])).logits[0].float().numpy()
-            check_finite(found, index, f"transformers:{folder}")
-            yield found
+                row_of_logits = model(input_ids=torch.tensor([list(row)])).logits[0].float().numpy()
+            check_finite(row_of_logits, index, f"transformers:{folder}")
+            yield row_of_logits
 
     return logits
 
@@ -239,6 +243,7 @@ def row_logits(
     forward = _compiled(split_decoder(config), jnp.dtype(dtype), attention)
     for index, row in enumerate(rows):
         length = -(-len(row) // ROW_BUCKET) * ROW_BUCKET
+        # The padding behind a row is a segment of its own, 0, so that no token of the row sees it.
         tokens, segments = np.zeros((2, 1, length), np.int32)
         tokens[0, : len(row)], segments[0, : len(row)] = row, 1
         logits = np.asarray(forward(params, tokens, segments))[0, : len(row)]

@@ -3,8 +3,10 @@
     config = read_config(folder)                              # refuses what it does not understand, by name
     values = write_config(config, "llama", "bfloat16", eos_token_id=2)      # the content of a config.json
 
-Reading asks `hf_config_fields.py` first whether every field of the file is understood. RoPE is read in both spellings,
-`rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5), and written in both; so is the dtype.
+On the way in (`base.py`, `open.py`) and on the way out (`hf_write.py`). What must hold: what is written reads back as the same
+config here and as the same function in both transformers. Reading asks `hf_config_fields.py` first whether every field of the
+file is understood. RoPE is read in both spellings, `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters`
+(transformers 5), and written in both; so is the dtype.
 
 The four released Baichuans share one `model_type`. What tells them apart, in this order:
 
@@ -13,10 +15,10 @@ The four released Baichuans share one `model_type`. What tells them apart, in th
     else           hidden size 4096, or `max_position_embeddings`:     vocabulary of 64,000: linear
                    RoPE; hidden size 5120: ALiBi                       125,696, or `z_loss_weight`: norm
 
-What stays open, or has evidence for both, is asked for (`--positions`, `--head`) and never guessed.
+What stays open, or has evidence for both, is asked for (`--positions`, `--head`) and never guessed. Next to read: `hf_names.py`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
@@ -46,7 +48,7 @@ class FolderOptions(TypedDict, total=False):
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "baichuan": ("baichuan", ("BaichuanForCausalLM", "BaiChuanForCausalLM")),
     "llama": ("llama", ("LlamaForCausalLM",)),
-    "Yi": ("llama", ("YiForCausalLM",)),
+    "Yi": ("llama", ("YiForCausalLM",)),  # as its first release wrote it; later ones say llama
     "qwen2": ("qwen2", ("Qwen2ForCausalLM",)),
     "qwen3": ("qwen3", ("Qwen3ForCausalLM",)),
 }
@@ -60,6 +62,20 @@ SHAPE = {
     "ffn_size": "intermediate_size",
 }
 """Our name → theirs, of what every config.json must say."""
+
+EVIDENCE: dict[str, tuple[tuple[str, str, Callable[[Mapping[str, Any]], bool]], ...]] = {
+    "positions": (
+        ("rope", "max_position_embeddings", lambda values: values.get("max_position_embeddings") is not None),
+        ("rope", "hidden_size 4096, a 7B,", lambda values: values["hidden_size"] == 4096),
+        ("alibi", "hidden_size 5120, a 13B,", lambda values: values["hidden_size"] == 5120),
+    ),
+    "head": (
+        ("linear", "vocab_size 64,000, a Baichuan 1,", lambda values: values["vocab_size"] == 64_000),
+        ("norm", "vocab_size 125,696, a Baichuan 2,", lambda values: values["vocab_size"] == 125_696),
+        ("norm", "z_loss_weight", lambda values: values.get("z_loss_weight") is not None),
+    ),
+}
+"""What a Baichuan is: field of ours → (value, what in a config.json speaks for it, whether that is there)."""
 
 LLAMA3_SCALING = {
     "factor": "factor",
@@ -134,11 +150,12 @@ def read_config(
         **shape,
         num_kv_heads=_num_kv_heads(values, family, where),
         head_dim=_head_dim(values, family, where),
-        positions=_positions(values, family, where, positions, like.positions if like else None),
+        positions=_decide("positions", values, family, where, positions, like),
         rope_theta=theta,
         rope_scaling=scaling,
-        head=_head(values, family, where, head, like.head if like else None),
+        head=_decide("head", values, family, where, head, like),
         tied_embeddings=_or_default(values, "tie_word_embeddings", False),
+        # By the family: a config.json of Qwen2 has no field for its biases, and Qwen3's has none for its norms.
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
         norm_eps=_or_default(values, "rms_norm_eps", 1e-6),
@@ -150,6 +167,7 @@ def read_config(
 
 def is_hf_folder(path: PathLike) -> bool:
     """Whether a path is a Hugging Face folder: a config.json with a `model_type`, which a run directory's has not."""
+    # Runs may lie in an object store, folders not: their weights are mapped.
     if not is_local(path) or not (Path(path) / "config.json").is_file():
         return False
     return "model_type" in read_config_file(path)
@@ -163,6 +181,7 @@ def _or_default(values: Mapping[str, Any], name: str, default: Any) -> Any:
 
 def _num_kv_heads(values: Mapping[str, Any], family: str, where: str) -> int:
     heads, kv_heads = values["num_attention_heads"], values.get("num_key_value_heads")
+    # The first Llamas and the Baichuans, which have no grouped heads, do not write the field.
     if kv_heads is None:
         require(
             family in ("llama", "baichuan"),
@@ -188,76 +207,50 @@ def _head_dim(values: Mapping[str, Any], family: str, where: str) -> int:
 
 
 def _max_length(values: Mapping[str, Any], where: str) -> int:
+    # A Baichuan with ALiBi has no table of positions, so only the second.
     length = values.get("max_position_embeddings") or values.get("model_max_length")
     require(bool(length), f"{where} has neither max_position_embeddings nor model_max_length; add the longest trained sequence")
     return cast(int, length)
 
 
-def _positions(
-    values: Mapping[str, Any], family: str, where: str, told: Positions | None, assumed: Positions | None
-) -> Positions:
-    evidence: dict[str, str] = {}
-    if family != "baichuan":
-        evidence["rope"] = f"model_type {values['model_type']}"
-    elif values.get("positions") is None:
-        if values.get("max_position_embeddings") is not None:
-            evidence["rope"] = "max_position_embeddings"
-        if values["hidden_size"] == 4096:
-            evidence["rope"] = "hidden_size 4096, a 7B,"
-        if values["hidden_size"] == 5120:
-            evidence["alibi"] = "hidden_size 5120, a 13B,"
-    return _decide("positions", ("rope", "alibi"), values, evidence, where, told, assumed)
-
-
-def _head(values: Mapping[str, Any], family: str, where: str, told: Head | None, assumed: Head | None) -> Head:
-    evidence: dict[str, str] = {}
-    if family != "baichuan":
-        evidence["linear"] = f"model_type {values['model_type']}"
-    elif values.get("head") is None:
-        if values["vocab_size"] == 64_000:
-            evidence["linear"] = "vocab_size 64,000, a Baichuan 1,"
-        if values["vocab_size"] == 125_696:
-            evidence["norm"] = "vocab_size 125,696, a Baichuan 2,"
-        if values.get("z_loss_weight") is not None:
-            evidence["norm"] = "z_loss_weight"
-    return _decide("head", ("linear", "norm"), values, evidence, where, told, assumed)
-
-
 def _decide(
-    field: str,
-    choices: tuple[str, str],
+    field: Literal["positions", "head"],
     values: Mapping[str, Any],
-    evidence: dict[str, str],
+    family: str,
     where: str,
-    told: str | None,
-    assumed: str | None,
+    requested: str | None,
+    like: ModelConfig | None,
 ) -> Any:
-    """The value of `positions` or `head`.
+    """The value of `positions` or `head`; as a field of config.json it decides alone.
 
     Args:
-      field: which of the two; as a field of config.json it decides alone.
-      evidence: value → what in the file speaks for it.
-      told: what the user says; must not contradict the file.
-      assumed: what the model has that these weights are meant for; used where nobody says anything.
+      requested: what the user says; must not contradict the file.
+      like: the model that these weights are meant for; its value is taken where nobody says anything.
 
     Raises:
       ConfigError: a contradiction, or an open question.
     """
+    choices = list(dict.fromkeys(value for value, _, _ in EVIDENCE[field]))
+    evidence: dict[str, str] = {}
+    if family != "baichuan":  # all others have RoPE and a linear head
+        evidence = {choices[0]: f"model_type {values['model_type']}"}
+    elif values.get(field) is None:
+        evidence = {value: why for value, why, is_there in EVIDENCE[field] if is_there(values)}
     written = values.get(field)
     if written is not None:
-        possible = tuple(evidence) or choices
+        possible = list(evidence) or choices
         require(written in possible, f"{where} has {field} {short(written)}; for this model_type it is {' or '.join(possible)}")
         evidence = {written: f"its field {field!r}"}
     if len(evidence) == 1:
         value, why = next(iter(evidence.items()))
         require(
-            told in (None, value),
-            f"--{field} {told} contradicts {where}, where {why} means {value}; leave the flag out, or add "
-            f'"{field}": "{told}" to the file if the model really is so',
+            requested in (None, value),
+            f"--{field} {requested} contradicts {where}, where {why} means {value}; leave the flag out, or add "
+            f'"{field}": "{requested}" to the file if the model really is so',
         )
         return value
-    if told or assumed:
-        return told or assumed
+    if requested or like:
+        return requested or getattr(like, field)
     says = " and ".join(f"{why} means {value}" for value, why in evidence.items()) or "nothing in it decides"
     raise ConfigError(f"{where} leaves open which {field} the model has ({says}); pass --{field} {' or '.join(choices)}")
 
@@ -268,6 +261,7 @@ def _read_rope(values: Mapping[str, Any], where: str) -> tuple[float, RopeScalin
     Raises:
       ConfigError: the spellings disagree, the kind of RoPE is not one that we compute, or a number of it cannot be.
     """
+    # A folder may carry both spellings, as ours do; they must then say the same.
     new, old = dict(values.get("rope_parameters") or {}), dict(values.get("rope_scaling") or {})
     require(
         not any(isinstance(value, Mapping) for value in new.values()),
@@ -305,6 +299,7 @@ def _rope_scaling(spelling: dict[str, Any], where: str) -> RopeScaling | None:
     else:
         require(kind == "default", f"{where} has RoPE scaling {short(kind)}; huatuo-jax computes default and llama3")
         scaling = None
+    # 1 turns whole heads, as here; any other number stays among the unknown fields, which are refused.
     if spelling.get("partial_rotary_factor") == 1:
         known.add("partial_rotary_factor")
     unknown = sorted(name for name in set(spelling) - known if spelling[name] is not None)
@@ -343,12 +338,13 @@ def write_config(
         "bos_token_id": bos_token_id,
         "eos_token_id": eos_token_id,
         "pad_token_id": pad_token_id,
-        "torch_dtype": dtype,
-        "dtype": dtype,
+        "torch_dtype": dtype,  # transformers 4
+        "dtype": dtype,  # transformers 5
         "use_cache": True,
     }
     if auto_map:
         values["auto_map"] = dict(auto_map)
+    # Not for ALiBi: a Baichuan's readers, ours too, take this field for a sign of RoPE.
     if config.positions == "rope":
         values |= {"max_position_embeddings": config.max_length, **_written_rope(config)}
     if layout == "baichuan":
@@ -356,6 +352,7 @@ def write_config(
         if config.head == "norm":
             values["z_loss_weight"] = config.z_loss_weight
         return values
+    # What has a default in transformers is written all the same, as releases differ in the defaults.
     values |= {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim, "attention_dropout": 0.0}
     if layout in ("llama", "qwen3"):
         values["attention_bias"] = False

@@ -1,11 +1,13 @@
-"""The fields of a config.json, sorted by what is done with them; `read_config` asks here before it reads any.
+"""The fields of a config.json, sorted by what is done with them; `hf_config.read_config` asks here before it reads any.
 
-Nothing that could change the function of the model passes unseen. A field is
+What must hold: nothing that could change the function of the model passes unseen. A field is
 
     READ              by `hf_config.py`, and of the kind that it must be
     FIXED             present with the one value that the decoder computes
     WITHOUT_EFFECT    on the function of the model
     or refused        by name, all faults of a file in one error; `--ignore FIELD` lets an unknown one pass
+
+Next to read: `hf_config.py`.
 """
 
 import sys
@@ -97,6 +99,8 @@ def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] 
     Raises:
       ConfigError: names each field, its value and the reason.
     """
+    # All faults before any is raised: a file is corrected in one round. Values that cannot be go first, because a file with such
+    # is damaged and says nothing about what it asks for.
     wrong, unsupported, unknown = [], [], []
     for name, value in values.items():
         if value is None or name in WITHOUT_EFFECT:
@@ -109,6 +113,7 @@ def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] 
             if value not in allowed:
                 unsupported.append(f"{name} = {short(value)}: {reason}")
         elif name == "sliding_window":
+            # Qwen's files name a window that they then switch off.
             if values.get("use_sliding_window") is not False:
                 unsupported.append(f"sliding_window = {value}: {FIXED['use_sliding_window'][1]}")
         elif name == "layer_types":

@@ -19,8 +19,9 @@ its axes are ordered there. The keys of a Baichuan with hidden size 64 and 4 hea
     reading (`load.py`)       ours[layer] = row.to_ours(row.part_of(tensor))
     writing (`hf_write.py`)   tensor[row.start : …] = row.to_theirs(ours[layer])
 
-The table moves numbers and never changes them: the rows of a NormHead pass as they are. `hf_write.py` normalises them where the
-layout has no NormHead. To read another family, add its layout here and its fields in `hf_config.py`.
+What must hold: the table moves numbers and never changes them, and what a layout has no place for is refused. The rows of a
+NormHead pass as they are. `hf_write.py` normalises them where the layout has no NormHead. To read another family, add its layout
+here and its fields in `hf_config.py`, which is next to read.
 """
 
 import dataclasses
@@ -84,6 +85,7 @@ class NameRow:
 
     def part_of(self, tensor: Array) -> Array:
         """This row's part of their tensor, shaped `view`; of a numpy array it is a view."""
+        # Rows of their matrix: of W_pack [192, 64] a part of 4 × 16 × 64 numbers takes 64.
         length = math.prod(self.view) // math.prod(self.their_shape[1:])
         return tensor[self.start : self.start + length].reshape(self.view)
 
@@ -93,9 +95,11 @@ class NameRow:
 
     def to_theirs(self, array: Array) -> Array:
         """One layer of our parameter → the part of their tensor, [part of the first axis, …]."""
+        # Sorting a permutation's places gives its inverse.
         return array.transpose(tuple(np.argsort(self.axes))).reshape(-1, *self.their_shape[1:])
 
 
+# Asked before a folder is written or read: what a layout cannot say would be lost without a trace.
 _FEATURES: dict[str, tuple[Callable[[ModelConfig], bool], tuple[Layout, ...]]] = {
     "ALiBi positions": (lambda c: c.positions == "alibi", ("baichuan",)),
     "a NormHead": (lambda c: c.head == "norm", ("baichuan", "llama")),
@@ -110,6 +114,7 @@ _FEATURES: dict[str, tuple[Callable[[ModelConfig], bool], tuple[Layout, ...]]] =
 }
 """What a model may have, and the layouts with a place for it."""
 
+# transformers gives every Qwen2 its biases and every Qwen3 its norms, whether the folder holds them or not.
 _DEMANDED: dict[str, str] = {"qwen2": "q, k and v biases", "qwen3": "q and k norms"}
 
 
@@ -140,6 +145,7 @@ def table(config: ModelConfig, layout: str) -> tuple[NameRow, ...]:
       ConfigError: as `check_layout`.
     """
     check_layout(config, layout)
+    # The tensors' names are a contract with every released folder; the order is that in which transformers lists them.
     D, F, V = config.hidden_size, config.ffn_size, config.vocab_size
     query, keys = (config.num_heads, config.head_dim), (config.num_kv_heads, config.head_dim)
     block = "model.layers.{layer}."
@@ -158,6 +164,7 @@ def table(config: ModelConfig, layout: str) -> tuple[NameRow, ...]:
         theirs = f"{block}self_attn.{letter}_"
         if layout != "baichuan":
             rows.append(_linear(f"layers.attention.{ours}", f"{theirs}proj.weight", outputs=heads, inputs=(D,)))
+        # Theirs has one axis, since it is added to a product that has not been split into heads yet.
         if config.qkv_bias:
             rows.append(_same(f"layers.attention.{ours}_bias", f"{theirs}proj.bias", heads, flat=True))
         if config.qk_norm and ours != "value":
@@ -170,6 +177,7 @@ def table(config: ModelConfig, layout: str) -> tuple[NameRow, ...]:
         _linear("layers.ffn.down", f"{block}mlp.down_proj.weight", outputs=(D,), inputs=(F,)),
         _same("final_norm", "model.norm.weight", (D,)),
     ]
+    # A tied head is the embedding, which transformers' folders hold once.
     if not config.tied_embeddings:
         rows.append(_same("head", "lm_head.weight", (V, D)))
     return tuple(rows)

@@ -1,10 +1,11 @@
 """Reading a Hugging Face folder: its weight files, whichever they are, as tensors by name; and those under our names, checked.
 
     weights = open_weights(folder, read_config(folder))      # names, shapes and dtypes are checked; no weight is read yet
-    params = load_params(weights, mesh, jnp.bfloat16)        # `load.py`: onto devices, tensor by tensor
+    params = load_params(weights, mesh, jnp.bfloat16)        # `load.py`, next to read: onto devices, tensor by tensor
 
-Tensors are views of mapped files: no copy is made until a device asks for its part. Looked for, in this order:
-model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json.
+What must hold: a folder whose tensors are not exactly those of its config is refused before any is read. Tensors are views of
+mapped files: no copy is made until a device asks for its part. Looked for, in this order: model.safetensors,
+model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json.
 """
 
 import json
@@ -76,6 +77,7 @@ def open_tensors(folder: PathLike) -> Tensors:
     """
     require(is_local(folder), f"{folder}: weights are read from mapped local files; copy the folder to a local disk first")
     root = Path(folder)
+    # safetensors first: many folders hold both, and the other kind is a pickle.
     kinds = (("model", "safetensors", _open_safetensors), ("pytorch_model", "bin", _open_torch))
     for stem, suffix, open_file in kinds:
         single, index = root / f"{stem}.{suffix}", root / f"{stem}.{suffix}.index.json"
@@ -97,12 +99,14 @@ def _open_shards(index: Path, beside: set[str], open_file: Callable[[Path], Tens
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{index} has no readable weight_map ({error!r}); fetch it again") from error
     root, names = index.parent, sorted(set(weight_map.values()))
+    # An index is fetched from elsewhere: it must not make us open files that are not the folder's.
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise DataError(f"{index} names files outside its folder: {', '.join(outside)}; fetch it again")
     absent = [name for name in names if not (root / name).is_file()]
     if absent:
         raise DataError(f"{root} lacks {len(absent)} of the {len(names)} files that {index.name} names: {', '.join(absent)}")
+    # Shards that no index names are of another download, whose tensors may be among those that are read.
     if forgotten := sorted(beside - set(names)):
         raise DataError(f"{index} does not name {', '.join(forgotten)}, which lies beside it; fetch the index again")
     files = {name: open_file(root / name) for name in names}
@@ -125,6 +129,7 @@ def _open_safetensors(path: Path) -> Tensors:
             pass
     except (safetensors.SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+    # Mapped once a file, not once a tensor: a view is then an offset, and opening a folder of hundreds of tensors costs nothing.
     mapped = np.memmap(path, np.uint8, mode="r")
     # Eight bytes of header length, the header (name → dtype, shape, bytes from and to), and the tensors.
     start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
@@ -247,11 +252,13 @@ def open_weights(folder: PathLike, config: ModelConfig) -> HFWeights:
 
 def _check(folder: PathLike, config: ModelConfig, layout: Layout, stored: Tensors) -> None:
     """Raises DataError with all that is wrong with the names, shapes and dtypes of a folder."""
+    # Both ways: a surplus tensor, such as a bias, would mean that the folder's model computes something else.
     wanted = {name: parts[0][0].their_shape for name, parts in tensors(config, layout).items()}
     held = {name: tensor for name, tensor in stored.items() if not COMPUTED.fullmatch(name)}
     missing, surplus = [name for name in wanted if name not in held], [name for name in held if name not in wanted]
     both = [(name, shape, held[name]) for name, shape in wanted.items() if name in held]
     hints = []
+    # Some exporters write a tied head as a copy of the embedding.
     if config.tied_embeddings and "lm_head.weight" in surplus:
         if _same_bytes(held["lm_head.weight"], held.get("model.embed_tokens.weight")):
             surplus.remove("lm_head.weight")

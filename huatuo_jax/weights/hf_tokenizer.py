@@ -8,6 +8,9 @@ the dialogue format (`huatuo_jax.data.formats`), and `special_tokens_map.json`.
 LlamaTokenizer from its vocabulary. `split_special_tokens` is on wherever the format writes no control token: then `</s>` in a
 user's text stays plain characters, as in SentencePiece. The llama2 format writes `<s>` and `</s>`, so there a text can spell
 them.
+
+`hf_write.py` calls `export_tokenizer` while the folder is still hidden. What must hold: the folder gives the ids of training or
+does not appear, unless a user asks for one that is not exact. Next to read: `data/formats.py` (chat templates), `card.py`.
 """
 
 import base64
@@ -235,7 +238,8 @@ SAMPLE = (
     "",
 )
 
-Pair = tuple[str, str]
+Parts = tuple[str, str]
+"""The two pieces that a merge joins."""
 
 
 def tokenizer_json(path: PathLike) -> dict[str, Any]:
@@ -367,7 +371,7 @@ def _refusal(model: Any, kinds: Any) -> str:
 def _merges(model: Any, kinds: Any) -> list[str]:
     """Every pair of parts that spells a piece; pieces of the best score first, as SentencePiece merges them."""
     scores = {piece.piece: piece.score for piece in model.pieces if piece.type == kinds.NORMAL}
-    pairs: dict[float, list[Pair]] = {}
+    pairs: dict[float, list[Parts]] = {}
     for whole, score in scores.items():
         for cut in range(1, len(whole)):
             if whole[:cut] in scores and whole[cut:] in scores:
@@ -375,7 +379,7 @@ def _merges(model: Any, kinds: Any) -> list[str]:
     return [f"{left} {right}" for score in sorted(pairs, reverse=True) for left, right in _leftmost_first(pairs[score])]
 
 
-def _leftmost_first(pairs: list[Pair]) -> list[Pair]:
+def _leftmost_first(pairs: list[Parts]) -> list[Parts]:
     """Pairs of one score in an order that merges the leftmost of two that overlap, as SentencePiece does.
 
     Where (a, b) and (b, c) compete for one b, (a, b) stands further left, so it goes first. Runs of one character compete both
@@ -385,7 +389,7 @@ def _leftmost_first(pairs: list[Pair]) -> list[Pair]:
     parts are (a, a), (a, aa) and (aa, a), doubling goes first, and "aaaa" is cut "aa aa".
     """
     waiting = sorted(pairs, key=lambda pair: pair[0] != pair[1])
-    ordered: list[Pair] = []
+    ordered: list[Parts] = []
     while waiting:
         rights = Counter(right for left, right in waiting if left != right)
         free = (pair for pair in waiting if pair[0] == pair[1] or rights[pair[0]] == 0)

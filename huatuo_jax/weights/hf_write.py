@@ -2,7 +2,8 @@
 
     report = export("runs/quickstart", Path("runs/quickstart/hf"), ExportRequest(license="apache-2.0"))
 
-`export` tells the whole way; the rest of the module follows its order. The folder is written aside and renamed when it is whole.
+Journey 2 of docs/architecture.md: `export` tells the whole way, and the rest of the module follows its order. What must hold: the
+folder is written aside and renamed when it is whole, so there is none whose weights, tokenizer and config do not belong together.
 
 Layouts: "native" keeps the family's own layout and every number; "llama" writes a Baichuan with RoPE as `LlamaForCausalLM`, its
 W_pack taken apart and its NormHead baked into lm_head.weight; "auto" is llama where that is possible for a Baichuan, else native.
@@ -127,6 +128,7 @@ def export(
       ConfigError: the folder exists, or the model, layout and tokenizer do not go together.
       DataError: the checkpoint is torn, or holds NaN or infinite weights; no folder is left.
     """
+    # Whatever can be refused is, before the folder is begun; tokenizer and config, which may fail too, before the large weights.
     started = time.perf_counter()
     _check_target(folder, request.overwrite)
     require(bool(request.license.strip()), "--license is empty; give an identifier, or other")
@@ -157,6 +159,7 @@ def _check_target(folder: Path, overwrite: bool) -> None:
     if not folder.exists():
         return
     require(overwrite, f"{folder} exists; choose another folder, or replace it with --overwrite")
+    # A flag must not be able to delete a folder of something else.
     is_export = folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))
     reason = f"{folder} is no exported model (it has no config.json), so --overwrite does not replace it"
     require(is_export, f"{reason}; choose another folder")
@@ -167,6 +170,7 @@ def _write_configs(model: ModelConfig, layout: Layout, dtype: DTypeName, ids: Sp
     if layout == "baichuan":
         for name in MODELING_FILES:
             shutil.copyfile(MODELING / name, folder / name)
+    # In both files, as transformers reads them: `generate` takes the second, other programs know the first alone.
     named: dict[str, Any] = {"bos_token_id": ids.bos, "eos_token_id": ids.eos_token_id, "pad_token_id": ids.pad}
     config = write_config(model, layout, dtype, **named, auto_map=AUTO_MAP if layout == "baichuan" else None)
     write_json(folder / "config.json", config)
@@ -216,7 +220,7 @@ def write_weights(
                 write(row.name(layer), np.asarray(part), row.start)
                 written += part.nbytes
                 advance(written, total)
-            array.delete()
+            array.delete()  # now, not when Python gets to it: the next parameter may be as large
     if len(shards) > 1:
         weight_map = {name: file for file, names in shards.items() for name in names}
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -232,6 +236,7 @@ def _convert(row: NameRow, dtype: DTypeName, normalise: bool) -> Callable[..., t
             array = jax.lax.dynamic_index_in_dim(array, layer, keepdims=False)
         if normalise:
             array = array.astype(jnp.float32) / row_lengths(array)
+        # Finite after the cast: 1e5 is a number in bfloat16 and infinite in float16.
         part = row.to_theirs(array).astype(dtype)
         return part, jnp.isfinite(part).all()
 

@@ -3,8 +3,8 @@
 The last stop before training, inference or a comparison; `huatuo_jax.weights.open` calls both. Either way a model that does not
 fit whole can be quantised as it arrives: `convert` replaces each parameter before the next one is read.
 
-Host memory above the mapped file and the parameters themselves stays under two tensors: a device gets its own slice of the mapped
-bytes, turns its axes, and writes it into the stacked parameter in place.
+What must hold: host memory above the mapped file and the parameters themselves stays under two tensors. A device gets its own
+slice of the mapped bytes, turns its axes, and writes it into the stacked parameter in place.
 """
 
 import functools
@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.params import Convert, Params, abstract_params, cast, converted, converted_shardings
+from huatuo_jax.models.decoder import Convert, Params, abstract_params, cast, converted, converted_shardings
 from huatuo_jax.sharding import shardings_of, with_shardings
 from huatuo_jax.weights.checkpoint import as_stored, check_same_arrays, named_leaves, read_array, read_item
 from huatuo_jax.weights.hf_names import NameRow

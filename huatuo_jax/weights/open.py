@@ -12,7 +12,8 @@ A path may be, in the order in which it is tried:
     base    a directory of `huatuo convert from-hf`: checkpoints/ alone
     step    one checkpoint of a run or base: RUN/checkpoints/STEP
 
-Training (`init`), inference, comparison and export all start here, so none of them asks again what a path is. Reading goes on in
+Training (`init`), inference, comparison and export all start here, so none of them asks again what a path is. What must hold:
+what is returned belongs together (weights, tokenizer, format), by fingerprints where ours recorded them. Reading goes on in
 `checkpoint.py` (ours) and `hf_config.py`, `hf_read.py` (Hugging Face).
 """
 
@@ -37,7 +38,7 @@ from huatuo_jax.weights.hf_names import parameter_shapes
 from huatuo_jax.weights.hf_tokenizer import recorded_format
 
 if TYPE_CHECKING:
-    from huatuo_jax.models.params import Convert, Params
+    from huatuo_jax.models.decoder import Convert, Params
 
 Kind = Literal["hf", "run", "base", "step"]
 
@@ -60,6 +61,7 @@ class StoredModel:
     path: PathLike
     kind: Kind
     root: epath.Path
+    # What a run computed in, its schedule and its data are in `meta`: a model is opened by its architecture alone.
     config: ModelConfig
     checkpoint: epath.Path | None = None
     meta: dict[str, Any] = field(default_factory=dict)
@@ -136,6 +138,7 @@ class StoredModel:
 
             return load_params(open_weights(self.root, self.config), placement, dtype, convert=convert)
         assert self.checkpoint is not None
+        # A step that was named is meant and no other; of a run or base, the newest that is whole.
         directory, folders = self.checkpoint.parent, [self.checkpoint]
         if self.kind != "step":
             folders = [directory / str(step) for step in reversed(complete_steps(directory)) if step <= self.step]
@@ -187,6 +190,7 @@ def open_stored_model(
     if kind == "hf":
         return StoredModel(path, kind, folder, read_config(path, name=name, like=like, **options))
     refuse_options(path, options)
+    # A step lies in RUN/checkpoints, and the tokenizer of its model in RUN.
     root, checkpoint = (folder.parent.parent, folder) if kind == "step" else (folder, latest_checkpoint(folder))
     meta = read_meta(checkpoint)
     return StoredModel(path, kind, root, config_from_dict(ModelConfig, meta["config"]["model"]), checkpoint, meta)
@@ -205,6 +209,7 @@ def kind_of(path: PathLike) -> Kind:
         return "hf"
     if (folder / "checkpoints").exists():
         return "run" if (folder / "config.json").exists() else "base"
+    # Last, because only its place says what it is: a folder of Orbax's within checkpoints/.
     require(folder.is_dir(), f"no directory {path}; give a run, a checkpoint of one, a base directory or a Hugging Face folder")
     require(
         folder.parent.name == "checkpoints",
@@ -221,6 +226,7 @@ def check_vocabulary(path: str, size: int, config: ModelConfig, remedy: str = ""
       path: of the tokenizer. remedy: what to do about it.
       warn: also prints a warning to stderr if it is smaller than padding explains.
     """
+    # Too many tokens is certain harm, ids without an embedding; too few is not, for vocabularies are padded.
     numbers = f"the tokenizer {path} has {size} tokens and the model's vocabulary {config.vocab_size}"
     require(size <= config.vocab_size, f"{numbers}: they do not belong together{remedy}")
     if warn and size < PADDED_SHARE * config.vocab_size:

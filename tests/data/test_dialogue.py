@@ -8,9 +8,8 @@ import sentencepiece
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from huatuo_jax.data.dialogue import IGNORED, encode_record, encode_records, prompt_tokens
+from huatuo_jax.data.dialogue import IGNORED, Record, encode_record, encode_records, prompt_tokens
 from huatuo_jax.data.formats import get_format
-from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import RecordError
 

@@ -8,9 +8,8 @@ import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from data_tools.tokens.tokenizer_training import find_texts, read_sentences, train_tokenizer
-from huatuo_jax.data.dialogue import IGNORED, encode_record, prompt_tokens
+from huatuo_jax.data.dialogue import IGNORED, Record, encode_record, prompt_tokens
 from huatuo_jax.data.formats import FORMATS, get_format
-from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError
 

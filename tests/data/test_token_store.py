@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from data_tools.records.unified import UnifiedWriter
 from data_tools.tokens.build import BuildRequest, build
 from huatuo_jax.data import token_store
-from huatuo_jax.data.dialogue import encode_record
+from huatuo_jax.data.dialogue import Record, encode_record
 from huatuo_jax.data.formats import get_format
-from huatuo_jax.data.record import Record
 from huatuo_jax.data.token_store import TokenDataset, pack_words, unpack_words
 from huatuo_jax.errors import DataError
 
@@ -163,14 +162,16 @@ def test_a_torn_shard_is_found_at_open(copy):
         TokenDataset.open(copy)
 
 
-def test_a_token_that_the_vocabulary_lacks_is_found_when_it_is_read(copy):
+def test_a_changed_document_is_found_when_it_is_read_and_no_other_is_blamed(copy):
     shard = next((copy / "sft").glob("train-*.tokens"))
     words = np.fromfile(shard, "<u4")
-    words[3] ^= 1 << 28
+    words[3] ^= 1
     words.tofile(shard)
     dataset = TokenDataset.open(copy)
-    with pytest.raises(DataError, match=r"documents 4 … 4 are damaged \(token .* of a vocabulary of .*build the token"):
-        dataset.read(np.array([4]))
+    with pytest.raises(DataError, match=rf"{shard.name}: document 4 was changed after the build .*build the token"):
+        dataset.read(np.array([5, 4]))
+    with pytest.raises(DataError, match="document 4 was changed"):
+        dataset.read_joined(np.array([4]), limit=1)
     assert len(dataset.read(np.array([5]))) == 1
 
 
@@ -183,7 +184,7 @@ def test_a_missing_shard_is_found_at_open(copy):
 
 def test_arrays_that_do_not_fit_the_manifest_are_refused(copy):
     np.save(copy / "sft" / "train.lengths.npy", np.zeros(1, np.int32))
-    with pytest.raises(DataError, match=r"train.lengths.npy has shape \(1,\), not \(2,\)"):
+    with pytest.raises(DataError, match=r"train.lengths.npy holds int32 \(1,\), not int32 \(2,\)"):
         TokenDataset.open(copy).lengths("sft")
 
 
@@ -195,15 +196,45 @@ def test_an_unfinished_build_is_told_apart_from_no_dataset(copy, tmp_path):
         TokenDataset.open(copy)
 
 
-def test_sizes_that_do_not_fit_the_shards_are_refused(copy):
+def test_a_changed_array_is_refused(copy):
     lengths = np.load(copy / "sft" / "train.lengths.npy")
     np.save(copy / "sft" / "train.lengths.npy", lengths + 1)
-    with pytest.raises(DataError, match=r"the records of train have .* tokens, its shards .*; build the token dataset again"):
+    with pytest.raises(DataError, match=r"train.lengths.npy was changed after the build: .*; build the token dataset again"):
         TokenDataset.open(copy).read(np.array([0]))
+
+
+def test_no_flipped_bit_is_ever_trained_on(copy):
+    """Each of 300 flips in records and arrays is refused, or (a spare bit of an array's header) changes nothing."""
+
+    def everything() -> list:
+        dataset = TokenDataset.open(copy)
+        statistics = [getattr(dataset, name)(source, split) for name in token_store.STATISTICS for source, split in places]
+        documents = [document for split, count in ids.items() for document in dataset.read(np.arange(count), split)]
+        return [*(array for document in documents for array in document), *statistics]
+
+    places = [(source, split) for source in ("books", "sft") for split in ("train", "holdout")]
+    ids = {"train": 6, "holdout": 2}
+    expected, refused = everything(), 0
+    random = np.random.default_rng(0)
+    files = sorted([*copy.glob("*/*.tokens"), *copy.glob("*/*.npy")])
+    for number in random.integers(len(files), size=300):
+        file = files[number]
+        good = file.read_bytes()
+        bad = bytearray(good)
+        bad[random.integers(len(bad))] ^= 1 << int(random.integers(8))
+        file.write_bytes(bad)
+        try:
+            for before, after in zip(expected, everything(), strict=True):
+                np.testing.assert_array_equal(before, after)
+            assert file.suffix == ".npy"
+        except DataError:
+            refused += 1
+        file.write_bytes(good)
+    assert refused > 150
 
 
 def test_the_old_schema_is_refused_with_the_remedy(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
-    with pytest.raises(DataError, match=r"reads schema 2; build the token dataset again \(`huatuo-data build`"):
+    with pytest.raises(DataError, match=r"reads schema 3; build the token dataset again \(`huatuo-data build`"):
         TokenDataset.open(copy)

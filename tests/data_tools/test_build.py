@@ -17,7 +17,7 @@ from data_tools.records.unified import UnifiedDataset, UnifiedWriter
 from data_tools.tokens import shards
 from data_tools.tokens.build import BuildRequest, build
 from data_tools.tokens.shards import choose_holdout, plan_shards
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 from huatuo_jax.data.token_store import TokenDataset
 from huatuo_jax.errors import ConfigError, DataError
 
@@ -218,7 +218,8 @@ def test_a_killed_build_continues_to_the_same_bytes(tmp_path, tokenizer, small_s
     assert contents(killed) == contents(whole)
 
 
-def test_a_shard_that_changed_since_its_marker_is_built_again(tmp_path, tokenizer, small_shards):
+@pytest.mark.parametrize("torn", ["*.tokens", ".done/*.npz"])
+def test_a_shard_that_changed_since_its_marker_is_built_again(tmp_path, tokenizer, small_shards, torn):
     unified = write_unified(tmp_path / "unified", dialogues(50))
     whole, broken = (BuildRequest((unified,), tokenizer, tmp_path / name) for name in ("whole", "broken"))
     build(whole)
@@ -229,7 +230,7 @@ def test_a_shard_that_changed_since_its_marker_is_built_again(tmp_path, tokenize
 
     with pytest.raises(KeyboardInterrupt):
         build(broken, on_done=stop)
-    (shard,) = (tmp_path / "broken" / "sft").glob("*.tokens")
-    shard.write_bytes(b"torn")
+    (file,) = (tmp_path / "broken" / "sft").glob(torn)
+    file.write_bytes(b"torn")
     build(broken)
     assert contents(tmp_path / "whole") == contents(tmp_path / "broken")

@@ -56,9 +56,8 @@ def test_a_second_example_is_shown_on_its_own(two_turns):
 
 @pytest.fixture
 def plan(tmp_path, baichuan_like):
-    from huatuo_jax.data.dialogue import encode_record
+    from huatuo_jax.data.dialogue import Record, encode_record
     from huatuo_jax.data.formats import get_format
-    from huatuo_jax.data.record import Record
 
     tokenizer = baichuan_like
     facts = {"path": tokenizer.path, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "eos_id": 2}

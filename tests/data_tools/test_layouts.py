@@ -6,9 +6,9 @@ from data_tools.cli.dataset import import_records_arguments
 from data_tools.records.layouts import LAYOUTS as KNOWN
 from data_tools.records.layouts import canonical_source, to_record
 from huatuo_jax.cli.arguments import Parser
-from huatuo_jax.data.record import Record
+from huatuo_jax.data.dialogue import Record
 from huatuo_jax.errors import RecordError
-from huatuo_jax.io.json_document import Pair
+from huatuo_jax.io.jsonl import KeyedValue
 
 DIALOGUE = ("头痛怎么办？", "多休息。", "要吃药吗？", "先看医生。")
 
@@ -18,7 +18,7 @@ def read(value, layout="auto", source=None) -> Record:
 
 
 LAYOUTS = {
-    "huatuo": Pair("SFT_data", list(DIALOGUE)),
+    "huatuo": KeyedValue("SFT_data", list(DIALOGUE)),
     "hub": {
         "id": "7",
         "conversations": [{"from": ("human", "gpt")[i % 2], "value": turn} for i, turn in enumerate(DIALOGUE)],

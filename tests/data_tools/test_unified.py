@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_tools.records.unified import decode_records, encode_record
-from huatuo_jax.data.record import Record
+from data_tools.records.unified import UnifiedDataset, UnifiedWriter, decode_records, encode_record
+from huatuo_jax.data.dialogue import Record
+from huatuo_jax.errors import DataError
 
 TEXT = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.sampled_from(["药" * 50, "a" * 127, "b" * 20_000])
@@ -35,3 +36,14 @@ def test_damaged_bytes_are_refused():
     for content in (b"", whole[:-1], whole + b"\n", whole.replace(b"system", b"sisten"), b"\n\x7f" + whole[2:]):
         with pytest.raises(ValueError, match="not a text record"):
             decode_records([whole, content, whole])
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00\x10\x00{'descr': '(       \n", b"no array"])
+@pytest.mark.parametrize("name", ["source_ids", "text_hashes", "sizes"])
+def test_damaged_arrays_are_refused_with_the_remedy(tmp_path, name, content):
+    with UnifiedWriter(tmp_path / "unified") as writer:
+        writer.write(Record("1", "sft", ("问", "答")))
+        writer.finish()
+    (tmp_path / "unified" / f"{name}.npy").write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}.npy is missing or torn .*; import"):
+        UnifiedDataset(tmp_path / "unified")

@@ -10,7 +10,7 @@ from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.requests import Request
 from huatuo_jax.inference.sampling import Sampling
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh, param_shardings
 from tests.support.random_models import Uncached, random_model

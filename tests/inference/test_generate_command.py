@@ -204,13 +204,14 @@ def test_answers_say_which_weights_gave_them_even_if_the_newest_checkpoint_is_da
 
 def test_two_processes_do_not_write_the_same_answers(work):
     first, second = (AnswerFile(work / "answers.jsonl", {"seed": 1}) for _ in range(2))
-    with first:
-        with pytest.raises(ConfigError, match="another process writes to"), second:
+    with first.appending() as append:
+        with pytest.raises(ConfigError, match="another process writes to"), second.appending():
             pass
-        first.append({"id": "1"})
-    with pytest.raises(ConfigError, match="another process writes to"), second:
+        append({"id": "1"})
+    with pytest.raises(ConfigError, match="another process writes to"), second.appending():
         pass
-    with AnswerFile(work / "answers.jsonl", {"seed": 1}) as third:
+    third = AnswerFile(work / "answers.jsonl", {"seed": 1})
+    with third.appending():
         assert list(third.done) == ["1"]
 
 

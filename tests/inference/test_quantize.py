@@ -18,8 +18,8 @@ from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.model import Model
 from huatuo_jax.inference.quantize import SUMMED_AXES, Quantization, Quantizer, dequantize, parse_quantization, stored_bytes
 from huatuo_jax.inference.requests import Request
+from huatuo_jax.models.decoder import abstract_params, split_decoder
 from huatuo_jax.models.numerics import matmul
-from huatuo_jax.models.params import abstract_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh, param_shardings
 from huatuo_jax.weights import checkpoint, hf_read, load

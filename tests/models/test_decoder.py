@@ -6,7 +6,7 @@ from flax import nnx
 
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.models.cache import KVCache, extend
-from huatuo_jax.models.params import init_params, split_decoder
+from huatuo_jax.models.decoder import init_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import batch_sharding, make_mesh
 from tests.support.random_models import sharded_params

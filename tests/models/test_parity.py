@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from huatuo_jax.models.params import split_decoder
+from huatuo_jax.models.decoder import split_decoder
 from huatuo_jax.models.presets import preset
 
 torch = pytest.importorskip("torch")

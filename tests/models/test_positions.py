@@ -4,7 +4,7 @@ import pytest
 
 from huatuo_jax.config import RopeScaling
 from huatuo_jax.models.attention import alibi_slopes
-from huatuo_jax.models.block import apply_rope, rope_frequencies, rope_tables
+from huatuo_jax.models.decoder import apply_rope, rope_frequencies, rope_tables
 from huatuo_jax.models.presets import preset
 
 

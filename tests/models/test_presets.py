@@ -27,7 +27,7 @@ from huatuo_jax.models.presets import preset
 def test_parameter_counts_are_the_published_ones(name, parameters):
     import jax
 
-    from huatuo_jax.models.params import abstract_params
+    from huatuo_jax.models.decoder import abstract_params
 
     assert sum(spec.size for spec in jax.tree.leaves(abstract_params(preset(name)))) == parameters
 
@@ -35,7 +35,7 @@ def test_parameter_counts_are_the_published_ones(name, parameters):
 def test_quickstart_is_a_few_million_parameters():
     import jax
 
-    from huatuo_jax.models.params import abstract_params
+    from huatuo_jax.models.decoder import abstract_params
 
     assert 3e6 < sum(spec.size for spec in jax.tree.leaves(abstract_params(preset("quickstart")))) < 8e6
 

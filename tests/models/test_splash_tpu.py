@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from huatuo_jax.config import MeshConfig
-from huatuo_jax.models.params import abstract_params, split_decoder
+from huatuo_jax.models.decoder import abstract_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import batch_sharding, make_mesh, param_shardings, with_shardings
 

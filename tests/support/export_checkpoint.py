@@ -11,7 +11,7 @@ from flax import nnx
 from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.config import ModelConfig, config_to_dict
 from huatuo_jax.data.tokenizers import copy_tokenizer, load_tokenizer
-from huatuo_jax.models.params import abstract_params, split_decoder
+from huatuo_jax.models.decoder import abstract_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.training.saving import Checkpoints
 

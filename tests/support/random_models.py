@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.params import Params, abstract_params, init_params, split_decoder
+from huatuo_jax.models.decoder import Params, abstract_params, init_params, split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves

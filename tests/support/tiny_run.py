@@ -49,7 +49,7 @@ def make_data(folder: Path, seed: int = 0) -> Path:
     from data_tools.tokens.build import BuildRequest, build
     from data_tools.tokens.tokenizer_training import train_tokenizer
     from huatuo_jax.config_files import load_config
-    from huatuo_jax.data.record import Record
+    from huatuo_jax.data.dialogue import Record
     from huatuo_jax.data.token_store import TokenDataset
 
     herbs = ["甘草", "黄芪", "当归", "人参", "茯苓", "白术", "川芎", "陈皮", "麦冬", "枸杞"]

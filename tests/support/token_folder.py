@@ -1,5 +1,6 @@
 """A token dataset on disk from arrays in memory: what `huatuo-data build` writes, without text or tokenizer."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +50,18 @@ def write_tokens(
 
 def _write_split(folder: Path, split: str, examples: list[Example], facts: dict, eos_id: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    file = folder / shard_name(split, 0, 1)
+    statistics = write_shard(file, [Examples.join(examples)] if examples else [], eos_id)
+    for name, array in statistics.items():
+        write_npy(folder / f"{split}.{name}.npy", array)
     learned = [np.flatnonzero(targets[1:] != IGNORED) + 1 for _, targets in examples]
-    lengths = np.array([len(tokens) for tokens, _ in examples], np.int32)
-    write_npy(folder / f"{split}.lengths.npy", lengths)
-    write_npy(folder / f"{split}.target_counts.npy", np.array([len(places) for places in learned], np.int32))
-    first = [places[0] if len(places) else length for places, length in zip(learned, lengths, strict=True)]
-    write_npy(folder / f"{split}.first_targets.npy", np.array(first, np.int32))
-    facts[split] = {"records": len(examples), "tokens": int(lengths.sum()), "target_tokens": sum(map(len, learned))}
+    assert statistics["target_counts"].tolist() == [len(places) for places in learned]
+    tokens = sum(len(tokens) for tokens, _ in examples)
+    facts[split] = {
+        "records": len(examples),
+        "tokens": tokens,
+        "target_tokens": sum(map(len, learned)),
+        "crc32": {name: zlib.crc32(array) for name, array in statistics.items()},
+    }
     if examples:
-        file = folder / shard_name(split, 0, 1)
-        write_shard(file, [Examples.join(examples)], eos_id)
-        facts["shards"].append({"split": split, "file": file.name, "records": len(examples), "tokens": int(lengths.sum())})
+        facts["shards"].append({"split": split, "file": file.name, "records": len(examples), "tokens": tokens})

@@ -5,7 +5,7 @@ import numpy as np
 import transformers
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import abstract_params
 from tests.support.torch_baichuan import Baichuan
 
 

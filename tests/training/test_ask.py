@@ -7,9 +7,8 @@ import pytest
 
 from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.cli import main as huatuo
-from huatuo_jax.data.dialogue import encode_record
+from huatuo_jax.data.dialogue import Record, encode_record
 from huatuo_jax.data.formats import get_format
-from huatuo_jax.data.record import Record
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import DataError
 from huatuo_jax.inference.model import open_model

@@ -99,10 +99,10 @@ def flip_a_bit(path: Path) -> None:
 def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 10, 20)
     flip_a_bit(tmp_path / "20")
-    said: list[str] = []
-    restored = checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, said.append)
+    warnings: list[str] = []
+    restored = checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, warnings.append)
     assert restored.step == 10
-    assert "layers.query" in said[0] and "corrupt-20" in said[0]
+    assert "layers.query" in warnings[0] and "corrupt-20" in warnings[0]
     assert (tmp_path / "corrupt-20" / "params").is_dir() and checkpoints.steps() == [10]
 
 
@@ -121,9 +121,9 @@ def test_a_torn_newest_checkpoint_is_set_aside(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 10, 20)
     for file in (tmp_path / "20" / "params").rglob("d/*"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    said: list[str] = []
-    assert checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, said.append).step == 10
-    assert "torn or altered" in said[0]
+    warnings: list[str] = []
+    assert checkpoints.restore_newest(abstract(tree()), {"mu": abstract(tree())}, warnings.append).step == 10
+    assert "torn or altered" in warnings[0]
 
 
 def test_a_checkpoint_without_readable_meta_is_set_aside(tmp_path: Path) -> None:

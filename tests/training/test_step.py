@@ -76,7 +76,7 @@ def test_z_loss_adds_its_weight_times_the_mean_square_of_the_largest_logit(mesh,
     with_z, without = (t.step(t.init(0), rows)[1] for t in (build_step(config, mesh, 100, SOURCES), train))
     from flax import nnx
 
-    from huatuo_jax.models.params import split_decoder
+    from huatuo_jax.models.decoder import split_decoder
 
     decoder = nnx.merge(split_decoder(CONFIG.model), train.init(0).params)
     logits = decoder.logits(decoder(rows["tokens"], rows["positions"], rows["segment_ids"]))

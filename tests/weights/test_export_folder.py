@@ -135,8 +135,8 @@ def test_auto_is_llama_for_baichuan_with_rope_and_native_for_the_rest():
 def test_alibi_as_llama_is_refused_with_the_reason(tokenizer, tmp_path, capsys):
     model, params = random_model("tiny-baichuan2-13b", tokenizer)
     write_run(tmp_path / "run", model, params, tokenizer)
-    said = refusal(capsys, tmp_path / "run", tmp_path / "hf", "--layout", "llama")
-    assert "ALiBi" in said and "--layout native" in said
+    message = refusal(capsys, tmp_path / "run", tmp_path / "hf", "--layout", "llama")
+    assert "ALiBi" in message and "--layout native" in message
     assert not (tmp_path / "hf").exists()
 
 
@@ -153,8 +153,8 @@ def test_a_weight_beyond_float16_is_refused_by_name(tokenizer, tmp_path, capsys)
     model, params = random_model("tiny-llama2", tokenizer)
     params["final_norm"] = params["final_norm"].at[5].set(7e4)
     write_run(tmp_path / "run", model, params, tokenizer)
-    said = refusal(capsys, tmp_path / "run", tmp_path / "hf", "--dtype", "float16")
-    assert "model.norm.weight holds weights up to 7e+04" in said and "bfloat16" in said
+    message = refusal(capsys, tmp_path / "run", tmp_path / "hf", "--dtype", "float16")
+    assert "model.norm.weight holds weights up to 7e+04" in message and "bfloat16" in message
 
 
 def test_a_folder_that_is_there_stays_unless_told(run, tmp_path, capsys):
@@ -195,8 +195,8 @@ def test_an_altered_checkpoint_is_refused(run, tmp_path, tokenizer, capsys):
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(64)
     data.write_bytes(content)
-    said = refusal(capsys, folder, tmp_path / "hf")
-    assert "altered" in said or "torn" in said
+    message = refusal(capsys, folder, tmp_path / "hf")
+    assert "altered" in message or "torn" in message
     assert not (tmp_path / "hf").exists()
 
 

@@ -36,8 +36,8 @@ def huatuo(*words) -> None:
 
 def import_folder(folder, base, config, tokenizer):
     """`convert from-hf`, told what a Baichuan's config.json leaves open."""
-    told = ["--positions", config.positions, "--head", config.head] if config.family == "baichuan" else []
-    huatuo("convert", "from-hf", folder, base, "--tokenizer", tokenizer, "--mesh.fsdp", 1, *told)
+    options = ["--positions", config.positions, "--head", config.head] if config.family == "baichuan" else []
+    huatuo("convert", "from-hf", folder, base, "--tokenizer", tokenizer, "--mesh.fsdp", 1, *options)
 
 
 def stored(folder) -> dict[str, tuple]:

@@ -15,7 +15,7 @@ from huatuo_jax.weights.hf_tokenizer import FORMAT_FIELD
 from huatuo_jax.weights.hf_write import ExportRequest, export
 from tests.support.export_checkpoint import byte_level_tokenizer, random_model, tiny_tokenizer, write_run
 
-TOLD = ("--positions", "alibi", "--head", "norm", "--ignore", "unsloth_fixed")
+OPTIONS = ("--positions", "alibi", "--head", "norm", "--ignore", "unsloth_fixed")
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +61,15 @@ def test_what_a_folder_leaves_open_can_be_said_to_every_command(command, desk, o
     }[command]
     words += ["--max-new-tokens", 2] if command in ("generate", "chat") else []
     for count, missing in ((4, "--ignore unsloth_fixed"), (2, "--head linear or norm"), (0, "--positions rope or alibi")):
-        told = TOLD[:count] if count == 4 else (*TOLD[:count], *TOLD[4:])
-        assert huatuo(*words, *told) == 2
+        options = OPTIONS[:count] if count == 4 else (*OPTIONS[:count], *OPTIONS[4:])
+        assert huatuo(*words, *options) == 2
         assert missing in " ".join(capsys.readouterr().err.split())
-    assert huatuo(*words, *TOLD) == 0
+    assert huatuo(*words, *OPTIONS) == 0
 
 
 def test_the_answers_are_for_the_side_that_leaves_it_open(desk, odd):
     """The llama export has a plain head: there, --head norm would contradict."""
-    assert huatuo("convert", "compare", desk / "rope-llama", odd / "odd-rope", "--positions", "rope", *TOLD[2:]) == 0
+    assert huatuo("convert", "compare", desk / "rope-llama", odd / "odd-rope", "--positions", "rope", *OPTIONS[2:]) == 0
 
 
 @pytest.mark.parametrize("command", ["logits", "generate"])
@@ -86,7 +86,7 @@ def test_two_checkpoints_leave_nothing_open(desk, capsys):
 
 def test_answers_of_a_file_are_continued_with_the_same_options_only(desk, odd, tmp_path, capsys):
     words = ["generate", odd / "odd-rope", "--prompts", desk / "questions.txt", "--out", tmp_path / "a.jsonl"]
-    words += ["--max-new-tokens", 2, "--positions", "rope", *TOLD[4:]]
+    words += ["--max-new-tokens", 2, "--positions", "rope", *OPTIONS[4:]]
     assert huatuo(*words, "--head", "norm") == 0
     assert huatuo(*words, "--head", "linear") == 2
     assert 'head: "norm" → "linear"' in " ".join(capsys.readouterr().err.split())

@@ -108,8 +108,8 @@ def test_a_vocabulary_with_its_own_tokenizer(tmp_path, baichuan_like):
     module = random_model(config)
     write_by_hand(tmp_path / "baichuan2", baichuan_json(config), tensors_of(module))
     # The released Baichuan2 is known by its vocabulary, another one has to be told.
-    told = [] if baichuan_like.vocab_size == 125_696 else ["--positions", "rope", "--head", "norm"]
-    assert convert(tmp_path / "baichuan2", tmp_path / "base", "--tokenizer", baichuan_like.path, *told) == 0
+    options = [] if baichuan_like.vocab_size == 125_696 else ["--positions", "rope", "--head", "norm"]
+    assert convert(tmp_path / "baichuan2", tmp_path / "base", "--tokenizer", baichuan_like.path, *options) == 0
     stored = open_stored_model(tmp_path / "base")
     model, params, meta = stored.config, stored.params(), stored.meta
     assert (model.positions, model.head, meta["tokenizer"]["vocab_size"]) == ("rope", "norm", baichuan_like.vocab_size)
@@ -133,8 +133,8 @@ def test_what_config_json_leaves_open_is_answered_by_flags(tmp_path, tiny_file, 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, folder, capsys):
     config = preset("tiny-llama2", vocab_size=40)
     write_by_hand(folder, write_config(config, "llama", "float32"), tensors_of(oracle(config)))
-    said = refusal(capsys, folder, tmp_path / "base")
-    assert "tokens and the model's vocabulary 40" in said and "--tokenizer" in said
+    message = refusal(capsys, folder, tmp_path / "base")
+    assert "tokens and the model's vocabulary 40" in message and "--tokenizer" in message
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0.88, True), (0.92, False), (1.0, False)])
@@ -143,8 +143,8 @@ def test_a_tokenizer_smaller_than_padding_explains_is_warned_of(tmp_path, folder
     config = preset("tiny-llama2", vocab_size=round(size / share))
     write_by_hand(folder, write_config(config, "llama", "float32"), tensors_of(oracle(config)))
     assert convert(folder, tmp_path / "base") == 0
-    said = f"has {size} tokens and the model's vocabulary {config.vocab_size}, more than padding explains"
-    assert (said in capsys.readouterr().err) == warned
+    message = f"has {size} tokens and the model's vocabulary {config.vocab_size}, more than padding explains"
+    assert (message in capsys.readouterr().err) == warned
 
 
 def test_the_vocabulary_of_qwen_is_padded_and_not_warned_of():

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.errors import DataError
-from huatuo_jax.models.params import abstract_params, split_decoder
+from huatuo_jax.models.decoder import abstract_params, split_decoder
 from huatuo_jax.sharding import make_mesh, param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.hf_config import read_config, write_config

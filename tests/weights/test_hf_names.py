@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from huatuo_jax.errors import ConfigError
-from huatuo_jax.models.params import abstract_params
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.models.presets import PRESETS, preset
 from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.hf_names import LAYOUTS, check_layout, native_layout, parameter_shapes, table, tensors

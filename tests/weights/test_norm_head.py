@@ -47,8 +47,8 @@ def test_it_loads_and_leaves_as_the_same_function(rows, weight, dtype, tokenizer
     expected = their_logits(module.float(), config)
 
     # Without z_loss_weight nothing in the file says what the head of so small a vocabulary is.
-    told = ["--head", "norm"] if weight is None else []
-    huatuo("convert", "from-hf", tmp_path / "in", tmp_path / "base", "--tokenizer", tokenizer, "--mesh.fsdp", 1, *told)
+    options = ["--head", "norm"] if weight is None else []
+    huatuo("convert", "from-hf", tmp_path / "in", tmp_path / "base", "--tokenizer", tokenizer, "--mesh.fsdp", 1, *options)
     stored = open_stored_model(tmp_path / "base")
     found, params = stored.config, stored.params()
     assert (found.head, found.z_loss_weight) == ("norm", weight or 0)

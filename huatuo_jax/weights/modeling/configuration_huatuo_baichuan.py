@@ -1,4 +1,4 @@
-"""Configuration of a Baichuan model for transformers 4.46 to 5: RoPE or ALiBi, linear head or NormHead, each said by a field."""
+"""Configuration of a Baichuan model for transformers 4.46 to 5: RoPE or ALiBi, linear or NormHead, each a field."""
 
 from transformers import PretrainedConfig
 
@@ -38,9 +38,9 @@ class BaichuanConfig(PretrainedConfig):
         **kwargs,
     ):
         if positions not in ("rope", "alibi") or head not in ("linear", "norm"):
-            raise ValueError(f"positions {positions!r} is rope or alibi, head {head!r} is linear or norm; mend config.json")
+            raise ValueError(f"positions {positions!r} is rope or alibi, head {head!r} is linear or norm; correct config.json")
         if rope_scaling is not None or hidden_act != "silu" or tie_word_embeddings:
-            raise ValueError("Baichuan has no scaled RoPE, no activation but silu, and a head of its own; mend config.json")
+            raise ValueError("Baichuan has no scaled RoPE, no activation but silu, and a head of its own; correct config.json")
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
@@ -50,8 +50,10 @@ class BaichuanConfig(PretrainedConfig):
         self.hidden_act = hidden_act
         self.positions = positions
         self.head = head
+        # transformers 5 writes rope_parameters, transformers 4 rope_theta.
         self.rope_theta = (rope_parameters or {}).get("rope_theta", rope_theta)
         self.model_max_length = model_max_length
+        # Absent with ALiBi: readers take its presence for a sign of RoPE.
         if positions == "rope":
             self.max_position_embeddings = max_position_embeddings or model_max_length
         self.rms_norm_eps = rms_norm_eps

@@ -1,7 +1,8 @@
 """Baichuan 1 and 2 in torch for transformers 4.46 to 5, with the tensor names of the released folders.
 
-Two things are done as the training code does them, not as the released modelling files do: ALiBi's bias is added to the scores
-in fp32 (rounded to bf16 it loses accuracy), and a NormHead is normalised where it is used, so the stored rows stay as trained.
+It runs where the folder is opened, without huatuo-jax. What must hold: it computes what `huatuo_jax/models/decoder.py` computes.
+Two things are done as the training code does them, not as the released modelling files do: ALiBi's bias is added to the scores in
+fp32 (rounded to bf16 it loses accuracy), and a NormHead is normalised where it is used, so the stored rows stay as trained.
 """
 
 import math
@@ -26,6 +27,8 @@ def alibi_slopes(num_heads):
 
 def rope_tables(position_ids, size, theta):
     """Cosine and sine, fp32 [batch, 1, queries, size / 2]."""
+    # In fp64 as in training, where a power in fp32 would be off by angles at far positions; on the CPU, because not every device
+    # has fp64.
     exponents = torch.arange(0, size, 2, dtype=torch.float64, device="cpu") / size
     frequencies = (theta**-exponents).to(device=position_ids.device, dtype=torch.float32)
     angles = position_ids[:, None, :, None].float() * frequencies
@@ -86,10 +89,12 @@ class BaichuanAttention(nn.Module):
             q, k = apply_rope(q, rope), apply_rope(k, rope)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_index)
+        # torch's own attention takes a bias in q's dtype alone, which would round ALiBi's.
         if bias is None:
             attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
             scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5 + bias
+            # Finite, so that no softmax becomes NaN.
             scores = scores.masked_fill(~visible, torch.finfo(torch.float32).min)
             attended = scores.softmax(dim=-1).to(v.dtype) @ v
         return self.o_proj(attended.transpose(1, 2).reshape(batch, queries, hidden))
@@ -168,6 +173,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
         mask = x.new_ones((batch, keys), dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         if mask.shape[-1] != keys:
             raise ValueError(f"attention_mask covers {mask.shape[-1]} tokens; it must cover {past} cached and {queries} new ones")
+        # Padding on the left, as `generate` wants it, must not shift the positions of what follows.
         if position_ids is None:
             position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
         index = torch.arange(keys, device=x.device)
@@ -185,7 +191,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
             x = layer(x, visible, rope, bias, past_key_values)
             states.append(x)
         x = self.norm(x)
-        states[-1] = x
+        states[-1] = x  # as transformers' own models: the last of the states is the normed one
         return BaseModelOutputWithPast(
             last_hidden_state=x,
             past_key_values=past_key_values if use_cache else None,
@@ -201,14 +207,6 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
         self.model = BaichuanModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self):
-        """The embedding."""
-        return self.model.embed_tokens
-
-    def set_input_embeddings(self, value):
-        """Replaces the embedding."""
-        self.model.embed_tokens = value
 
     def get_output_embeddings(self):
         """The head."""
@@ -239,6 +237,7 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
         logits = self.logits(outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state)
         loss = None
         if labels is not None:
+            # transformers' convention: labels are the input ids, shifted here.
             flat, targets = logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1).to(logits.device)
             loss = functional.cross_entropy(flat, targets)
             if self.config.z_loss_weight:

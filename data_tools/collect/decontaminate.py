@@ -21,7 +21,6 @@ from data_tools.collect.settings import Overlap
 from data_tools.records.importing import RejectedLog, check_inputs, check_share, plain_stem, read_all
 from data_tools.records.language import language_of
 from huatuo_jax.errors import ConfigError, RecordError
-
 from huatuo_jax.io.jsonl import KeyedValue, write_lines
 
 BATCH = 256

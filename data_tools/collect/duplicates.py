@@ -254,7 +254,7 @@ def similar_pairs(pairs: np.ndarray, sets: HashedRows, threshold: float) -> np.n
     # A matrix [passages, hashes] of zeros and ones: the products of the rows of a pair, summed, are what both hold. Two sets of
     # 5 and 4 with 3 in common have the index 3 / (5 + 4 - 3) = .5.
     _, columns = np.unique(sets.hashes, return_inverse=True)
-    presence = sparse.csr_matrix((np.ones(len(columns), np.int32), columns, sets.offsets))
+    presence = sparse.csr_matrix((np.ones(len(columns), np.int32), columns.astype(np.int32), sets.offsets.astype(np.int32)))
     sizes = np.diff(sets.offsets)
     firsts, others = sizes[pairs[:, 0]], sizes[pairs[:, 1]]
     # Sets of 5 and 10 have at most the index 5 / 10; these pairs need not be looked at.

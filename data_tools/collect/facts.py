@@ -26,8 +26,8 @@ STRETCH = 4
 """3-grams in a row that the other passage lacks: a replaced word alone gives 3."""
 PAIRS_AT_ONCE = 10_000
 _NUMBER = re.compile(r"\d+")
-_OPENING = re.compile(r"[^。：:？?！!；;.]{2,60}[。：:？?！!；;.](?=.{10})", re.DOTALL)
-"""The first clause of a text of one line, up to which it says what it is about."""
+_OPENING = re.compile(r"(?:[^。：:？?！!；;.]{1,4}[：:]\s?)?[^。：:？?！!；;.]{2,60}[。：:？?！!；;.](?=.{10})", re.DOTALL)
+"""The first clause of a text of one line, up to which it says what it is about; with a label such as 问： before it."""
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,13 @@ SYRUP = (
     "\n注意事项:服药期间忌食辛辣、油腻食物，饮食宜清淡，对本品过敏者禁用，孕妇及体质虚弱者慎用。"
 )
 DOSE = "儿童体重{}公斤者，每次口服本品{}毫克，每日三次，饭后以温水送服，连用不超过七天，症状没有缓解时应当去医院就诊。"
+ASKED = (
+    "问：孕妇能吃{0}吗？答：不建议孕妇服用{0}，尤其是怀孕三十周以后，可能影响胎儿的心脏，发热时应当先物理降温，再请医生决定用药。"
+)
+FEVER = (
+    "{} for fever: give {} mg per kg by mouth every six to eight hours, not more than four doses a day, with food, and see "
+    "a doctor if the fever lasts longer than three days."
+)
 ADVICE = (
     "Acute bronchitis\n"
     "Acute bronchitis is an inflammation of the large airways that mostly follows a cold. Rest, drink enough and "
@@ -179,6 +186,8 @@ FOOT = "\nReviewed by our medical team. Subscribe to the newsletter."
         (HPO.format("Absent patella"), HPO.format("Familial glucocorticoid deficiency")),
         (SYRUP.format("止咳橘红丸", "丸剂，6g/丸。"), SYRUP.format("止咳橘红口服液", "棕黑色的液体：气香，味甜。10ml/支。")),
         (DOSE.format(20, 250), DOSE.format(30, 375)),
+        (ASKED.format("布洛芬"), ASKED.format("阿司匹林")),
+        (FEVER.format("Ibuprofen", "ibuprofen 10"), FEVER.format("Paracetamol", "paracetamol 15")),
     ],
 )
 def test_pages_of_one_template_that_say_different_things_are_no_copies(a, b):

@@ -116,7 +116,10 @@ def probes(pattern: re.Pattern[str]) -> list[tuple[str, str]]:
     alphabet = sorted(set().union(*map(members, tree)) | {" ", "1"})
     starts = sorted(beginnings(tree))
     repeated = {("", character) for character in alphabet} | {("", start) for start in starts if start}
-    return sorted(repeated | {(start, character) for start in starts[:: len(starts) // 30 + 1] for character in alphabet[:20]})
+    return sorted(
+        repeated
+        | {(start, character) for start in starts[:: len(starts) // 20 + 1] for character in alphabet[:: len(alphabet) // 12 + 1]}
+    )
 
 
 def seconds(work, text: str) -> float:

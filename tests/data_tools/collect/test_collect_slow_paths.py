@@ -115,11 +115,10 @@ def probes(pattern: re.Pattern[str]) -> list[tuple[str, str]]:
     tree = list(parser.parse(pattern.pattern, pattern.flags & ~re.UNICODE if pattern.flags & re.ASCII else pattern.flags))
     alphabet = sorted(set().union(*map(members, tree)) | {" ", "1"})
     starts = sorted(beginnings(tree))
-    repeated = {("", character) for character in alphabet} | {("", start) for start in starts if start}
-    return sorted(
-        repeated
-        | {(start, character) for start in starts[:: len(starts) // 20 + 1] for character in alphabet[:: len(alphabet) // 12 + 1]}
-    )
+    # Pairs too: of "a" and "." alone, neither has the many word boundaries that "a.a.a." has.
+    few = [*alphabet[:: len(alphabet) // 12 + 1], " "]
+    repeated = {("", piece) for piece in (*alphabet, *filter(None, starts), *(a + b for a in few for b in few))}
+    return sorted(repeated | {(start, character) for start in starts[:: len(starts) // 20 + 1] for character in few})
 
 
 def seconds(work, text: str) -> float:

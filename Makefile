@@ -29,8 +29,8 @@ $(VENV)/.tpu: $(VENV)/.dev
 quickstart: $(VENV)/.core  ## corpus to trained, asked, plotted model in under 5 minutes on a CPU
 	PATH="$(abspath $(BIN)):$$PATH" examples/quickstart/run.sh
 
-test: $(VENV)/.dev  ## the tests, under 15 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+test: $(VENV)/.dev  ## the tests, about 10 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.tpu  ## the long tests too: pods compiled with libtpu, two processes, the whole quickstart
 	$(BIN)/python -m pytest -m slow

@@ -3,15 +3,19 @@
 import asyncio
 import datetime
 import email.utils
-import json
+import functools
+import re
 import sqlite3
 import time
-from types import SimpleNamespace
+import traceback
+from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from huatuo_jax.chat_client.budget import Budget, Caps, Prices, estimated_tokens, most_usage
-from huatuo_jax.chat_client.calls import Call, Reply, Retry, Usage, retry_after
+from huatuo_jax.chat_client.calls import Call, Failed, Reply, Usage, retry_after
 from huatuo_jax.chat_client.client import ChatClient, ClientSettings, Pacer
 from huatuo_jax.chat_client.ledger import Ledger
 from huatuo_jax.errors import ConfigError, DataError, StoppedError
@@ -105,19 +109,28 @@ def test_answers_that_arrive_together_share_commits(tmp_path):
         assert ledger.totals()["prompt_tokens"] == 500
 
 
-def test_every_commit_reaches_the_disk_before_it_counts(tmp_path):
+def test_every_commit_reaches_the_disk_before_it_counts(tmp_path, monkeypatch):
+    """Every commit is made with the write-ahead log and `synchronous` FULL (2), as SQLite itself says where it is asked."""
+    found = []
+
+    class Watched(sqlite3.Connection):
+        def execute(self, statement, *values):
+            if statement.startswith("COMMIT"):
+                settings = (super(Watched, self).execute(f"PRAGMA {name}") for name in ("journal_mode", "synchronous"))
+                found.append([setting.fetchone()[0] for setting in settings])
+            return super().execute(statement, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Watched))
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        connection = ledger._connect()
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
-        connection.close()
+        asyncio.run(ledger.put(CALL, "m", Reply("why", "stop", Usage(3, 4))))
+    assert found == [["wal", 2]]
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_is_durable(tmp_path, monkeypatch):
-    connect = Ledger._connect
+    connect = sqlite3.connect
 
-    def small(self: Ledger) -> sqlite3.Connection:
-        connection = connect(self)
+    def small(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
         connection.execute("PRAGMA max_page_count=30")
         return connection
 
@@ -126,7 +139,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_durable(tmp_path, monkeypatc
             await ledger.put(Call(f"books/{number}", "answer", 0, 0, CALL.messages), "m", Reply("x" * 2000))
         return number
 
-    monkeypatch.setattr(Ledger, "_connect", small)
+    monkeypatch.setattr(sqlite3, "connect", small)
     with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(DataError, match=r"full.*make room"):
         asyncio.run(fill(ledger))
     monkeypatch.undo()
@@ -154,20 +167,24 @@ def test_openai_itself_needs_a_key_and_other_servers_do_not(monkeypatch):
 def test_an_endpoint_that_quotes_the_key_in_an_unknown_shape_is_quoted_without_it(tmp_path):
     key = "sk-test-1f6f0c8e"
 
-    class Response:
-        content = json.dumps({"error": f"bad key {key}"}).encode()
+    async def quote(request: web.Request) -> web.Response:
+        return web.json_response({"error": f"bad {request.headers['Authorization'].replace('Bearer', 'key')}"})
 
-    async def post(*_, **__):
-        return Response()
-
-    async def ask():
+    async def ask(url: str) -> None:
         with Ledger(tmp_path / "l.sqlite") as ledger:
-            client = ChatClient(ClientSettings("http://host/v1", "m"), Caps(), ApiKey(key), ledger)
-            client._client = SimpleNamespace(post=post)
-            await client._send(CALL)
+            async with ChatClient(ClientSettings(url, "m", retries=0), Caps(), ApiKey(key), ledger) as client:
+                await client.ask(CALL)
 
-    with pytest.raises(Retry, match=r"no chat completion.*bad key \[API key\]"):
-        asyncio.run(ask())
+    async def scene() -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", quote)
+        async with TestServer(app) as server:
+            await ask(str(server.make_url("/v1")))
+
+    with pytest.raises(Failed) as failed:
+        asyncio.run(scene())
+    assert re.search(r"no chat completion.*bad key \[API key\]", failed.value.message)
+    assert key not in "".join(traceback.format_exception(failed.value))
 
 
 def test_tokens_of_chinese_and_other_characters_differ():

@@ -1,7 +1,7 @@
 """What the quickstart's commands write, byte for byte: pairs, token records, plan, collected passages, exported folders.
 
 The hashes are meant to hold on any CPU: the weights are exact in every dtype they pass through.
-`python tests/test_golden_hashes.py` makes the golden file; a change of it needs a reason in its commit.
+`python -m tests.test_golden_hashes` makes the golden file; a change of it needs a reason in its commit.
 """
 
 import hashlib

@@ -11,6 +11,8 @@ import data_tools.cli
 import huatuo_jax.cli
 from tests.support.export_checkpoint import random_model, tiny_tokenizer, write_run
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 TINY = {"sequence_length=4096": "sequence_length=128", "batch_size=128": "batch_size=8", '"bfloat16"': '"float32"'}
 """What the guide says, and what a test can afford."""
 

@@ -1,6 +1,7 @@
 """Who may import whom: each room stands on the floors below it, nothing reaches back up, and the data side runs without jax."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,16 @@ NOT_ON = {
 """Rooms that lie below but bring jax along, which preparing data does without."""
 
 MODULES = sorted(path for top in ("huatuo_jax", "data_tools", "configs") for path in (REPOSITORY / top).rglob("*.py"))
+
+
+PRIVATE_NAMES = {
+    name
+    for path in MODULES
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    for name in (getattr(node, "name", ""), getattr(node, "attr", ""), getattr(node, "id", ""))
+    if re.fullmatch(r"_[a-z]\w*", name or "")
+}
+"""Functions, classes, attributes and variables of ours whose name says that nobody outside their module uses them."""
 
 
 def name_of(path: Path) -> str:
@@ -98,6 +109,21 @@ def test_the_data_side_imports_neither_jax_nor_grain(top):
     for path in (REPOSITORY / top).rglob("*.py"):
         if path.name != "loader.py":
             assert not {name.split(".")[0] for name in imports(path)} & {"jax", "jaxlib", "flax", "grain", "tensorflow"}, path
+
+
+TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+TEST_MODULE = re.compile(
+    r"^\s*(?:from tests[\w.]* import .*|(?:from|import) (?:tests\.[\w.]*)?)\b(test_\w+|conftest)\b", re.MULTILINE
+)
+PRIVATE = re.compile(r"""(?:\.|\bimport .*?\b|["'])(?<!\bself\.)(_[a-z]\w*)(?=\W)""")
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(REPOSITORY / "tests")))
+def test_tests_import_no_test_module_and_use_no_private_name_of_ours(path):
+    """Text, not syntax, is read: some tests hold programs for other processes. What tests share lies in `tests/support`."""
+    text = path.read_text(encoding="utf-8")
+    assert not TEST_MODULE.findall(text)
+    assert not set(PRIVATE.findall(text)) & PRIVATE_NAMES
 
 
 @pytest.mark.parametrize(

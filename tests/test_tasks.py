@@ -1,5 +1,6 @@
 """The pool: every task once whatever the engine, errors and interruptions end it, and no worker outlives its parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from huatuo_jax.errors import ConfigError, DataError
-from huatuo_jax.io import tasks
 from huatuo_jax.io.tasks import advance, run_tasks
+from tests.support.long_task import hold
 
 
 class Writer:
@@ -53,18 +54,10 @@ def test_the_first_error_ends_the_run_and_what_is_done_stays(tmp_path, workers):
     assert 0 in done and 2 not in done and len(done) < 100
 
 
-def hold(folder):
-    (folder / f"{os.getpid()}.running").touch()
-    try:
-        for _ in range(600):
-            time.sleep(0.1)
-    finally:
-        (folder / f"{os.getpid()}.running").unlink()
-
-
 @pytest.mark.parametrize("threads", [1, 2], ids=["forked", "spawned"])
 def test_an_error_in_the_parent_interrupts_the_tasks_that_run(tmp_path, monkeypatch, threads):
-    monkeypatch.setattr(tasks, "_has_one_thread", lambda: threads == 1)
+    context = multiprocessing.get_context("fork" if threads == 1 else "spawn")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
 
     def give_up():
         while len(list(tmp_path.iterdir())) < 2:
@@ -82,7 +75,7 @@ HOLDS = """
 import sys
 from pathlib import Path
 from huatuo_jax.io.tasks import run_tasks
-from tests.test_tasks import hold
+from tests.support.long_task import hold
 if __name__ == "__main__":
     run_tasks(hold, [Path(sys.argv[1])] * 4, 2)
 """

@@ -95,11 +95,11 @@ def _exponentials(stream: np.random.Philox, n: int) -> np.ndarray:
         uniform = (stream.random_raw(len(block)) >> np.uint64(12)).astype(np.float64)
         uniform += 0.5
         uniform *= 2.0**-52
-        block[:] = _minus_log(uniform)
+        block[:] = minus_log(uniform)
     return out
 
 
-def _minus_log(x: np.ndarray) -> np.ndarray:
+def minus_log(x: np.ndarray) -> np.ndarray:
     """−ln x for 0 < x < 1 from basic operations: x = m·2^e with √½ ≤ m < √2, then ln m = 2·artanh((m − 1)/(m + 1)).
 
     |s| = |(m − 1)/(m + 1)| is at most 0.172, so 12 terms of artanh s = s + s³/3 + s⁵/5 + … reach the last bit.

@@ -28,6 +28,8 @@ from huatuo_jax.errors import EXIT_PEER_LOST, ConfigError, HuatuoError, StoppedE
 from huatuo_jax.io.files import PathLike
 
 BEAT_SECONDS = 1.0
+NEW_FILE_SECONDS = 30.0
+"""A network file system may show a new file to other hosts so much later."""
 JAX_HEARTBEAT_SECONDS = 24 * 3600
 """jax's own watchdog is put off: it would abort in C++ what ours ends in order."""
 BEAT, GOODBYE = b".\n", b"goodbye\n"
@@ -248,7 +250,7 @@ class Peers:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(nonce)
         nonce = self.exchange(nonce if jax.process_index() == 0 else None)[0]
-        end, seen = time.monotonic() + 30, False
+        end, seen = time.monotonic() + NEW_FILE_SECONDS, False
         while not seen and time.monotonic() < end:
             with contextlib.suppress(OSError):
                 seen = place.exists() and place.read_text() == nonce

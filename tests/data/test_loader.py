@@ -5,41 +5,14 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from huatuo_jax.data.loader import indices_of_devices, make_loader, rows_of_devices
 from huatuo_jax.errors import ConfigError, DataError
-
-LENGTH = 6
-
-
-class CountedRows:
-    """Row i holds i·10 … i·10 + 5; remembers which rows were read."""
-
-    sequence_length = LENGTH
-
-    def __init__(self, count: int = 50, fails_at: int = -1):
-        self.count, self.fails_at, self.read = count, fails_at, set()
-
-    def __len__(self):
-        return self.count
-
-    def read_rows(self, indices):
-        if self.fails_at in indices:
-            raise DataError("shard 3 is torn")
-        self.read.update(indices)
-        index = np.array(indices, np.int32)[:, None]
-        return {"tokens": index * 10 + np.arange(LENGTH, dtype=np.int32), "targets": np.repeat(index, LENGTH, axis=1)}
-
-
-def sharding(data: int = 2, fsdp: int = 2, tensor: int = 2) -> NamedSharding:
-    mesh = jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+from tests.support.counted_rows import LENGTH, CountedRows, sharding
+from tests.support.environment import use_devices
 
 
 def row_numbers(batches):
@@ -146,7 +119,7 @@ import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from test_loader import CountedRows, sharding
+from tests.support.counted_rows import LENGTH, CountedRows, sharding
 from huatuo_jax.data.loader import make_loader
 rows = CountedRows()
 held = {}
@@ -161,10 +134,12 @@ def test_two_real_processes_hold_the_batches_of_one(repository):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    paths = os.pathsep.join([str(repository), str(Path(__file__).parent)])
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": paths}
+    env = {**os.environ}
+    use_devices(4, env)
     command = [sys.executable, "-c", CHILD, address]
-    children = [subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, env=env) for i in range(2)]
+    children = [
+        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, env=env, cwd=repository) for i in range(2)
+    ]
     outputs = [child.communicate(timeout=120)[0].split("RESULT")[1] for child in children]
     (held_a, read_a), (held_b, read_b) = map(json.loads, outputs)
     alone = [np.asarray(batch["tokens"]) for batch in make_loader(CountedRows(), 8, sharding(1, 8, 1), start_step=1)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_tools.planning.mixing import closed_form
 from huatuo_jax.config import SourceMix
-from huatuo_jax.data.priority import _minus_log, draw_order, draws_of_source
+from huatuo_jax.data.priority import draw_order, draws_of_source, minus_log
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.mixtures import PAPER, PAPER_RECORDS
 
@@ -112,7 +112,7 @@ def test_the_order_is_the_same_on_every_machine():
 
 def test_minus_log_agrees_with_the_library():
     x = np.concatenate([np.linspace(2**-53, 1 - 2**-53, 10_001), 2.0 ** -np.arange(1, 53)])
-    assert np.allclose(_minus_log(x), -np.log(x), rtol=4e-16, atol=0)
+    assert np.allclose(minus_log(x), -np.log(x), rtol=4e-16, atol=0)
 
 
 def test_unknown_source_is_named_beside_the_known_ones():

@@ -130,14 +130,16 @@ def test_workers_do_not_change_the_bytes(tmp_path, tokenizer, small_shards):
 
 
 FORKED = """
-import sys
+import multiprocessing, sys
 from data_tools.cli import main
 main(["--help"])  # sets what numpy reads when the next lines import it
 from data_tools.tokens import shards
-from huatuo_jax.io import tasks
 shards.SHARD_RECORDS = 20
-one_thread = tasks._has_one_thread
-tasks._has_one_thread = lambda: one_thread() or sys.exit("the process of huatuo-data has more than one thread")
+context_of = multiprocessing.get_context
+def get_context(method):
+    # Where the process has more than one thread, workers are spawned.
+    return context_of("fork") if method == "fork" else sys.exit("the process of huatuo-data has more than one thread")
+multiprocessing.get_context = get_context
 sys.exit(main(["build", *sys.argv[1:]]))
 """
 

@@ -22,11 +22,11 @@ from tests.support.export_checkpoint import (
     LLAMA_LIKE,
     byte_level_tokenizer,
     greedy_of,
-    logits_of,
     random_model,
     tiny_tokenizer,
     write_run,
 )
+from tests.support.random_models import logits_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 KNOWN_TO_4_46 = [name for name in LLAMA_LIKE if name != "tiny-qwen3"]

@@ -14,6 +14,8 @@ from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.model import Model, open_model
 from huatuo_jax.inference.sampling import GREEDY
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 @pytest.fixture
 def chat(model_directory, monkeypatch, tmp_path):

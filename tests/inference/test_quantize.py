@@ -29,6 +29,8 @@ from huatuo_jax.weights.hf_names import native_layout
 from huatuo_jax.weights.open import open_stored_model
 from tests.support.random_models import Uncached, hf_tensors, random_model
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 KINDS = ["int8", "int4:8", "int4:32"]
 """With heads of 16: a group within a head, and one of two heads."""
 
@@ -235,14 +237,14 @@ def test_an_hf_folder_is_never_in_memory_unquantised(tmp_path, monkeypatch):
     weights = write_hf_folder(tmp_path / "hf", config, params)
     del params
     before, peak = alive(), []
-    on_devices = load._on_devices
+    read_part = hf_read.HFWeights.part
 
     def watched(*arguments):
-        part = on_devices(*arguments)
-        peak.append(alive() - before)
+        part = read_part(*arguments)
+        peak.append(alive() - before + part.nbytes)  # what was kept so far, and the tensor that comes next
         return part
 
-    monkeypatch.setattr(load, "_on_devices", watched)
+    monkeypatch.setattr(hf_read.HFWeights, "part", watched)
     kept = load.load_params(weights, convert=quantizer_of(config, "int4"))
     largest = max(tensor.dtype.itemsize * np.prod(tensor.shape) for tensor in weights.tensors.values())
     assert len(peak) == weights.count_parts()

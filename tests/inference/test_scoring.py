@@ -8,6 +8,8 @@ from huatuo_jax.inference.engine import Engine
 from huatuo_jax.inference.scoring import log_likelihoods
 from tests.support.random_models import Uncached, random_model
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 PREFIX = [5, 9, 200, 31, 77]
 CONTINUATIONS = [[1], [2, 3, 4], list(range(100, 140)), [250, 7], [9]]
 

@@ -16,6 +16,8 @@ from huatuo_jax.weights.hf_config import read_config
 from huatuo_jax.weights.hf_read import open_weights
 from huatuo_jax.weights.load import load_params
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

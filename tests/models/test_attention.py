@@ -9,6 +9,8 @@ from huatuo_jax.models.attention import BACKENDS, Backend, Visibility, alibi_slo
 from huatuo_jax.models.attention_splash import splash_attention
 from huatuo_jax.models.presets import preset
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 SEGMENTS = np.array([[1] * 5 + [2] * 9 + [3] * 4 + [0] * 6, [1] * 24], np.int32)
 
 
@@ -24,9 +26,8 @@ def plain(q, k, v, segments, slopes):
 
 
 def random_inputs(heads, kv_heads, length=SEGMENTS.shape[1], size=8):
-    keys = jax.random.split(jax.random.key(0), 4)
-    shapes = [(2, length, n, size) for n in (heads, kv_heads, kv_heads, heads)]
-    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    draw = np.random.default_rng(0)
+    return [draw.normal(size=(2, length, n, size)).astype(np.float32) for n in (heads, kv_heads, kv_heads, heads)]
 
 
 def out_and_gradients(function, q, k, v, cotangent):

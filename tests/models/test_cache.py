@@ -14,16 +14,15 @@ from huatuo_jax.models.presets import preset
 @pytest.mark.parametrize("alibi", [False, True])
 def test_each_query_sees_its_own_row_up_to_its_position(kv_heads, alibi):
     rows, length, heads, size = 3, 16, 4, 8
-    q, k, v = (
-        jax.random.normal(key, (rows, length, n, size))
-        for key, n in zip(jax.random.split(jax.random.key(0), 3), (heads, kv_heads, kv_heads), strict=True)
-    )
+    draw = np.random.default_rng(0)
+    q, k, v = (draw.normal(size=(rows, length, n, size)).astype(np.float32) for n in (heads, kv_heads, kv_heads))
     slopes = jnp.asarray(alibi_slopes(heads)) if alibi else None
-    whole = einsum_attention(q, k, v, Visibility(jnp.ones((rows, length), jnp.int32), slopes))
-    positions = jnp.array([[0, 1], [7, 8], [14, 15]])
-    queries = jnp.take_along_axis(q, positions[:, :, None, None], axis=1)
-    ours = attend_cached(queries, k.swapaxes(1, 2), v.swapaxes(1, 2), positions, slopes)
-    np.testing.assert_allclose(ours, jnp.take_along_axis(whole, positions[:, :, None, None], axis=1), atol=1e-6)
+    everything = Visibility(jnp.ones((rows, length), jnp.int32), slopes)
+    whole = np.asarray(jax.jit(lambda *qkv: einsum_attention(*qkv, everything))(q, k, v))
+    positions = np.array([[0, 1], [7, 8], [14, 15]])
+    queries = np.take_along_axis(q, positions[:, :, None, None], axis=1)
+    ours = jax.jit(attend_cached)(queries, k.swapaxes(1, 2), v.swapaxes(1, 2), positions, slopes)
+    np.testing.assert_allclose(ours, np.take_along_axis(whole, positions[:, :, None, None], axis=1), atol=1e-6)
 
 
 def test_rows_are_written_at_their_own_slots_and_nothing_beyond_the_cache():

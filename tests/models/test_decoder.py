@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,18 +8,28 @@ from flax import nnx
 
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.models.cache import KVCache, extend
-from huatuo_jax.models.decoder import init_params, split_decoder
+from huatuo_jax.models.decoder import split_decoder
 from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import batch_sharding, make_mesh
+from tests.support import random_models
 from tests.support.random_models import sharded_params
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 BOTH_POSITIONS = ["tiny-yi", "tiny-baichuan2-13b"]
 
 
-def random_model(name: str, **changes):
+@functools.cache
+def random_model(name: str):
     """Weights wide enough that attention is far from uniform."""
-    config = preset(name, initializer_range=0.2, num_layers=2, **changes)
-    return split_decoder(config), jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
+    config, params = random_models.random_model(name)
+    return split_decoder(config), params
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="unroll")
+def hidden_of(graphdef, params, *inputs, unroll=1):
+    """Compiled once for all rows of a length."""
+    return nnx.merge(graphdef, params)(*inputs, unroll=unroll)
 
 
 def row(*segments: list[int], length: int):
@@ -34,7 +46,7 @@ def row(*segments: list[int], length: int):
 @pytest.mark.parametrize("name", BOTH_POSITIONS)
 def test_a_packed_example_is_computed_as_if_alone(name):
     graphdef, params = random_model(name)
-    forward = jax.jit(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs))
+    forward = functools.partial(hidden_of, graphdef)
     first, second = [3, 1, 4, 1, 5], [9, 2, 6, 5, 3, 5, 8]
     packed = forward(params, *row(first, second, length=16))
     np.testing.assert_allclose(packed[0, :5], forward(params, *row(first, length=16))[0, :5], atol=2e-5)
@@ -51,13 +63,13 @@ def test_padding_leaves_values_and_gradients_finite(attention):
 
 def test_a_token_beyond_the_vocabulary_shows():
     graphdef, params = random_model("tiny-yi")
-    assert np.isnan(jax.jit(lambda params: nnx.merge(graphdef, params)(*row([256], length=1)))(params)).all()
+    assert np.isnan(hidden_of(graphdef, params, *row([256] * 16, length=16))).all()
 
 
 def test_unrolled_layers_are_the_same_layers():
     graphdef, params = random_model("tiny-yi")
-    inputs = row([3, 1, 4], length=8)
-    looped, unrolled = (jax.jit(lambda p, n=n: nnx.merge(graphdef, p)(*inputs, unroll=n))(params) for n in (1, 2))
+    inputs = row([3, 1, 4], length=16)
+    looped, unrolled = (hidden_of(graphdef, params, *inputs, unroll=n) for n in (1, 2))
     np.testing.assert_allclose(looped, unrolled, atol=1e-5)
 
 
@@ -95,7 +107,7 @@ def test_bfloat16_compute_keeps_parameters_and_gradients_in_float32():
 
 def test_norm_head_rows_have_length_one():
     graphdef, params = random_model("tiny-baichuan2-7b")
-    weights = nnx.merge(graphdef, params).output_weights()
+    weights = jax.jit(lambda params: nnx.merge(graphdef, params).output_weights())(params)
     np.testing.assert_allclose(np.linalg.norm(weights, axis=1), 1.0, rtol=1e-6)
     np.testing.assert_allclose(weights[3] * np.linalg.norm(params["head"][3]), params["head"][3], rtol=1e-5)
 

@@ -12,7 +12,10 @@ from huatuo_jax.models.presets import preset
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tests.support.torch_oracle import named, oracle, random_params
+from tests.support.random_models import random_params
+from tests.support.torch_oracle import named, oracle
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 TOLERANCE = 1e-4
 LENGTH = 24

@@ -1,19 +1,17 @@
 """Checkpoints to export: a random model of any preset, stored as a run stores it, beside a tokenizer that fits."""
 
-import functools
 import os
 from pathlib import Path
 
-import jax
 import numpy as np
-from flax import nnx
 
 from data_tools.tokens.tokenizer_training import train_tokenizer
 from huatuo_jax.config import ModelConfig, config_to_dict
 from huatuo_jax.data.tokenizers import copy_tokenizer, load_tokenizer
-from huatuo_jax.models.decoder import abstract_params, split_decoder
+from huatuo_jax.models.decoder import Params
 from huatuo_jax.models.presets import preset
 from huatuo_jax.training.saving import Checkpoints
+from tests.support.random_models import logits_of, random_params
 
 # transformers asks the hub about local folders too, and waits for it where there is no network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,17 +30,11 @@ def tiny_tokenizer(folder: Path) -> Path:
     return folder / "tiny.model"
 
 
-def random_model(name: str, tokenizer: Path, **changes) -> tuple[ModelConfig, dict]:
+def random_model(name: str, tokenizer: Path, **changes) -> tuple[ModelConfig, Params]:
     """A preset with the tokenizer's vocabulary, and parameters large enough that its logits differ."""
     size = load_tokenizer(tokenizer).vocab_size
     model = preset(name, **{"vocab_size": size, **changes})
-    draw = np.random.default_rng(0)
-    scales = ("attention_norm", "ffn_norm", "final_norm", "query_norm", "key_norm")
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.numpy.asarray(draw.normal(path[-1].key in scales, 0.1, leaf.shape).astype(np.float32)),
-        abstract_params(model),
-    )
-    return model, params
+    return model, random_params(model, spread=0.1)
 
 
 def write_run(
@@ -63,18 +55,6 @@ def write_run(
     checkpoints.wait()
     checkpoints.close()
     return folder
-
-
-def logits_of(model: ModelConfig, params, tokens: np.ndarray) -> np.ndarray:
-    """Ours in fp32, [B, S, V], of int [B, S]."""
-    return np.asarray(_logits(split_decoder(model), params, tokens))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(graphdef, params, tokens):
-    decoder = nnx.merge(graphdef, params)
-    positions = jax.numpy.broadcast_to(jax.numpy.arange(tokens.shape[1]), tokens.shape)
-    return decoder.logits(decoder(tokens, positions, jax.numpy.ones_like(tokens)))
 
 
 def greedy_of(model: ModelConfig, params, prompts: list[list[int]], new_tokens: int, eos_id: int) -> list[list[int]]:

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from huatuo_jax.config import ModelConfig
+from huatuo_jax.models.decoder import Params
 from huatuo_jax.models.presets import preset
+from tests.support.random_models import logits_of
 from tests.support.torch_oracle import oracle
 
 FAMILIES = {
@@ -28,6 +30,10 @@ FAMILIES = {
     "qwen3, untied": preset("tiny-qwen3", tied_embeddings=False),
 }
 """Every row of the table of models (docs/differences.md), and today's bases, in shape."""
+
+
+TOKENS = np.random.default_rng(1).integers(0, 256, (2, 24))
+"""What the two implementations of a model are compared on."""
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> torch.nn.Module:
@@ -123,3 +129,24 @@ def as_bits(tensor) -> tuple[str, tuple[int, ...], bytes]:
         return str(plain.dtype).removeprefix("torch."), tuple(plain.shape), bits.numpy().tobytes()
     array = np.ascontiguousarray(tensor)
     return str(array.dtype), array.shape, array.tobytes()
+
+
+def our_logits(config: ModelConfig, params: Params) -> np.ndarray:
+    """Of TOKENS, by our decoder."""
+    return logits_of(config, params, TOKENS)
+
+
+def their_logits(module: torch.nn.Module, config: ModelConfig) -> np.ndarray:
+    """Of TOKENS, by the independent torch implementation."""
+    tokens = torch.tensor(TOKENS)
+    with torch.no_grad():
+        if config.family == "baichuan":
+            return module(tokens, torch.arange(TOKENS.shape[1]).expand(TOKENS.shape)).numpy()
+        return module(input_ids=tokens, use_cache=False).logits.numpy()
+
+
+def assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float = 1e-4) -> None:
+    """The largest difference is within `tolerance` of the largest logit."""
+    assert ours.shape == theirs.shape
+    difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert difference <= tolerance, f"{difference:.1e}"

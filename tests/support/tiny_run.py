@@ -118,8 +118,9 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 def train_slowly(seconds: float, words: list[str]) -> int:
     """`huatuo train` with a pause before every batch, and a line about it in the file BATCHES_SEEN."""
     from huatuo_jax import cli
-    from huatuo_jax.training import trainer
+    from huatuo_jax.training import hosts, trainer
 
+    hosts.NEW_FILE_SECONDS = 3.0  # the disk is local: what is not there at once never comes
     make_loader = trainer.make_loader
 
     @contextlib.contextmanager

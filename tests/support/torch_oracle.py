@@ -5,17 +5,7 @@ import numpy as np
 import transformers
 
 from huatuo_jax.config import ModelConfig
-from huatuo_jax.models.decoder import abstract_params
 from tests.support.torch_baichuan import Baichuan
-
-
-def random_params(config: ModelConfig, seed: int = 0):
-    """Parameters far from their initialisation, so that no norm is 1 and no bias 0."""
-    rng = np.random.default_rng(seed)
-    around = lambda path: 1.0 if path[-1].key.endswith("norm") else 0.0
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: (around(path) + rng.normal(0, 0.15, x.shape)).astype(np.float32), abstract_params(config)
-    )
 
 
 def named(params, config: ModelConfig) -> dict[str, np.ndarray]:

@@ -2,16 +2,17 @@
 
 Run as a script it is one of two processes that share a mesh over loopback:
 
-    python two_processes.py PORT PROCESS_ID ACCUMULATION
+    python two_processes.py PORT PROCESS_ID ACCUMULATION…
 
-Process 0 prints the losses as JSON.
+Process 0 prints the losses of each accumulation as JSON.
 """
 
 import json
-import os
 import sys
 
 import numpy as np
+
+from tests.support.environment import use_devices
 
 STEPS, ROWS, LENGTH, VOCABULARY = 10, 32, 32, 256
 
@@ -69,15 +70,14 @@ def ten_losses(mesh_sizes: tuple[int, int, int], accumulation: int, devices: int
 
 
 def main() -> None:
-    port, process_id, accumulation = sys.argv[1:]
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    port, process_id, *accumulations = sys.argv[1:]
+    use_devices(4)
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process_id))
     assert jax.device_count() == 8 and len(jax.local_devices()) == 4
-    losses = ten_losses((1, 4, 2), int(accumulation), devices=8)
+    losses = {accumulation: ten_losses((1, 4, 2), int(accumulation), devices=8) for accumulation in accumulations}
     if process_id == "0":
         print(json.dumps(losses))
 

@@ -10,21 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.another_host import can_be_another_host, on_another_host
+from tests.support.environment import use_devices
 
 SCRIPT = Path(__file__).parents[1] / "support" / "tiny_run.py"
-
-
-@pytest.fixture(scope="session")
-def compile_once(tmp_path_factory: pytest.TempPathFactory):
-    """Compiled programs are kept on disk for the session: the runs of these tests differ in data and files, not in programs."""
-    import jax
-
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +32,7 @@ def tiny_config(tiny_config_file: Path):
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny_config, compile_once, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory after its 14 steps: checkpoints 8, 12, 14. Tests copy it before they touch it."""
     from huatuo_jax.cli.console import make_console
     from huatuo_jax.training.trainer import train
@@ -55,19 +43,17 @@ def finished_run(tiny_config, compile_once, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def start(tiny_config_file: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, repository: Path):
+def start(tiny_config_file: Path, tmp_path: Path, repository: Path):
     """Starts `huatuo train` on the tiny config with so many seconds a batch; kills what is left at the end."""
     processes: list[subprocess.Popen] = []
-    cache = tmp_path_factory.getbasetemp() / "compiled-by-processes"
 
     def start(seconds: float, *words: str, devices: int = 8, seen: str = "", host: int = 0, run: str = "run") -> subprocess.Popen:
         environment = {
             **os.environ,
             "PYTHONPATH": str(repository),
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "BATCHES_SEEN": str(tmp_path / f"seen-{seen}.jsonl") if seen else "",
         }
+        use_devices(devices, environment)
         command = [sys.executable, str(SCRIPT), str(seconds), str(tiny_config_file), "--run", str(tmp_path / run), *words]
         process = subprocess.Popen(
             on_another_host(command, host), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -58,7 +58,7 @@ def test_a_run_starts_from_the_very_weights(tiny_config, finished_run, kind, req
 
 
 @pytest.mark.parametrize("kind", ["base", "hf_folder"])
-def test_training_goes_on_from_a_trained_model(tiny_config, finished_run, compile_once, tmp_path, kind, request) -> None:
+def test_training_goes_on_from_a_trained_model(tiny_config, finished_run, tmp_path, kind, request) -> None:
     config = dataclasses.replace(tiny_config, init=str(request.getfixturevalue(kind)), steps=3)
     report = train(config, tmp_path / "run", make_console(quiet=True))
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]

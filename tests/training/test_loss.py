@@ -7,6 +7,8 @@ import pytest
 
 from huatuo_jax.training.loss import position_weights, sums_by_source, token_weights, weighted_loss
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 BATCH, SEQUENCE, FEATURES, VOCABULARY = 2, 12, 8, 37
 
 
@@ -35,10 +37,11 @@ def test_chunks_change_neither_loss_nor_gradient(chunks):
     per_token = token_weights(targets, "global", 1)
     chunked = lambda h, w: 3 * weighted_loss(h, w, targets, per_token, chunks=chunks)[0]
     plain = lambda h, w: 3 * (plain_loss(h, w, targets) * per_token).sum()
-    loss, per_position = weighted_loss(hidden, weights, targets, per_token, chunks=chunks)
+    loss, per_position = jax.jit(weighted_loss, static_argnames="chunks")(hidden, weights, targets, per_token, chunks=chunks)
     np.testing.assert_allclose(3 * loss, plain(hidden, weights), rtol=1e-5)
     np.testing.assert_allclose(per_position, plain_loss(hidden, weights, targets), rtol=1e-5)
-    for ours, theirs in zip(jax.grad(chunked, (0, 1))(hidden, weights), jax.grad(plain, (0, 1))(hidden, weights), strict=True):
+    gradients = (jax.jit(jax.grad(loss, (0, 1)))(hidden, weights) for loss in (chunked, plain))
+    for ours, theirs in zip(*gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -47,8 +50,8 @@ def test_chunks_in_which_nothing_counts_are_left_out():
     hidden, weights, targets = problem()
     targets = targets.at[1, ::2].set(-100)
     poisoned = hidden.at[0, :3].set(jnp.nan)
-    loss, gradients = jax.value_and_grad(loss_of, (0, 1))(poisoned, weights, targets, 4)
-    expected, plain = jax.value_and_grad(lambda h, w: plain_loss(h, w, targets).sum(), (0, 1))(hidden, weights)
+    loss, gradients = jax.jit(jax.value_and_grad(loss_of, (0, 1)), static_argnums=3)(poisoned, weights, targets, 4)
+    expected, plain = jax.jit(jax.value_and_grad(lambda h, w: plain_loss(h, w, targets).sum(), (0, 1)))(hidden, weights)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for ours, theirs in zip(gradients, plain, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -57,10 +60,10 @@ def test_chunks_in_which_nothing_counts_are_left_out():
 
 def test_the_gradient_of_the_weights_is_summed_in_fp32_when_products_are_bf16():
     hidden, weights, targets = problem(jnp.bfloat16)
-    to_hidden, to_weights = jax.grad(loss_of, (0, 1))(hidden, weights, targets, 12)
+    to_hidden, to_weights = jax.jit(jax.grad(loss_of, (0, 1)), static_argnums=3)(hidden, weights, targets, 12)
     assert (to_hidden.dtype, to_weights.dtype) == (jnp.bfloat16, jnp.float32)
     assert np.any(np.asarray(to_weights) != np.asarray(to_weights.astype(jnp.bfloat16), np.float32))
-    exact = jax.grad(lambda w: plain_loss(hidden, w, targets).sum())(weights)
+    exact = jax.jit(jax.grad(lambda w: plain_loss(hidden, w, targets).sum()))(weights)
     np.testing.assert_allclose(to_weights, exact, atol=0.05)
 
 

@@ -1,5 +1,7 @@
 """A row that packs several examples trains on them as if each stood alone; in the original's mode it does not."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from huatuo_jax.models.presets import preset
 from huatuo_jax.sharding import make_mesh
 from huatuo_jax.training.step import build_eval, build_step
 from tests.support.token_folder import write_tokens
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 LENGTH = 64
 SOURCES = ("medical_books_cn", "sft")
@@ -44,6 +48,7 @@ def made_up_examples() -> list[tuple[np.ndarray, np.ndarray]]:
     return examples
 
 
+@functools.cache
 def loss_sums_of(model: str):
     """Function (row [1, LENGTH]) → (loss sum, target tokens) of each of two sources, for one set of weights."""
     config = RunConfig(

@@ -49,7 +49,7 @@ def test_updates_equal_pytorch_adamw_with_clipping():
     theirs = {name: torch.tensor(value, requires_grad=True) for name, value in ours.items()}
     torch_optimizer = torch.optim.AdamW(theirs.values(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
     ours = {name: jnp.asarray(value) for name, value in ours.items()}
-    state = optimizer.init(ours)
+    state, update = optimizer.init(ours), jax.jit(optimizer.update)
     for count in range(20):
         scale = 10.0 if count % 2 else 0.05
         gradients = {name: scale * rng.normal(size=value.shape).astype(np.float32) for name, value in ours.items()}
@@ -58,7 +58,7 @@ def test_updates_equal_pytorch_adamw_with_clipping():
         torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
         torch_optimizer.param_groups[0]["lr"] = float(schedule(count))
         torch_optimizer.step()
-        updates, state = optimizer.update(gradients, state, ours)
+        updates, state = update(gradients, state, ours)
         ours = optax.apply_updates(ours, updates)
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value.detach().numpy(), rtol=1e-5, atol=1e-6)
@@ -93,7 +93,8 @@ def test_a_bf16_second_moment_keeps_moving():
 
 def test_stochastic_rounding_has_the_right_mean_and_only_two_outcomes():
     value = jnp.float32(1.0 + 0.3 / 128)
-    rounded = [float(round_stochastically(value, jnp.int32(count))) for count in range(2000)]
+    round_once = jax.jit(round_stochastically)
+    rounded = [float(round_once(value, jnp.int32(count))) for count in range(2000)]
     assert set(rounded) == {1.0, 1.0 + 1 / 128}
     assert abs(np.mean(rounded) - float(value)) < 0.1 / 128
     assert float(round_stochastically(jnp.float32(0.0), jnp.int32(5))) == 0.0

@@ -17,6 +17,8 @@ from huatuo_jax.training.optimizer import build_schedule
 from huatuo_jax.training.step import build_eval, build_step, split_rows
 from tests.support.two_processes import LENGTH, ROWS, made_up_rows
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 SOURCES = ("first", "second")
 CONFIG = RunConfig(
     name="step",
@@ -78,8 +80,12 @@ def test_z_loss_adds_its_weight_times_the_mean_square_of_the_largest_logit(mesh,
 
     from huatuo_jax.models.decoder import split_decoder
 
-    decoder = nnx.merge(split_decoder(CONFIG.model), train.init(0).params)
-    logits = decoder.logits(decoder(rows["tokens"], rows["positions"], rows["segment_ids"]))
+    @jax.jit
+    def logits_of(params):
+        decoder = nnx.merge(split_decoder(CONFIG.model), params)
+        return decoder.logits(decoder(rows["tokens"], rows["positions"], rows["segment_ids"]))
+
+    logits = logits_of(train.init(0).params)
     expected = 0.5 * np.mean(np.asarray(logits).max(-1)[rows["segment_ids"] > 0] ** 2)
     np.testing.assert_allclose(with_z["loss"] - without["loss"], expected, rtol=1e-4)
 

@@ -13,6 +13,8 @@ from huatuo_jax.errors import DataError
 from huatuo_jax.weights.compare import check_finite, measure
 from tests.support.export_checkpoint import random_model, tiny_tokenizer, write_run
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):

@@ -12,11 +12,13 @@ from tests.support.export_checkpoint import (
     TEXTS,
     byte_level_tokenizer,
     greedy_of,
-    logits_of,
     random_model,
     tiny_tokenizer,
     write_run,
 )
+from tests.support.random_models import logits_of
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -13,7 +13,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from test_hf_load import assert_close, our_logits, their_logits
 
 from huatuo_jax import cli
 from huatuo_jax.data.tokenizers import load_tokenizer
@@ -24,7 +23,16 @@ from huatuo_jax.weights.hf_config import read_config, write_config
 from huatuo_jax.weights.hf_read import open_weights
 from huatuo_jax.weights.load import load_params
 from huatuo_jax.weights.open import open_stored_model
-from tests.support.hf_folders import baichuan_json, oracle, random_model, tensors_of, write_by_hand
+from tests.support.hf_folders import (
+    assert_close,
+    baichuan_json,
+    oracle,
+    our_logits,
+    random_model,
+    tensors_of,
+    their_logits,
+    write_by_hand,
+)
 
 TEXTS = ["<问>：感冒了可以喝酒吗？\n<答>：感冒期间最好不要喝酒。", "甘草、黄芪、当归、人参、茯苓、白术、川芎、陈皮、麦冬。"]
 

@@ -6,24 +6,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from huatuo_jax.config import MeshConfig
 from huatuo_jax.errors import DataError
-from huatuo_jax.models.decoder import abstract_params, split_decoder
+from huatuo_jax.models.decoder import abstract_params
 from huatuo_jax.sharding import make_mesh, param_shardings
 from huatuo_jax.weights.checkpoint import named_leaves
 from huatuo_jax.weights.hf_config import read_config, write_config
 from huatuo_jax.weights.hf_read import open_weights
 from huatuo_jax.weights.load import load_params
-from tests.support.hf_folders import FAMILIES, as_bits, random_model, tensors_of, write_by_hand, write_folder
+from tests.support.hf_folders import (
+    FAMILIES,
+    as_bits,
+    assert_close,
+    our_logits,
+    random_model,
+    tensors_of,
+    their_logits,
+    write_by_hand,
+    write_folder,
+)
 from tests.support.random_models import hf_tensors
 
-TOLERANCE = 1e-4
-TOKENS = np.random.default_rng(1).integers(0, 256, (2, 24))
 MESHES = [MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(fsdp=1, tensor=2)]
 NARROW = [(name, dtype) for name in ("baichuan2-7b", "qwen2.5, tied") for dtype in (torch.bfloat16, torch.float16)]
 
@@ -33,26 +40,6 @@ def open_family(folder, family):
     config = FAMILIES[family]
     answers = {"positions": config.positions, "head": config.head} if config.family == "baichuan" else {}
     return open_weights(folder, read_config(folder, **answers))
-
-
-def our_logits(config, params):
-    positions = jnp.broadcast_to(jnp.arange(TOKENS.shape[1]), TOKENS.shape)
-    model = nnx.merge(split_decoder(config), params)
-    return np.asarray(model.logits(model(jnp.asarray(TOKENS), positions, jnp.ones(TOKENS.shape, jnp.int32))))
-
-
-def their_logits(module, config):
-    tokens = torch.tensor(TOKENS)
-    with torch.no_grad():
-        if config.family == "baichuan":
-            return module(tokens, torch.arange(TOKENS.shape[1]).expand(TOKENS.shape)).numpy()
-        return module(input_ids=tokens, use_cache=False).logits.numpy()
-
-
-def assert_close(ours, theirs, tolerance=TOLERANCE):
-    assert ours.shape == theirs.shape
-    difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
-    assert difference <= tolerance, f"{difference:.1e}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

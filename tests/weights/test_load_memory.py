@@ -13,6 +13,7 @@ import pytest
 from huatuo_jax.models.presets import preset
 from huatuo_jax.weights.hf_config import write_config
 from huatuo_jax.weights.hf_names import tensors
+from tests.support.environment import use_devices
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
 
@@ -34,7 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_memory_above_file_and_parameters_is_under_two_tensors(folder: Path, dtype: str, devices: int) -> None:
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ}
+    use_devices(devices, environment)
     command = [sys.executable, "-m", "tests.support.load_memory", str(folder), dtype]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])

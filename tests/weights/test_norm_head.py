@@ -11,12 +11,21 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file
-from test_hf_load import TOKENS, assert_close, our_logits, their_logits
 
 from huatuo_jax import cli
 from huatuo_jax.models.presets import preset
 from huatuo_jax.weights.open import open_stored_model
-from tests.support.hf_folders import as_bits, baichuan_json, random_model, tensors_of, write_by_hand
+from tests.support.hf_folders import (
+    TOKENS,
+    as_bits,
+    assert_close,
+    baichuan_json,
+    our_logits,
+    random_model,
+    tensors_of,
+    their_logits,
+    write_by_hand,
+)
 
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 """Relative: of one number. A sum of many is off by no more than twice that."""

@@ -7,17 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.cli import main
-from tests.support.fault_server import FaultServer
-
-KEY = "sk-test-1f6f0c8e5b7d4a3921"
-
-PASSAGES = {
-    "heart": "The human heart has four chambers. Blood returns to the right atrium. The left ventricle is the strongest.",
-    "liver": "The liver stores glycogen and makes bile. It breaks down many drugs. Hepatitis is an inflammation of the liver.",
-    "iron": "Iron deficiency is the most common cause of anaemia. Ferritin falls first. Oral iron is given for three months.",
-    "心": "心动周期由收缩期和舒张期组成。成人安静时心率为每分钟六十至一百次。心率加快时舒张期缩短得更多。",
-    "肝": "肝脏合成白蛋白和多种凝血因子。肝硬化时白蛋白下降，凝血酶原时间延长。腹水是失代偿的标志。",
-}
+from tests.support.fault_server import KEY, PASSAGES, FaultServer
 
 
 @pytest.fixture

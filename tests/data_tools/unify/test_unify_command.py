@@ -8,10 +8,9 @@ import sqlite3
 import traceback
 
 import pytest
-from conftest import KEY, PASSAGES
 
 from data_tools.cli import main
-from tests.support.fault_server import FAULTS, plain_text
+from tests.support.fault_server import FAULTS, KEY, PASSAGES, plain_text
 
 
 def pairs_by_id(rows):

@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import KEY
 
 from huatuo_jax.chat_client.calls import Call
+from tests.support.fault_server import KEY
 
 SERVER = Path(__file__).parents[2] / "support" / "fault_server.py"
 PROGRAM = "import sys; from data_tools.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -43,8 +43,12 @@ _COLUMN = re.compile(
     r"(?:op|option|choice|ans|ending|sol|选项|distractor)?[ _]?(?:[a-j]|\d)|correct_answer|incorrect_answers", re.IGNORECASE
 )
 """Columns with an option each: A, opa, option_a, "Option A", choice1, ending0, distractor3."""
-_MARK = re.compile(r"(?:(?<=^)|(?<=[\s;；。？?：:）)]))[(（\[]?([A-J])[)）\]]?\s{0,2}[.．、:：)）\s]\s{0,3}(?=\S)", re.MULTILINE)
-"""The letter before an option: "A. ", "(B) ", "C、"."""
+_MARK = re.compile(
+    r"(?:(?<=^)|(?<=[\s;；。？?：:）)]))(?:[(（\[]([A-J])[)）\]][.．、:：]?|([A-J])\s{0,2}[.．、:：)）])[ \t　]{0,3}"
+    r"|^([A-J])[ \t　]{1,3}(?=\S)",
+    re.MULTILINE,
+)
+"""The letter before an option: "A. ", "(B) ", "C、", or "D " at the beginning of a line."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +153,26 @@ def _texts(value: Any) -> list[str]:
 def split_options(text: str) -> tuple[str, list[str]]:
     """A text's part before its options, and these: "Which? A. one B. two" becomes "Which?" and ["one", "two"].
 
-    Only marks in order, from A on and at least two, count: "vitamin A. Which" holds none.
+    Only marks in order, from A on and at least two, count: "vitamin A. Which" holds none. Those at the beginnings of lines come
+    first, so that "B. C. difficile" is one option.
     """
-    marks: list[re.Match[str]] = []
-    for match in _MARK.finditer(text):
-        if match[1] == "ABCDEFGHIJ"[len(marks) : len(marks) + 1]:
-            marks.append(match)
-    if len(marks) < 2:
+    found = list(_MARK.finditer(text))
+    marks = _in_order([match for match in found if not match.start() or text[match.start() - 1] == "\n"]) or _in_order(found)
+    if not marks:
         return text, []
     ends = [*(match.start() for match in marks[1:]), len(text)]
     options = [text[match.end() : end].strip() for match, end in zip(marks, ends, strict=True)]
     return text[: marks[0].start()].strip(), options
+
+
+def _in_order(found: list[re.Match[str]]) -> list[re.Match[str]]:
+    """The marks A, B, C, …; none if there are not two. Of several before the first B, the last A counts."""
+    # "A 40-year-old man … Which? A. one B. two" begins with an A that marks nothing.
+    marks: list[re.Match[str]] = []
+    for match in found:
+        letter = match[match.lastindex or 0]
+        if letter == "A" and len(marks) < 2:
+            marks = [match]
+        elif marks and letter == "ABCDEFGHIJ"[len(marks) : len(marks) + 1]:
+            marks.append(match)
+    return marks if len(marks) > 1 else []

@@ -261,6 +261,10 @@ def test_letters_in_running_text_are_no_options():
     assert split_options("缺乏维生素 A. 会引起夜盲症") == ("缺乏维生素 A. 会引起夜盲症", [])
     assert split_options("Hepatitis B. What is it?") == ("Hepatitis B. What is it?", [])
     assert split_options("Which? A. one B. two")[1] == ["one", "two"]
+    assert split_options("A 40-year-old man. Which?\n(A) one\n(B) two") == ("A 40-year-old man. Which?", ["one", "two"])
+    assert split_options("A 原发病\nB 出血部位\nC 出血量")[1] == ["原发病", "出血部位", "出血量"]
+    assert split_options("Which?\nA. rest\nB. C. difficile assay\nC. none\nD. ")[1] == ["rest", "C. difficile assay", "none", ""]
+    assert split_options("血型为A、B、AB、O型的患者") == ("血型为A、B、AB、O型的患者", [])
 
 
 def test_one_odd_row_of_an_exam_is_named_and_the_others_are_read(tmp_path, capsys):

@@ -48,7 +48,7 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "torch": ["torch>=2.6", "transformers>=4.46"],
         "unify": ["aiohttp>=3.14.4", "openai>=3.57"],
-        "collect": ["faiss-cpu>=1.9", "pyahocorasick>=2.1", "pyarrow>=15", "rensa>=0.5", "scikit-learn>=1.5"],
+        "collect": ["faiss-cpu>=1.9", "pyarrow>=15", "rensa>=0.5", "scikit-learn>=1.5"],
         "documents": ["pyarrow>=15", "pypdf>=5", "trafilatura>=2"],
         "ray": ["ray>=2.40"],
         "dev": [
@@ -59,7 +59,6 @@ setup(
             "mypy>=1.11",
             "openai>=3.57",
             "pre-commit>=4.0",
-            "pyahocorasick>=2.1",
             "pyarrow>=15",
             "pypdf>=5",
             "pytest>=8.0",

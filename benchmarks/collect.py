@@ -25,10 +25,12 @@ from rich.table import Table
 
 from benchmarks.corpora import REAL, REPOSITORY
 from data_tools.cli import main as huatuo_data
-from data_tools.collect.clean import CleanRules, dropping_rule, mask_personal_data, remove_control_characters
-from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_vocabularies
+from data_tools.collect.clean import CleanRules, dropping_rule, remove_control_characters
+from data_tools.collect.decontaminate import ExamIndex, with_questions
+from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_classical, load_vocabularies
 from data_tools.collect.duplicates import band_keys, candidate_pairs, content_digests, signatures
-from data_tools.collect.exams import ExamIndex, read_exams, with_questions
+from data_tools.collect.exams import read_exams
+from data_tools.collect.masks import mask_personal_data
 from data_tools.collect.ngrams import shingles
 from data_tools.collect.passages import passages_of, segment
 from data_tools.collect.reading import Document, InputFile, list_shards, read_documents
@@ -189,7 +191,7 @@ def main() -> None:
 
 def measure_texts(args: argparse.Namespace, console: Console) -> None:
     """Prints the tables of steps and of MinHash."""
-    model = DomainModel(load_vocabularies("medicine", []), DEFAULT_THRESHOLDS)
+    model = DomainModel(load_vocabularies("medicine", []), DEFAULT_THRESHOLDS, load_classical("medicine"))
     exams = sorted((REAL / "exams").glob("*.jsonl.xz"))
     index = ExamIndex(read_exams(exams)) if exams else None
     by_language: dict[str, list[Document]] = {"zh": [], "en": []}

@@ -6,6 +6,7 @@ takes rows with exam questions out of any files.
 
 import argparse
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +15,19 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from huatuo_jax.cli.arguments import Parser, local_path
+from huatuo_jax.cli.arguments import Parser, add_max_rejected, local_path
 from huatuo_jax.cli.console import Report, make_console, make_progress, print_table
 from huatuo_jax.config import require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from rich.console import Console
 
     from data_tools.collect.calibrate import LanguageResult
     from data_tools.collect.domain import DomainModel
+    from data_tools.collect.exams import Item
     from data_tools.collect.settings import CollectConfig, Overlap, Window
 
 
@@ -38,9 +43,10 @@ def collect_arguments(parser: Parser) -> None:
     domain = parser.add_argument_group("extract: which documents are of the domain")
     add_vocabulary(domain)
     domain.add_argument("--domain-model", type=local_path, metavar="FILE", help="made by `collect calibrate`; has a vocabulary")
-    score = "least score of a document, such as zh=0.08"
+    score = "least score of a document, such as zh=0.08; lzh is classical Chinese"
     domain.add_argument("--threshold", action="append", default=[], type=_threshold, metavar="LANGUAGE=SCORE", help=score)
-    domain.add_argument("--in-domain", action="append", default=[], metavar="SOURCE", help="keep all documents of this source")
+    whole = "keep all documents of this source (--in-domain is the same)"
+    domain.add_argument("--trusted", "--in-domain", action="append", default=[], metavar="SOURCE", dest="in_domain", help=whole)
     domain.add_argument("--any-domain", action="store_true", help="keep all documents of all sources")
 
     reading = parser.add_argument_group("read")
@@ -55,7 +61,10 @@ def collect_arguments(parser: Parser) -> None:
         help = f"characters of {text} passage (default {default})"
         passages.add_argument(flag, default=default, type=_window, metavar="MIN:MAX", help=help)
     passages.add_argument("--disable-rule", action="append", default=[], metavar="RULE", help="switch a cleaning rule off")
-    passages.add_argument("--no-mask", action="store_true", help="leave personal data as it is")
+    masks = passages.add_mutually_exclusive_group()
+    masks.add_argument("--no-mask", action="store_true", help="leave personal data as it is")
+    clinical = "also mask names, record numbers, addresses and dates in fields; this is not de-identification"
+    masks.add_argument("--clinical", action="store_true", help=clinical)
 
     copies = parser.add_argument_group("de-duplicate")
     copies.add_argument("--near-threshold", type=float, default=0.8, metavar="J", help="Jaccard index (default 0.8; 0: off)")
@@ -86,6 +95,8 @@ def collect(args: argparse.Namespace) -> Report:
     require(args.workers >= 1, f"--workers is {args.workers}; it must be at least 1")
     console = make_console(args.quiet)
     config, model = to_config(args), to_model(args)
+    if config.exams:
+        read_questions(console, config.exams)  # a file that is no exam is refused before any work
     if model is not None:
         print_left_out(console, model.vocabulary.left_out)
     with make_progress(console) as progress:
@@ -99,11 +110,17 @@ def collect(args: argparse.Namespace) -> Report:
     if not any(report["done_now"].values()):
         console.print(f"nothing to do: {args.out} is finished and its inputs and settings are unchanged")
     print_report(console, report)
+    for source, share in report["losing"].items():
+        console.print(
+            f"{source}: {share:.0%} of its bytes are out of domain, though most of it is kept; read some (--keep-dropped). "
+            f"If all of it is of the domain, give --trusted {source}",
+            markup=False,
+        )
     # A misspelt source would change nothing, silently.
     named = {*config.in_domain, *config.source_priority}
     if unknown := sorted(named - set(report["sources"])):
         known = ", ".join(list(report["sources"])[:20])
-        console.print(f"no document is of {', '.join(unknown)} (--in-domain, --source-priority); the sources are {known}")
+        console.print(f"no document is of {', '.join(unknown)} (--trusted, --source-priority); the sources are {known}")
     console.print(f"{report['passages']:,} passages in {args.out / 'passages'}; report: {args.out / 'report.html'}", markup=False)
     return report
 
@@ -114,7 +131,9 @@ def print_skipped(console: "Console", paths: Sequence[str]) -> None:
     if kinds:
         shown = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(8))
         tables = "; questions and answers in a table are for `huatuo-data import`" if {".csv", ".tsv"} & set(kinds) else ""
-        console.print(f"{len(paths):,} files are not read ({shown}), e.g. {paths[0]}{tables}", markup=False)
+        console.print(
+            f"{len(paths):,} files are not read ({shown}), e.g. {paths[0]}{tables}; quarantine.jsonl lists them", markup=False
+        )
 
 
 def add_vocabulary(parser: "argparse._ActionsContainer") -> None:
@@ -151,6 +170,7 @@ def to_config(args: argparse.Namespace) -> "CollectConfig":
         windows={"zh": args.window_zh, "en": args.window_en},
         clean=CleanRules(disabled=tuple(args.disable_rule)),
         mask=not args.no_mask,
+        clinical=args.clinical,
         near=NearDuplicates(args.near_threshold) if args.near_threshold else None,
         semantic=semantic,
         source_priority=tuple(map(canonical_source, filter(None, args.source_priority.split(",")))),
@@ -166,7 +186,7 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
     Raises:
       ConfigError: none, or two of them.
     """
-    from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_model, load_vocabularies
+    from data_tools.collect.domain import DEFAULT_THRESHOLDS, DomainModel, load_classical, load_model, load_vocabularies
 
     vocabulary = bool(args.domain or args.vocabulary)
     if args.any_domain:
@@ -180,8 +200,25 @@ def to_model(args: argparse.Namespace) -> "DomainModel | None":
         model = load_model(args.domain_model)
     else:
         require(vocabulary, "say which documents to keep: --domain NAME, --vocabulary FILE, --domain-model FILE or --any-domain")
-        model = DomainModel(load_vocabularies(args.domain, args.vocabulary), DEFAULT_THRESHOLDS)
+        terms = load_vocabularies(args.domain, args.vocabulary)
+        model = DomainModel(terms, DEFAULT_THRESHOLDS, load_classical(args.domain))
     return dataclasses.replace(model, thresholds={**model.thresholds, **dict(args.threshold)})
+
+
+def read_questions(console: "Console", exams: "Sequence[Path]") -> "list[Item]":
+    """The questions of exam files; says how many rows are none."""
+    from data_tools.collect.exams import read_exams
+
+    odd: list[str] = []
+    items = read_exams(exams, odd)
+    if odd:
+        console.print(
+            f"{len(odd):,} rows of the exams are no questions and are not looked for; the first: {odd[0]}", markup=False
+        )
+    without = sum(not item.options for item in items)
+    if without:
+        console.print(f"{without:,} of {len(items):,} exam questions have no options", markup=False)
+    return items
 
 
 def to_overlap(args: argparse.Namespace) -> "Overlap":
@@ -192,13 +229,13 @@ def to_overlap(args: argparse.Namespace) -> "Overlap":
 
 
 def _threshold(text: str) -> tuple[str, float]:
-    from data_tools.records.language import LANGUAGES
+    from data_tools.collect.domain import DEFAULT_THRESHOLDS
 
     language, _, score = text.partition("=")
     try:
-        return LANGUAGES[LANGUAGES.index(language)], float(score)
+        return list(DEFAULT_THRESHOLDS)[list(DEFAULT_THRESHOLDS).index(language)], float(score)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: give LANGUAGE=SCORE with one of {', '.join(LANGUAGES)}") from None
+        raise argparse.ArgumentTypeError(f"{text}: give LANGUAGE=SCORE with one of {', '.join(DEFAULT_THRESHOLDS)}") from None
 
 
 def _window(text: str) -> "Window":
@@ -264,7 +301,7 @@ def calibrate(args: argparse.Namespace) -> Report:
     huatuo-data collect raw/ --domain-model medicine.json --out passages
     """
     from data_tools.collect.calibrate import calibrate, draw_curve, read_labelled, to_report
-    from data_tools.collect.domain import load_vocabularies, save_model
+    from data_tools.collect.domain import load_classical, load_vocabularies, save_model
     from data_tools.records.importing import check_inputs
 
     check_inputs(args.files)
@@ -273,6 +310,7 @@ def calibrate(args: argparse.Namespace) -> Report:
     print_left_out(console, vocabulary.left_out)
     sample = read_labelled(args.files, args.text_field, args.label_field, args.group_field)
     model, results = calibrate(sample, vocabulary, args.learn)
+    model = dataclasses.replace(model, learned={**load_classical(args.domain), **model.learned})
     save_model(model, args.out)
     _print_results(console, results)
     for language, result in results.items():
@@ -298,9 +336,10 @@ def _print_results(console: "Console", results: "dict[str, LanguageResult]") -> 
 def decontaminate_arguments(parser: Parser) -> None:
     """Declares the arguments of `decontaminate`."""
     parser.add_argument("files", nargs="+", type=local_path, metavar="FILES", help="JSON or JSONL, plain or .gz .xz .zst")
-    rows = "rows with `question` and perhaps `options`"
+    rows = "questions, perhaps with options, in any of the usual layouts"
     parser.add_argument("--exams", nargs="+", required=True, type=local_path, metavar="EXAMS", help=rows)
     parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="folder of the cleaned files")
+    add_max_rejected(parser)
     add_overlap(parser)
 
 
@@ -314,20 +353,21 @@ def decontaminate(args: argparse.Namespace) -> Report:
     Example:
     huatuo-data decontaminate sft.jsonl pairs.jsonl --exams exams/*.jsonl.xz --out clean
     """
-    from data_tools.collect.exams import ExamIndex, decontaminate_files, read_exams
+    from data_tools.collect.decontaminate import ExamIndex, decontaminate_files
     from data_tools.records.importing import check_inputs
     from huatuo_jax.io.files import full_disk_named
 
     check_inputs(args.files)
     check_inputs(args.exams)
     console = make_console(args.quiet)
-    index = ExamIndex(read_exams(args.exams), to_overlap(args))
+    index = ExamIndex(read_questions(console, args.exams), to_overlap(args))
     with full_disk_named(args.out), make_progress(console, "bytes") as progress:
         task = progress.add_task("decontaminate", total=sum(path.stat().st_size for path in args.files))
-        report = decontaminate_files(args.files, args.out, index, lambda count: progress.advance(task, count))
-    table = Table("file", "rows", "with exam questions")
+        on_read = functools.partial(progress.advance, task)
+        report = decontaminate_files(args.files, args.out, index, args.max_rejected, on_read)
+    table = Table("file", "rows", "with exam questions", "rejected")
     for name, counts in report["files"].items():
-        table.add_row(name, f"{counts['rows']:,}", f"{counts['contaminated']:,}")
+        table.add_row(name, f"{counts['rows']:,}", f"{counts['contaminated']:,}", f"{counts['rejected']:,}")
     print_table(console, table)
     if report["unusable_questions"]:
         console.print(f"{report['unusable_questions']:,} questions have no letters and were not looked for")

@@ -1,8 +1,7 @@
-"""What is wrong with a passage (advertising, links, other scripts, repetition, garble, length …), and masks for personal data.
+"""What is wrong with a passage: advertising, links, other scripts, repetition, garble, length …
 
-`passages.py` asks here three times: for a document without control characters, for the rule that drops a passage, and for the
-passage with phone numbers and the like masked. A rule is a function and its entry in `RULES`; its limits stand in
-`CleanRules`. Everything here sees one text at a time and keeps nothing.
+`passages.py` asks here twice: for a document without control characters, and for the rule that drops a passage. A rule is a
+function and its entry in `RULES`; its limits stand in `CleanRules`. Everything here sees one text at a time and keeps nothing.
 
 The phrases of `advertising` and `boilerplate` are data files in `phrases/`, one a line; `#` begins a comment, `~` a phrase that
 ordinary sentences use too.
@@ -11,29 +10,30 @@ ordinary sentences use too.
 import functools
 import html
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from data_tools.collect.ngrams import runs
+from data_tools.collect.ngrams import Beginnings, runs
 from data_tools.records.language import LANGUAGES, fold, other_script_share
 from huatuo_jax.config import require
 
 PHRASES = Path(__file__).parent / "phrases"
 
-_URL = re.compile(r"(?:https?://|www\.)[^\s一-鿿，。；）)】>\"']+|\b[\w.+-]+@[\w-]+\.[\w.]+")
+_URL = re.compile(r"(?:https?://|www\.)[^\s一-鿿，。；）)】>\"']+|\b[\w.+-]{1,64}@[\w-]{1,63}\.[\w.]+")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
+_LINE_END = re.compile(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+_UNUSUAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060\ufeff]")
 _BAD_CHARACTER = re.compile(
     r"[\ufffd\ue000-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|[\u00c2\u00c3][\u00a0-\u00bf]|\u00e2\u20ac|\u00ef\u00bb\u00bf"
 )
 _ENTITY = re.compile(r"&(?:#\d{2,6}|#[xX][0-9a-fA-F]{2,5}|[A-Za-z]{2,8}\d{0,2});")
 _RULED = re.compile(r"[\s|]|[-=_]{2,}")
 """Space, and the lines that a table is drawn with."""
+_LATIN_WORD = re.compile(r"[a-z]{3}")
 _LIST_MARK = re.compile(r"^[\s\d\W]+")
 LIST_LINES, LIST_LINE_LENGTH = 3, 120
 """A list has so many lines at least, of so many characters at most."""
@@ -79,10 +79,14 @@ class CleanRules:
 
 
 def remove_control_characters(text: str) -> str:
-    """The text without control, zero-width and direction characters (line breaks and tabs stay), HTML entities decoded."""
+    """The text without control, zero-width and direction characters (tabs stay), HTML entities decoded; every line ends in \\n.
+
+    Whatever system wrote a text, and whatever separates its pages, the same passages come of it.
+    """
     if "&" in text:
         text = _ENTITY.sub(lambda match: html.unescape(match[0]).replace("\xa0", " "), text)
-    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+    # One search for all: nearly every text has none.
+    return _CONTROL.sub("", _LINE_END.sub("\n", text)) if _UNUSUAL.search(text) else text
 
 
 def dropping_rule(text: str, language: str, rules: CleanRules) -> str | None:
@@ -103,7 +107,38 @@ def repetition(text: str) -> float:
 def phrases_in(text: str, kind: str) -> list[str]:
     """The phrases of a kind ("advertising" or "boilerplate") that a text holds, both languages; English ones as whole words."""
     lowered = _lowered(text)
-    return [phrase for phrase in load_phrases(kind) if phrase in lowered and _as_whole_words(phrase).search(lowered)]
+    return [phrase for phrase in _worth_a_look(kind, lowered) if phrase in lowered and _as_whole_words(phrase).search(lowered)]
+
+
+def _worth_a_look(kind: str, lowered: str) -> Sequence[str]:
+    """The phrases that a text may hold, by their first two characters; to search for each of them takes longer."""
+    chinese, english = _by_beginning(kind)
+    if lowered.isascii():
+        return english
+    held = [phrase for beginning in _beginnings(lowered) if beginning in chinese for phrase in chinese[beginning]]
+    return [*held, *english] if _LATIN_WORD.search(lowered) else held
+
+
+@functools.lru_cache(maxsize=1)
+def _beginnings(lowered: str) -> set[str]:
+    """Pairs of characters of a text with which Chinese phrases may begin; as `_lowered`, for both kinds."""
+    return {lowered[place : place + 2] for place in _chinese_phrases().places(lowered)}
+
+
+@functools.cache
+def _chinese_phrases() -> Beginnings:
+    return Beginnings(beginning for kind in ("advertising", "boilerplate") for beginning in _by_beginning(kind)[0])
+
+
+@functools.cache
+def _by_beginning(kind: str) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """First two characters → Chinese phrases that begin so; and the English ones: in ASCII, with a word in Latin letters."""
+    english = tuple(phrase for phrase in load_phrases(kind) if phrase.isascii() and _LATIN_WORD.search(phrase))
+    chinese: dict[str, list[str]] = {}
+    for phrase in load_phrases(kind):
+        if phrase not in english:
+            chinese.setdefault(phrase[:2], []).append(phrase)
+    return chinese, english
 
 
 @functools.cache
@@ -134,18 +169,21 @@ def _too_short(text: str, language: str, rules: CleanRules) -> bool:
 
 def _garble(text: str, language: str, rules: CleanRules) -> bool:
     # U+FFFD, private use, and what UTF-8 becomes when it is read as GBK (锟斤拷) or as Latin-1 (Ã©, â€œ).
-    bad = sum(len(match) for match in _BAD_CHARACTER.findall(text))
+    bad = 0 if text.isascii() else sum(len(match) for match in _BAD_CHARACTER.findall(text))
     return bad > rules.max_bad_characters * len(text)
 
 
 def _no_prose(text: str, language: str, rules: CleanRules) -> bool:
     # "| p | 0.3 | 17 |" has 6 characters beside spaces and rules, and one of them is a letter: 1 < 0.3 · 6.
+    letters = len(_NOT_LETTERS.sub("", text))
+    if letters >= rules.min_letters * len(text):
+        return False  # whatever is spaces and rules; true of nearly all texts, and saves the slower search
     dense = len(_RULED.sub("", text))
-    return dense > 0 and len(_NOT_LETTERS.sub("", text)) < rules.min_letters * dense
+    return dense > 0 and letters < rules.min_letters * dense
 
 
 def _wrong_script(text: str, language: str, rules: CleanRules) -> bool:
-    return other_script_share(text) > rules.max_other_script
+    return not text.isascii() and other_script_share(text) > rules.max_other_script
 
 
 def _links(text: str, language: str, rules: CleanRules) -> bool:
@@ -191,111 +229,3 @@ RULES: dict[str, Callable[[str, str, CleanRules], bool]] = {
     "repetition": _repetition,
 }
 """Name → whether the rule drops (text, language, limits), in the order in which they are tried: the first names the drop."""
-
-
-# Personal data: mobile and landline numbers, identity-card numbers whose check digit is right, e-mail addresses, chat accounts
-
-_WORTH_A_LOOK = re.compile(
-    # 96 % of the passages of the eight medical corpora hold none of this, and the telephone numbers alone would take 15 times
-    # as long. First stands one set of characters, which `re` searches for fastest; then what must be around it.
-    r"[\d@＠微QqWwVvＱｑ](?:(?<=\d)[\d\s()（）.－-]{5,}\d|(?<=[@＠])|(?<=微)信|(?<=[QqＱｑ])[QqＱｑ]|(?<=[Ww])(?:e[Cc]hat|xid_)|(?<=[Vv])[Xx][:：])"
-)
-_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-_EMAIL = re.compile(r"(?:[A-Za-z0-9_][\w.+-]{0,63}|[一-鿿]{2,4})@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,18}", re.ASCII)
-_IDENTITY_CARD = re.compile(
-    r"(?:(?<![\w.])|(?<=ID)|(?<=id))[1-9]\d{5} ?(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
-    r" ?\d{3}[\dXx](?![\w.]?\d)",
-    re.ASCII,
-)
-_UNIT = (
-    r"\s*(?:/[A-Za-zμ]|个(?!人)|元|例(?!如)|次(?!日)|万|亿|倍|拷贝|毫|克"
-    r"|(?:copies|cells|users|bp|IU|k?Da|[kmnμu]?g|[mμu]?[lL]|[mnμu]?mol)(?![A-Za-z]))"
-)
-"""What makes a number a quantity."""
-_CHAT = re.compile(
-    # with a colon any account name; without one, only a name with a digit
-    r"((?:微信|(?<![A-Za-z])(?:QQ|WeChat|VX)|企鹅)\s*(?:公众号|账号|帐号|号码|号|群|ID|account)?\s*:\s*)([A-Za-z0-9][A-Za-z0-9_-]{4,20})(?![\w-])"
-    rf"|((?:微信|(?<![A-Za-z])(?:QQ|WeChat)|企鹅)(?:账号|帐号|号码|号|群)?\s*(?:为|是|加)?\s*)"
-    rf"(?=[\w-]*\d)([A-Za-z0-9_-]{{5,20}})(?![\w-]|{_UNIT}|\s*[人名])"
-    r"|(?<![A-Za-z0-9_])(wxid_[A-Za-z0-9]{4,20})(?![\w-])",
-    re.ASCII | re.IGNORECASE,
-)
-_START, _END = r"(?<![\w.,-])", rf"(?!\w|[.,]\d|{_UNIT})"
-_PHONE = re.compile(
-    # 13812345678, 138 1234 5678, +86 13812345678
-    rf"{_START}(?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{{8}}|[ -]\d{{4}}[ -]\d{{4}}){_END}"
-    # 010-62345678, 010-62345678-801, (0571)8765432
-    rf"|{_START}(?:\(0\d{{2,3}}\)\s?|0\d{{2,3}}[- ])[2-9]\d{{6,7}}(?:-\d{{1,5}})?{_END}"
-    # 01062345678, 05718765432: only with a real area code, for nothing else shows that it is a number of a telephone
-    rf"|{_START}(?:0(?:10|2\d)[2-9]\d{{7}}|0[3-9]\d{{2}}[2-9]\d{{6,7}}){_END}"
-    # 010 6234 5678, but not within a longer row of numbers
-    rf"|{_START}(?<!\d )0\d{{2,3}}[ -][2-9]\d{{2,3}}[ -]\d{{4}}(?! \d){_END}"
-    # 400-820-1234, 4008201234
-    rf"|{_START}[48]00-?\d{{3}}-?\d{{4}}{_END}"
-    # 400 820 1234
-    rf"|{_START}(?<!\d )[48]00 \d{{3}} \d{{4}}(?! \d){_END}"
-    # (212) 555-0123, 415.555.2671; not 200-300-4000, which is rather a range
-    rf"|{_START}(?:\+?1[ -])?(?:\([2-9]\d{{2}}\) ?|(?![2-7]00)[2-9]\d{{2}}[-.])[2-9]\d{{2}}[-.]\d{{4}}{_END}"
-    # +44 20 7946 0958: at least nine digits
-    rf"|(?<![\w.])\+(?!1\d)(?=(?:[ -]?\d){{9}})\d{{1,3}}[ -]\d{{2,4}}(?:[ -]\d{{2,4}}){{2,3}}{_END}",
-    re.ASCII,
-)
-
-
-class _Kind(NamedTuple):
-    """A kind of personal data: what replaces it, and how it is found.
-
-    Of a pattern with groups, the last one that matched is masked. `needed`: a text without any of these (in lower case) is not
-    searched.
-    """
-
-    mask: str
-    pattern: re.Pattern[str]
-    needed: tuple[str, ...] = ("",)
-
-
-_KINDS = {
-    "email": _Kind("[email]", _EMAIL, ("@",)),
-    "identity_card": _Kind("[identity card]", _IDENTITY_CARD),
-    "chat_account": _Kind("[chat account]", _CHAT, ("微信", "企鹅", "qq", "wechat", "vx", "wxid_")),
-    "phone": _Kind("[phone]", _PHONE),
-}
-"""In the order in which they are looked for: the digits of an identity card could pass for a telephone number."""
-
-_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-_CHECK_DIGITS = "10X98765432"
-
-
-def mask_personal_data(text: str) -> tuple[str, Counter[str]]:
-    """Masks personal data; the counter has an entry per kind that was found."""
-    counts: Counter[str] = Counter()
-    if not _WORTH_A_LOOK.search(text):
-        return text, counts
-
-    # Patterns need not know of full-width letters, digits and signs: they search a copy in which each of those is replaced by
-    # its usual form, one for one, so that places in it are places in the text.
-    half_width = text if text.isascii() else text.translate(_HALF_WIDTH)
-    lowered = half_width.lower()
-    for kind, (mask, pattern, needed) in _KINDS.items():
-        if not any(word in lowered for word in needed):
-            continue
-        pieces: list[str] = []
-        end = 0
-        for match in pattern.finditer(half_width):
-            if kind == "identity_card" and not has_valid_check_digit(match[0].replace(" ", "")):
-                continue
-            start = match.start(match.lastindex) if match.lastindex else match.start()
-            pieces += [text[end:start], mask]
-            end = match.end()
-            counts[kind] += 1
-        if pieces:
-            text = "".join(pieces) + text[end:]
-            half_width = text.translate(_HALF_WIDTH)
-    return text, counts
-
-
-def has_valid_check_digit(number: str) -> bool:
-    """Whether an 18-character identity-card number ends in its check digit (GB 11643-1999, ISO 7064 MOD 11-2)."""
-    # One of eleven numbers of 18 digits passes, so most account and registration numbers stay.
-    total = sum(int(digit) * weight for digit, weight in zip(number[:17], _WEIGHTS, strict=True))
-    return _CHECK_DIGITS[total % 11] == number[17].upper()

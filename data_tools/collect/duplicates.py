@@ -6,24 +6,28 @@ copies, the one with the first place stays. The stage writes into its folder
 
   codes.npy        int8 [n]   why passage n is removed; `STAYS` if it is not
   kept_copies.npy  int64 [n]  global number of the passage that it is a copy of
+  kept_ids.npy     bytes [n]  with `keep_dropped`: that passage's id
   done.json                   the marker, written last
 
-A near copy is removed only if its *exact* Jaccard index with a passage that stays reaches the threshold; so no chain of small
-changes removes a text that is like none of those kept. Candidates come from MinHash and LSH: rensa hashes; bands are compared by
-sorting, one after the other, which needs the memory of one column for all passages instead of an index of all of them.
+A near copy is removed only if its *exact* Jaccard index with a passage that stays reaches the threshold, and the two do not state
+different facts (`facts.py`); so no chain of small changes removes a text that is like none of those kept. Candidates come from
+MinHash and LSH: rensa hashes; bands are compared by sorting, one after the other, which needs the memory of one column for all
+passages instead of an index of all of them.
 """
 
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_tools.collect.ngrams import GOLDEN, HashedRows, characters, jaccard, shingles
+from data_tools.collect.facts import Passage, different_facts
+from data_tools.collect.ngrams import GOLDEN, HashedRows, characters, shingles
+from data_tools.collect.reading import read_rows
 from data_tools.collect.settings import CollectConfig, NearDuplicates
 from huatuo_jax.errors import ConfigError
 from huatuo_jax.io.files import read_json, read_npy, write_json, write_npy
@@ -34,6 +38,7 @@ REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", SEMANTIC: "same mea
 KEPT = -1
 BATCH = 512
 PAIRS_PER_TASK = 100_000
+PAIRS_AT_ONCE = 10_000
 FEW_PASSAGES = 50_000
 """Up to so many, comparing bands takes less time than starting workers for it."""
 
@@ -189,6 +194,8 @@ def find_duplicates(task: DuplicatesTask, workers: int, engine: str) -> None:
         remove(keep_preferred(similar_meanings(vectors[preferred], task.config.semantic), len(preferred)), SEMANTIC)
     write_npy(task.folder / "codes.npy", codes)
     write_npy(task.folder / "kept_copies.npy", copies)
+    if task.config.keep_dropped:
+        write_npy(task.folder / "kept_ids.npy", _ids_of(task.shards, copies))
     for scrap in (*task.folder.glob("band-*.npy"), *task.folder.glob("block-*.npy"), *task.folder.glob("order.npy")):
         scrap.unlink()
     write_json(
@@ -241,9 +248,24 @@ def candidate_pairs(keys: np.ndarray, bucket: int) -> tuple[np.ndarray, int]:
 
 
 def similar_pairs(pairs: np.ndarray, sets: HashedRows, threshold: float) -> np.ndarray:
-    """The pairs whose exact Jaccard index reaches the threshold, int64 [m, 2]."""
-    values = np.array([jaccard(sets.row(a), sets.row(b)) for a, b in pairs.tolist()])
-    return pairs[values >= threshold].reshape(-1, 2)
+    """The pairs whose exact Jaccard index reaches the threshold, int64 [m, 2]; `sets` has every hash once per row, ascending."""
+    from scipy import sparse  # of scikit-learn's, which `collect` installs
+
+    # A matrix [passages, hashes] of zeros and ones: the products of the rows of a pair, summed, are what both hold. Two sets of
+    # 5 and 4 with 3 in common have the index 3 / (5 + 4 - 3) = .5.
+    _, columns = np.unique(sets.hashes, return_inverse=True)
+    presence = sparse.csr_matrix((np.ones(len(columns), np.int32), columns.astype(np.int32), sets.offsets.astype(np.int32)))
+    sizes = np.diff(sets.offsets)
+    firsts, others = sizes[pairs[:, 0]], sizes[pairs[:, 1]]
+    # Sets of 5 and 10 have at most the index 5 / 10; these pairs need not be looked at.
+    pairs = pairs[np.minimum(firsts, others) >= threshold * np.maximum(firsts, others)]
+    similar = [np.zeros((0, 2), np.int64)]
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        block = pairs[start : start + PAIRS_AT_ONCE]
+        both = np.asarray(presence[block[:, 0]].multiply(presence[block[:, 1]]).sum(axis=1)).ravel()
+        either = sizes[block[:, 0]] + sizes[block[:, 1]] - both
+        similar.append(block[both >= threshold * either])
+    return np.concatenate(similar)
 
 
 def keep_preferred(pairs: np.ndarray, count: int) -> np.ndarray:
@@ -296,24 +318,62 @@ def _verified(task: DuplicatesTask, pairs: np.ndarray, threshold: float, workers
 
 
 def _verify_block(task: DuplicatesTask, threshold: float, block: Path) -> None:
-    """Leaves in the block's file the pairs that are similar enough."""
+    """Leaves in the block's file the pairs that are similar enough and state the same facts."""
     pairs, preferred = np.load(block), np.load(task.folder / "order.npy")
     # The sets of the block's passages are read once each: pairs become places in those that were read, and back.
     places, inverse = np.unique(pairs, return_inverse=True)
     similar = similar_pairs(inverse.reshape(-1, 2), _shingles_of(task.shards, preferred[places]), threshold)
-    write_npy(block, places[similar].reshape(-1, 2))
+    # And of those that are left, the texts.
+    similar = places[similar].reshape(-1, 2)
+    places, inverse = np.unique(similar, return_inverse=True)
+    different = different_facts(inverse.reshape(-1, 2), _passages_of(task.shards, preferred[places]))
+    write_npy(block, similar[~different])
 
 
 def _shingles_of(shards: Sequence[Path], numbers: np.ndarray) -> HashedRows:
     """The shingle sets of the passages with these global numbers, in their order."""
-    offsets = [read_npy(folder / "offsets.npy") for folder in shards]
-    starts = np.cumsum([0, *(len(of_shard) - 1 for of_shard in offsets)])
-    shard_of = np.searchsorted(starts, numbers, side="right") - 1
     rows: list[np.ndarray] = [np.zeros(0, np.uint32)] * len(numbers)
-    for shard in np.unique(shard_of).tolist():
-        hashes = read_npy(shards[shard] / "shingles.npy")
-        for i in np.flatnonzero(shard_of == shard).tolist():
-            row = int(numbers[i] - starts[shard])
+    for folder, wanted in _by_shard(shards, numbers):
+        offsets, hashes = read_npy(folder / "offsets.npy"), read_npy(folder / "shingles.npy")
+        for row, places in wanted.items():
             # Cut to 32 bits, two hashes of a text may have become one.
-            rows[i] = np.unique(hashes[offsets[shard][row] : offsets[shard][row + 1]])
+            of_row = np.unique(hashes[offsets[row] : offsets[row + 1]])
+            for i in places:
+                rows[i] = of_row
     return HashedRows(np.concatenate([np.zeros(0, np.uint32), *rows]), np.cumsum([0, *map(len, rows)]))
+
+
+def _passages_of(shards: Sequence[Path], numbers: np.ndarray) -> list[Passage]:
+    """Text and title of the passages with these global numbers, in their order."""
+    passages = [Passage("")] * len(numbers)
+    for i, row in _rows_of(shards, numbers):
+        passages[i] = Passage(row["text"], row.get("title", ""))
+    return passages
+
+
+def _ids_of(shards: Sequence[Path], numbers: np.ndarray) -> np.ndarray:
+    """Ids (UTF-8) of the passages with these global numbers, in their order; empty for KEPT."""
+    ids = [b""] * len(numbers)
+    wanted = np.flatnonzero(numbers != KEPT)
+    for i, row in _rows_of(shards, numbers[wanted]):
+        ids[wanted[i]] = row["id"].encode()
+    return np.array(ids, np.bytes_)
+
+
+def _rows_of(shards: Sequence[Path], numbers: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(place in `numbers`, row) of the passages with these global numbers, shard by shard."""
+    for folder, wanted in _by_shard(shards, numbers):
+        for row_number, row in enumerate(read_rows(folder / "passages.jsonl.zst")):
+            for i in wanted.get(row_number, ()):
+                yield i, row
+
+
+def _by_shard(shards: Sequence[Path], numbers: np.ndarray) -> Iterator[tuple[Path, dict[int, list[int]]]]:
+    """For each shard that has any of these passages: its folder, and row → places in `numbers`."""
+    starts = np.cumsum([0, *(len(read_npy(folder / "sources.npy")) for folder in shards)])
+    shard_of = np.searchsorted(starts, numbers, side="right") - 1
+    for shard in np.unique(shard_of).tolist():
+        wanted: dict[int, list[int]] = {}
+        for i in np.flatnonzero(shard_of == shard).tolist():
+            wanted.setdefault(int(numbers[i] - starts[shard]), []).append(i)
+        yield shards[shard], wanted

@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.collect.clean import dropping_rule, mask_personal_data, remove_control_characters
+from data_tools.collect.clean import dropping_rule, remove_control_characters
 from data_tools.collect.domain import DomainModel, load_model
 from data_tools.collect.duplicates import PassageHashes
+from data_tools.collect.masks import mask_personal_data
 from data_tools.collect.reading import Document, Shard, Unreadable, read_documents
 from data_tools.collect.report import Statistics
 from data_tools.collect.settings import CollectConfig, Window
@@ -113,7 +114,7 @@ def passages_of(
     def masked(piece: str, count: bool = True) -> str:
         if not config.mask:
             return piece
-        piece, masks = mask_personal_data(piece)
+        piece, masks = mask_personal_data(piece, config.clinical)
         if count:
             statistics.mask(masks)
         return piece
@@ -136,8 +137,9 @@ def passages_of(
     title = given_title or (_first_heading(text, language) if len(bounds) > 1 else "")
     for number, (start, end) in enumerate(bounds):
         piece, id = text[start:end].strip(), f"{document.id}-{number}"
-        # A Chinese document may quote a page of English: its passages have languages of their own.
-        if rule := dropping_rule(piece, language_of(piece) if len(bounds) > 1 else language, config.clean):
+        # A Chinese document may quote a page of English: its passages have languages of their own. Only `too_short` asks.
+        is_short = len(piece) < max(config.clean.min_chars_zh, config.clean.min_chars_en)
+        if rule := dropping_rule(piece, language_of(piece) if len(bounds) > 1 and is_short else language, config.clean):
             drop(rule, piece, id)
             continue
         piece = masked(piece)
@@ -171,7 +173,7 @@ _PLACE = re.compile(
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Dr|Mr|Mrs|Ms|Prof|St|vs|cf|al|Fig|Figs|No|Nos|Vol|Eq|Ref|approx|ca|etc|Inc|Ltd|Jr|Sr|e\.g|i\.e)|\b[A-Z])$"
 )
-_LIST_ITEM = re.compile(r"[ \t　]*(?:[-*•·●▪◦]|[(（]?\d{1,3}[.)）、．]|[(（]?[一二三四五六七八九十]{1,3}[)）、．]|[①-⑳])")
+_LIST_ITEM = re.compile(r"[ \t　]{0,8}(?:[-*•·●▪◦]|[(（]?\d{1,3}[.)）、．]|[(（]?[一二三四五六七八九十]{1,3}[)）、．]|[①-⑳])")
 _ENDS_SENTENCE = ("。", "！", "？", "!", "?", "；", ";", ".", "…", "，", ",", "、", "”", '"', "）")
 _INTRODUCES = (":", "：")
 HEADING_CHARS = {"zh": 30, "en": 90}

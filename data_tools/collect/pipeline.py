@@ -15,9 +15,11 @@ key. Workers and engine change no byte of what is written.
 
 import contextlib
 import functools
+import itertools
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ from huatuo_jax.io.jsonl import LineWriter, write_lines
 from huatuo_jax.io.tasks import OnDone, run_tasks
 
 if TYPE_CHECKING:
-    from data_tools.collect.exams import ExamIndex, Hit
+    from data_tools.collect.decontaminate import ExamIndex, Hit
 
 CONTAMINATED = "holds an exam question"
 
@@ -133,6 +135,7 @@ def collect(
             "shards": len(shards),
             **to_report(statistics),
             "not_read": len(listing.skipped),
+            "not_read_suffixes": dict(Counter(Path(path).suffix or "none" for path, _ in listing.skipped).most_common()),
             "candidate_pairs": read_json(duplicates.marker)["candidate_pairs"],
             "done_now": done_now,
             "seconds": seconds,
@@ -289,12 +292,13 @@ def write_output(task: OutputTask) -> None:
         def staying() -> Iterator[dict[str, Any]]:
             of_shard = slice(task.first_number, task.first_number + task.rows)
             codes = read_npy(task.duplicates / "codes.npy")[of_shard]
-            copies = read_npy(task.duplicates / "kept_copies.npy")[of_shard]
-            for row, code, copy in zip(read_rows(task.first_stage.passages), codes, copies, strict=True):
+            ids = read_npy(task.duplicates / "kept_ids.npy")[of_shard] if config.keep_dropped else itertools.repeat(b"")
+            # Not strict: `repeat` has no end.
+            for row, code, id in zip(read_rows(task.first_stage.passages), codes, ids, strict=False):
                 if code == STAYS:
                     yield row
                 else:
-                    drop(row, REASONS[int(code)], {"copy_of": int(copy)})
+                    drop(row, REASONS[int(code)], {"copy_of": id.decode()})
 
         for row, hits in _with_questions(staying(), config):
             statistics.count(row["source"], "deduplicated", row["text"])
@@ -320,7 +324,7 @@ def _with_questions(rows: Iterator[dict[str, Any]], config: CollectConfig) -> It
     """Each passage with the exam questions that it holds."""
     if not config.exams:
         return ((row, ()) for row in rows)
-    from data_tools.collect.exams import with_questions
+    from data_tools.collect.decontaminate import with_questions
 
     return with_questions(rows, _exam_index(config.exams, config.overlap, " ".join(config.output_part()["exams"])))
 
@@ -328,6 +332,7 @@ def _with_questions(rows: Iterator[dict[str, Any]], config: CollectConfig) -> It
 @functools.lru_cache(maxsize=1)
 def _exam_index(exams: tuple[Path, ...], overlap: Overlap, hashes: str) -> "ExamIndex":
     """The index, built once a process; `hashes` changes with the files' content."""
-    from data_tools.collect.exams import ExamIndex, read_exams
+    from data_tools.collect.decontaminate import ExamIndex
+    from data_tools.collect.exams import read_exams
 
     return ExamIndex(read_exams(exams), overlap)

@@ -25,6 +25,7 @@ LABELS = {
 """The steps in order; the last one only where there are exams."""
 EXAMPLES = 3
 EXAMPLE_CHARS = 160
+MOSTLY_KEPT_LOSS = 0.1
 LENGTH_BIN = 50
 """Width of a bin of the length histograms, in characters; texts of 3,000 and more share the last one."""
 LAST_BIN = 60
@@ -106,7 +107,11 @@ def _sum(entries: list[list[int]]) -> list[int]:
 
 
 def to_report(statistics: Statistics) -> dict[str, Any]:
-    """Texts, characters, bytes and share of the raw bytes after each step, in all and per source; drops; masks."""
+    """Texts, characters, bytes and share of the raw bytes after each step, in all and per source; drops; masks.
+
+    `losing` has the sources that are mostly of the domain and yet lose more than a tenth of their bytes as out of it: extraction
+    may have missed a genre there.
+    """
     with_exams = any("decontaminated" in entry for entry in statistics.steps.values())
     steps = [step for step in LABELS if step != "decontaminated" or with_exams]
     raw_bytes = max(statistics.total("raw")[2], 1)
@@ -123,6 +128,12 @@ def to_report(statistics: Statistics) -> dict[str, Any]:
             "by_source": {source: values[0] for source, values in sorted(by_source.items())},
             "examples": statistics.examples.get(reason, []),
         }
+    losing = {}
+    for source, of_steps in sorted(statistics.steps.items()):
+        size = of_steps["raw"][2]
+        lost = 1 - of_steps.get("extracted", [0, 0, 0])[2] / max(size, 1)
+        if MOSTLY_KEPT_LOSS < lost < 0.5:
+            losing[source] = lost
     return {
         "steps": {step: entry(statistics.total(step)) for step in steps},
         "sources": {
@@ -130,6 +141,7 @@ def to_report(statistics: Statistics) -> dict[str, Any]:
             for source, of_steps in sorted(statistics.steps.items())
         },
         "drops": drops,
+        "losing": losing,
         "masked": statistics.masks,
         "unreadable": statistics.unreadable,
         "lengths": statistics.lengths,
@@ -158,6 +170,10 @@ def page(report: dict[str, Any]) -> str:
         f"<p>{report['passages']:,} passages in {report['shards']:,} files.</p>",
         _bars(report),
         _steps_table(report),
+        *(
+            f"<p><b>{html.escape(source)}</b>: {_percent(100 * share)} of its bytes are out of domain.</p>"
+            for source, share in report["losing"].items()
+        ),
         "<h2>Dropped</h2>",
         _drops(report) or "<p>Nothing.</p>",
         "<h2>Lengths</h2>",

@@ -13,9 +13,11 @@ from data_tools.collect.clean import CleanRules
 from huatuo_jax.config import require
 from huatuo_jax.io.files import sha256_file
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when the passages, or the hashes stored with them, change for the same input and settings."""
-OUTPUT_SCHEMA = 2
+FACTS_SCHEMA = 1
+"""Raised when other pairs count as different facts for the same passages."""
+OUTPUT_SCHEMA = 3
 """Raised when the last stage's output changes for the same input and settings."""
 
 
@@ -157,7 +159,7 @@ class CollectConfig:
       reading: fields of rows and limits.
       extract: False keeps documents of any domain. in_domain: sources known to be of the domain; none of theirs is dropped.
       windows: language → lengths of passages in characters.
-      clean: limits of the rules. mask: whether personal data is masked.
+      clean: limits of the rules. mask: whether personal data is masked. clinical: also what hospitals note (`masks.py`).
       near: None leaves near duplicates in; exact ones always go.
       semantic: None leaves out the comparison of meanings.
       source_priority: sources whose copies are preferred, the most preferred first; then the others, by name of their shard.
@@ -171,6 +173,7 @@ class CollectConfig:
     windows: dict[str, Window] = field(default_factory=lambda: {"zh": Window(60, 600), "en": Window(200, 1800)})
     clean: CleanRules = field(default_factory=CleanRules)
     mask: bool = True
+    clinical: bool = False
     near: NearDuplicates | None = field(default_factory=NearDuplicates)
     semantic: Semantic | None = None
     source_priority: tuple[str, ...] = ()
@@ -182,12 +185,14 @@ class CollectConfig:
         """What the passages of a shard depend on, beside the shard and the domain model."""
         # Bands and shingles are stored with the passages; the threshold and the bucket only choose among them.
         near = None if self.near is None else [self.near.bands, self.near.rows, self.near.seed]
-        values = self._json("reading extract in_domain clean mask windows")
+        values = self._json("reading extract in_domain clean mask clinical windows")
         return {"schema": SCHEMA, **values, "signatures": near, "keep_dropped": self.keep_dropped}
 
     def duplicates_part(self) -> dict[str, Any]:
         """What the choice of copies depends on, beside the passages."""
-        near = None if self.near is None else {"threshold": self.near.threshold, "bucket": self.near.bucket}
+        near = None
+        if self.near is not None:
+            near = {"threshold": self.near.threshold, "bucket": self.near.bucket, "facts": FACTS_SCHEMA}
         # `exact` is always true; it stays so that runs of earlier versions continue.
         return {"exact": True, "near": near, **self._json("semantic source_priority")}
 

@@ -8,12 +8,11 @@ from data_tools.collect.clean import (
     RULES,
     CleanRules,
     dropping_rule,
-    has_valid_check_digit,
-    mask_personal_data,
     phrases_in,
     remove_control_characters,
     repetition,
 )
+from data_tools.collect.masks import has_valid_check_digit, mask_personal_data
 
 CLEAN = {
     "zh": "高血压患者应当限制食盐，每日不超过5克，并坚持规律服药，定期测量血压，必要时到医院调整用药方案。",
@@ -123,6 +122,11 @@ def test_repetition_counts_pieces_seen_before():
     assert repetition("甲乙丙丁戊己庚辛壬癸子丑" * 10) == pytest.approx(97 / 109)  # 109 pieces, 12 of them different
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n", "\x85", "\u2028", "\x0c"])
+def test_line_ends_of_every_system_are_one(end):
+    assert remove_control_characters(f"a{end}b{end}{end}c") == "a\nb\n\nc"
+
+
 def test_control_and_zero_width_characters_go_line_breaks_stay():
     assert remove_control_characters("a\0b\u200b\n\tc\ufeff") == "ab\n\tc"
 
@@ -154,7 +158,61 @@ MASKED = {
     "VX：abc12345": "VX：[chat account]",
     "张三@qq.com": "[email]",
     "（全角，）１２３ 13812345678": "（全角，）１２３ [phone]",
+    "院办86-10-65281234": "院办[phone]",
+    "加v：abc12345": "加v：[chat account]",
+    "vx abc": "vx [chat account]",
+    "wx：liyisheng": "wx：[chat account]",
+    "扣扣 123456789": "扣扣 [chat account]",
+    "Q群：345678901": "Q群：[chat account]",
+    "QQ是52013140": "QQ是[chat account]",
+    "薇信号 zhongyi2020": "薇信号 [chat account]",
 }
+
+
+@pytest.mark.parametrize("between", ["，", ",", "、", "/", "；", " ", "\n"])
+def test_every_number_of_a_list_is_masked(between):
+    masked, counts = mask_personal_data(f"电话：13800138000{between}13900139000{between}13700137000。")
+    assert masked == f"电话：[phone]{between}[phone]{between}[phone]。" and counts == {"phone": 3}
+
+
+CLINICAL = {
+    "姓名：张三丰，男": "姓名：[name]，男",
+    "Patient: John Smith, 45 y": "Patient: [name], 45 y",
+    "住院号：2019034567": "住院号：[record number]",
+    "MRN 00482913": "MRN [record number]",
+    "出生日期：1965年3月12日": "出生日期：[date]",
+    "Admitted on March 5, 2019.": "Admitted on [date].",
+    "住址：浙江省杭州市西湖区文三路18号": "住址：[address]",
+}
+
+
+@pytest.mark.parametrize("text", CLINICAL)
+def test_what_hospitals_note_is_masked_on_request_only(text):
+    assert mask_personal_data(text) == (text, {})
+    masked, counts = mask_personal_data(text, clinical=True)
+    assert masked == CLINICAL[text] and counts.total() == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Patient: Hello Doctor, I have had a cough for three weeks.",
+        "患者：我有高血压，可以吃党参吗？",
+        "2019年3月5日发布的指南；收集2012年1月至2013年12月在我科住院的患者。",
+        "抗原地址区段与受体结合；Name: aspirin. First line: amoxicillin.",
+        "The trial ran from March 2015 to June 2018 at 12 sites.",
+    ],
+)
+def test_dialogues_studies_and_drugs_are_not_taken_for_a_patients_data(text):
+    assert mask_personal_data(text, clinical=True) == (text, {})
+
+
+def test_marked_lines_are_masked_by_kind(repository):
+    from benchmarks.masks import measure
+
+    lines = (repository / "tests" / "support" / "personal_data.tsv").read_text("utf-8").splitlines()
+    counts, faults = measure([line for line in lines if line and not line.startswith("#")])
+    assert all(found >= 0.9 * marked and found >= 0.9 * (found + wrong) for found, marked, wrong in counts.values()), faults
 
 
 @pytest.mark.parametrize("text", MASKED)

@@ -83,6 +83,39 @@ def test_every_dropped_byte_has_a_reason(tmp_path):
     assert {reason: dropped.count(reason) for reason in set(dropped)} == {r: d["texts"] for r, d in report["drops"].items()}
 
 
+def test_a_dropped_copy_names_the_passage_that_stays(tmp_path):
+    (tmp_path / "raw").mkdir()
+    rows = {
+        "a": [("kept-1", OTHER.format(7, 7)), ("kept-2", MEDICAL.format(0, 0))],
+        "b": [("exact", MEDICAL.format(0, 0)), ("near", OTHER.format(7, 7).replace("昨日", "今天"))],
+    }
+    for name, texts in rows.items():
+        lines = "".join(json.dumps({"id": id, "text": text, "source": name}) + "\n" for id, text in texts)
+        (tmp_path / "raw" / f"{name}.jsonl").write_text(lines)
+    collect(tmp_path / "raw", "--any-domain", "--source-priority", "a", "--keep-dropped", "--out", tmp_path / "out")
+    with open(tmp_path / "out" / "dropped" / "b.jsonl.zst", "rb") as file:
+        content = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
+    dropped = {row["id"]: row for row in map(json.loads, content.splitlines())}
+    assert (dropped["exact-0"]["dropped"], dropped["exact-0"]["copy_of"]) == ("exact duplicate", "kept-2-0")
+    assert (dropped["near-0"]["dropped"], dropped["near-0"]["copy_of"]) == ("near duplicate", "kept-1-0")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_of_other_systems_give_the_same_passages(tmp_path, end):
+    """Long enough to be cut, so that the cuts must not move either."""
+    lines = [f"第{i}章 肺炎的治疗" if i % 5 == 0 else MEDICAL.format(i, i * 37 % 101) for i in range(40)]
+    found = []
+    for name, between in (("lf", "\n"), ("other", end)):
+        (tmp_path / name).mkdir()
+        row = {"id": "a", "text": between.join(lines), "title": f"肺炎{between}手册"}
+        (tmp_path / name / "raw.jsonl").write_text(json.dumps(row))
+        (tmp_path / name / "book.txt").write_bytes(between.join(lines[::-1]).encode())
+        words = [*SETTINGS, "--near-threshold", 0, "--disable-rule", "repetition", "--source", "s"]
+        collect(tmp_path / name, *words, "--out", tmp_path / f"out-{name}")
+        found.append([(row["text"], row.get("title"), row["score"]) for row in passages(tmp_path / f"out-{name}")])
+    assert found[0] == found[1] and len(found[0]) > 5 and "\r" not in str(found[1])
+
+
 def test_workers_change_no_byte(tmp_path):
     raw = corpus(tmp_path / "raw")
     outputs = []
@@ -287,6 +320,35 @@ def test_sources_are_named_as_rows_name_them_or_said_to_be_unknown(tmp_path, cap
     assert huatuo_data(["collect", *map(str, [tmp_path / "raw.jsonl", *SETTINGS, *words])]) == 0
     assert len(passages(tmp_path / "out")) == 1
     assert "no document is of no_such_source" in capsys.readouterr().out
+
+
+def test_files_of_other_kinds_are_named_on_the_console(tmp_path, capsys):
+    raw = corpus(tmp_path / "raw", files=1, rows=3)
+    for name in ("a.csv", "b.csv", "c.docx"):
+        (raw / name).write_text("x")
+    assert huatuo_data(["collect", *map(str, [raw, *SETTINGS, "--out", tmp_path / "out"])]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 files of other kinds were not read (.csv 2, .docx 1)" in shown and "quarantine.jsonl" in shown
+
+
+def test_a_source_of_the_domain_that_loses_much_is_named_and_may_be_trusted(tmp_path, capsys):
+    # Rows of equal length: `most` loses one of 5, `some` 3 of 4 (not mostly of the domain), `all` nothing.
+    counts = {"most": (4, 1), "some": (1, 3), "all": (3, 0)}
+    lines = []
+    for source, (medical, others) in counts.items():
+        for i in range(medical + others):
+            text = (MEDICAL if i < medical else OTHER).format(i, f"{source}{i}")
+            lines.append(json.dumps({"text": text.ljust(120, "。"), "source": source}) + "\n")
+    (tmp_path / "raw.jsonl").write_text("".join(lines))
+    words = [tmp_path / "raw.jsonl", *SETTINGS, "--near-threshold", 0]
+    assert huatuo_data(["collect", *map(str, words), "--out", str(tmp_path / "out")]) == 0
+    report, shown = json.loads((tmp_path / "out" / "report.json").read_text()), " ".join(capsys.readouterr().out.split())
+    assert list(report["losing"]) == ["most"] and report["losing"]["most"] == pytest.approx(0.2, abs=0.02)
+    assert "most: 20% of its bytes are out of domain" in shown and "--trusted most" in shown
+    assert huatuo_data(["collect", *map(str, words), "--trusted", "most", "--out", str(tmp_path / "trusted")]) == 0
+    report = json.loads((tmp_path / "trusted" / "report.json").read_text())
+    assert report["losing"] == {} and report["sources"]["most"]["extracted"]["texts"] == 5
+    assert "give --trusted" not in capsys.readouterr().out
 
 
 def test_the_page_shows_many_sources_in_any_script(tmp_path):

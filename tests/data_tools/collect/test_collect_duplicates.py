@@ -18,7 +18,8 @@ from data_tools.collect.duplicates import (
     signatures,
     similar_pairs,
 )
-from data_tools.collect.ngrams import characters, jaccard, ngrams, shingles, words
+from data_tools.collect.facts import Passage, different_facts
+from data_tools.collect.ngrams import HashedRows, characters, jaccard, ngrams, shingles, words
 from data_tools.collect.settings import NearDuplicates
 from huatuo_jax.errors import ConfigError
 from tests.support.real_passages import texts
@@ -146,3 +147,84 @@ def test_planted_copies_by_measured_jaccard(shared_data, language, corpus):
     assert all(share >= 0.95 for low, (share, _) in recall.items() if low >= 0.8)
     assert len(false) <= 0.005 * len(removed)
     assert all(copies[removed] < removed), "the preferred copy is the one that stays"
+
+
+# Different facts in the same words
+
+HPO = (
+    "{0}\nWhat are the symptoms of {0} ?\n"
+    "The Human Phenotype Ontology provides the following list of signs and symptoms for {0}. "
+    "If the information is available, the table below includes how often the symptom is seen in people with this condition. "
+    "You can use the medical dictionary to look up the definitions for these medical terms. Autosomal recessive inheritance."
+)
+SYRUP = (
+    "{0}\n剂型:{1}\n适应证:用于痰热阻肺引起的咳嗽痰多，胸满气短，咽干喉痒，肺热燥咳，其表现为干咳，咽痒，鼻唇干燥，无痰或痰少而质粘。"
+    "\n注意事项:服药期间忌食辛辣、油腻食物，饮食宜清淡，对本品过敏者禁用，孕妇及体质虚弱者慎用。"
+)
+DOSE = "儿童体重{}公斤者，每次口服本品{}毫克，每日三次，饭后以温水送服，连用不超过七天，症状没有缓解时应当去医院就诊。"
+ASKED = (
+    "问：孕妇能吃{0}吗？答：不建议孕妇服用{0}，尤其是怀孕三十周以后，可能影响胎儿的心脏，发热时应当先物理降温，再请医生决定用药。"
+)
+FEVER = (
+    "{} for fever: give {} mg per kg by mouth every six to eight hours, not more than four doses a day, with food, and see "
+    "a doctor if the fever lasts longer than three days."
+)
+ADVICE = (
+    "Acute bronchitis\n"
+    "Acute bronchitis is an inflammation of the large airways that mostly follows a cold. Rest, drink enough and "
+    "take paracetamol against the fever; antibiotics do not help, for nearly all of it is caused by viruses. See a doctor if the "
+    "cough lasts longer than three weeks, if you are short of breath, or if there is blood in what you cough up."
+)
+FOOT = "\nReviewed by our medical team. Subscribe to the newsletter."
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        (HPO.format("Stage III colon cancer"), HPO.format("Stage IV colon cancer")),
+        (HPO.format("Bardet-Biedl syndrome"), HPO.format("Bardet-Biedl syndrome 10")),
+        (HPO.format("Absent patella"), HPO.format("Familial glucocorticoid deficiency")),
+        (SYRUP.format("止咳橘红丸", "丸剂，6g/丸。"), SYRUP.format("止咳橘红口服液", "棕黑色的液体：气香，味甜。10ml/支。")),
+        (DOSE.format(20, 250), DOSE.format(30, 375)),
+        (ASKED.format("布洛芬"), ASKED.format("阿司匹林")),
+        (FEVER.format("Ibuprofen", "ibuprofen 10"), FEVER.format("Paracetamol", "paracetamol 15")),
+    ],
+)
+def test_pages_of_one_template_that_say_different_things_are_no_copies(a, b):
+    assert different_facts(np.array([[0, 1], [1, 0]]), [Passage(a), Passage(b)]).tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        (ADVICE, ADVICE),
+        (ADVICE, ADVICE.replace("Acute bronchitis\n", "What you should know about coughs\n")),
+        (ADVICE, ADVICE.replace("Acute bronchitis\n", "")),
+        (ADVICE, ADVICE + FOOT),
+        (ADVICE, "Home > Conditions A-Z > Article\n" + ADVICE),
+        (ADVICE, ADVICE.replace("mostly", "usually").replace("nearly all", "most")),
+        (ADVICE, ADVICE.replace("three weeks", "3 weeks")),
+        (SYRUP.format("止咳橘红丸", "丸剂，6g/丸。"), SYRUP.format("止咳橘红丸说明书", "丸剂，6g/丸。")),
+        (SYRUP.format("止咳橘红丸", "丸剂，6g/丸。"), SYRUP.format("常见问题解答", "丸剂，6g/丸。")),
+        (DOSE.format(20, 250), DOSE.format(20, 250).replace("饭后", "餐后")),
+    ],
+)
+def test_changed_titles_boilerplate_and_scattered_words_leave_copies_copies(a, b):
+    assert different_facts(np.array([[0, 1], [1, 0]]), [Passage(a), Passage(b)]).tolist() == [False, False]
+
+
+def test_the_title_of_the_document_counts_where_the_passage_has_none():
+    text = "The outlook depends on how far {0} has spread. Ask the doctor which treatments for {0} are open to you and why."
+    passages = [Passage(text.format(name), name) for name in ("colon cancer", "lymphoma")]
+    assert different_facts(np.array([[0, 1]]), passages).tolist() == [True]
+    assert different_facts(np.zeros((0, 2), np.int64), []).tolist() == []
+
+
+def test_a_threshold_is_reached_exactly_and_sizes_that_cannot_reach_it_are_left_out():
+    # Jaccard indices with the first set: 8 / 10, 7 / 10, 2 / 10.
+    rows = [np.arange(10), np.arange(8), np.arange(7), np.array([0, 1])]
+    sets = HashedRows(np.concatenate(rows).astype(np.uint64), np.cumsum([0, *map(len, rows)]))
+    pairs = np.array([[0, 1], [0, 2], [0, 3]])
+    assert similar_pairs(pairs, sets, 0.8).tolist() == [[0, 1]]
+    assert similar_pairs(pairs, sets, 0.2).tolist() == pairs.tolist()
+    assert similar_pairs(pairs[:0], sets, 0.8).shape == (0, 2)

@@ -7,11 +7,12 @@ import lzma
 import pytest
 
 from data_tools.cli import main as huatuo_data
-from data_tools.collect import exams
-from data_tools.collect.exams import ExamIndex, Item, read_exams, with_questions
+from data_tools.collect import decontaminate
+from data_tools.collect.decontaminate import ExamIndex, decontaminate_files, text_of, with_questions
+from data_tools.collect.exams import Item, read_exams, split_options, to_item
 from data_tools.collect.ngrams import normalise
 from data_tools.collect.settings import Overlap
-from huatuo_jax.errors import ConfigError, DataError
+from huatuo_jax.errors import ConfigError, DataError, RecordError
 from tests.support.real_passages import texts
 
 LONG = Item(
@@ -87,7 +88,7 @@ def test_a_question_that_one_text_holds_leaves_its_neighbour_alone():
 
 
 def test_both_passages_of_a_cut_question_go_also_where_two_batches_meet(monkeypatch):
-    monkeypatch.setattr(exams, "BATCH", 2)
+    monkeypatch.setattr(decontaminate, "BATCH", 2)
     texts = ["上一章。", "例题。" + LONG.question[:18], LONG.question[18:], "下一章。", laid_out(SHORT)]
     rows = [{"id": f"a-b-{number}", "text": text} for number, text in enumerate(texts)]
     for shift in range(2):
@@ -196,3 +197,100 @@ def test_the_command_cleans_dialogues_of_several_layouts_and_lists_what_it_remov
     )
     assert kept["huatuo.jsonl"] == [{"source": "SFT_data", "turns": ["问", "答"]}]
     assert [entry["questions"][0]["item"] for entry in kept["contaminated.jsonl"]] == ["x", "x", "x"]
+
+
+# Layouts of exams
+
+ASKED = "下列药物中，治疗单纯疱疹病毒性角膜炎首选的是"
+TEXTS = ("阿昔洛韦", "青霉素", "氟康唑", "利福平")
+LETTERED = dict(zip("ABCD", TEXTS, strict=True))
+LAYOUTS = {
+    "ours": {"question": ASKED, "options": LETTERED, "answer": "A"},
+    "cmb": {"exam_type": "医师考试", "question": ASKED, "answer": "A", "question_type": "单项选择题", "option": LETTERED},
+    "mmlu": {"question": ASKED, "choices": list(TEXTS), "answer": 0},
+    "medmcqa": {"question": ASKED, "opa": TEXTS[0], "opb": TEXTS[1], "opc": TEXTS[2], "opd": TEXTS[3], "cop": 1},
+    "key and value": {"question": ASKED, "options": [{"key": k, "value": v} for k, v in LETTERED.items()]},
+    "one text": {"question": ASKED, "options": "\n".join(f"{k}. {v}" for k, v in LETTERED.items())},
+    "one line of text": {"question": ASKED, "options": " ".join(f"({k}) {v}" for k, v in LETTERED.items())},
+    "within the question": {"question": ASKED + "\n" + "\n".join(f"{k}、{v}" for k, v in LETTERED.items()), "answer": "A"},
+    "ceval": {"id": 1, "question": ASKED, **LETTERED, "answer": "A", "explanation": ""},
+    "cmmlu": {"Question": ASKED, **LETTERED, "Answer": "A"},
+    "arc": {"question": ASKED, "choices": {"text": list(TEXTS), "label": list("ABCD")}, "answerKey": "A"},
+    "commonsenseqa": {"question": {"stem": ASKED, "choices": [{"label": k, "text": v} for k, v in LETTERED.items()]}},
+    "openbookqa": {"question_stem": ASKED, "choices": {"text": list(TEXTS), "label": list("ABCD")}},
+    "headqa": {"qtext": ASKED, "answers": [{"aid": i, "atext": v} for i, v in enumerate(TEXTS)], "ra": 1},
+    "option_a": {"query": ASKED, **{f"option_{k.lower()}": v for k, v in LETTERED.items()}},
+    "pairs": {"题目": ASKED, "选项": [[k, v] for k, v in LETTERED.items()], "答案": "A"},
+    "sciq": {"question": ASKED, "correct_answer": TEXTS[0], **{f"distractor{i}": TEXTS[i] for i in (1, 2, 3)}, "support": "略"},
+    "truthfulqa": {"question": ASKED, "correct_answer": TEXTS[0], "incorrect_answers": list(TEXTS[1:])},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_question_and_its_options(layout):
+    item = to_item(LAYOUTS[layout], "exam", "7")
+    assert (item.question, sorted(item.options)) == (ASKED, sorted(TEXTS))
+    assert item.id == ("1" if layout == "ceval" else "7")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_short_question_of_every_layout_is_found_by_its_options_and_in_rows_of_it(layout, tmp_path):
+    row = json.loads(json.dumps(LAYOUTS[layout], ensure_ascii=False).replace(ASKED, "首选的药物是"))
+    index = ExamIndex([to_item(row, "exam", "7")])
+    assert index.find(["首选的药物是\n" + "\n".join(TEXTS)])[0] and not index.find(["首选的药物是利尿剂，效果好。"])[0]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row, ensure_ascii=False))
+    report = decontaminate_files([tmp_path / "rows.jsonl"], tmp_path / "out", index)
+    assert report["files"]["rows.jsonl"] == {"rows": 1, "contaminated": 1, "rejected": 0}
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"question": ASKED, "options": 4}, "`options` holds options in a form that is not known"),
+        ({"question": ASKED, "choices": [None, True]}, "`choices` holds options in a form"),
+        ({"text": "x"}, "no exam question .* its keys are text"),
+        (["A"], "not of type list"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_refused_and_not_half_read(row, message):
+    with pytest.raises(RecordError, match=message):
+        to_item(row, "exam", "1")
+
+
+def test_letters_in_running_text_are_no_options():
+    assert split_options("缺乏维生素 A. 会引起夜盲症") == ("缺乏维生素 A. 会引起夜盲症", [])
+    assert split_options("Hepatitis B. What is it?") == ("Hepatitis B. What is it?", [])
+    assert split_options("Which? A. one B. two")[1] == ["one", "two"]
+    assert split_options("A 40-year-old man. Which?\n(A) one\n(B) two") == ("A 40-year-old man. Which?", ["one", "two"])
+    assert split_options("A 原发病\nB 出血部位\nC 出血量")[1] == ["原发病", "出血部位", "出血量"]
+    assert split_options("Which?\nA. rest\nB. C. difficile assay\nC. none\nD. ")[1] == ["rest", "C. difficile assay", "none", ""]
+    assert split_options("血型为A、B、AB、O型的患者") == ("血型为A、B、AB、O型的患者", [])
+
+
+def test_one_odd_row_of_an_exam_is_named_and_the_others_are_read(tmp_path, capsys):
+    rows = [{"question": f"{ASKED}（第{i}题）", "option": LETTERED} for i in range(120)]
+    rows.insert(3, {"note": "end of part one"})
+    (tmp_path / "exam.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "sft.jsonl").write_text(json.dumps({"turns": ["问", "答"]}))
+    words = ["decontaminate", tmp_path / "sft.jsonl", "--exams", tmp_path / "exam.jsonl", "--out", tmp_path / "out"]
+    assert huatuo_data(list(map(str, words))) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 rows of the exams are no questions" in shown and "line 4: no exam question" in shown
+
+
+def test_odd_rows_of_a_data_set_are_listed_and_the_others_are_written(tmp_path):
+    lines = [json.dumps({"turns": [f"问{i}", "答"]}) for i in range(150)]
+    lines.insert(2, "{broken")
+    (tmp_path / "sft.jsonl").write_text("\n".join(lines))
+    report = decontaminate_files([tmp_path / "sft.jsonl"], tmp_path / "out", INDEX)
+    assert report["files"]["sft.jsonl"] == {"rows": 150, "contaminated": 0, "rejected": 1}
+    [entry] = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert entry["line"] == 3 and "not valid JSON" in entry["reason"]
+    with pytest.raises(DataError, match="rejected"):
+        (tmp_path / "bad.jsonl").write_text('{"n": 1}\n{"text": "好"}\n')
+        decontaminate_files([tmp_path / "bad.jsonl"], tmp_path / "other", INDEX)
+
+
+def test_an_answer_that_is_no_turn_is_searched_too(tmp_path):
+    row = {"question": "请看例题", "answer": laid_out(LONG)}
+    assert [hit.item.id for hit in INDEX.find([text_of(row)])[0]] == ["1"]

@@ -228,4 +228,6 @@ RULES: dict[str, Callable[[str, str, CleanRules], bool]] = {
     "boilerplate": _boilerplate,
     "repetition": _repetition,
 }
-"""Name → whether the rule drops (text, language, limits), in the order in which they are tried: the first names the drop."""
+"""Name → whether the rule drops (text, language, limits), in the order in which they are tried: the first names the drop.
+
+Rules overlap, so a new one's place decides what it counts."""

@@ -34,9 +34,10 @@ def html_text(content: bytes) -> tuple[str, str]:
         page = trafilatura.bare_extraction(content, include_comments=False, with_metadata=True)
     except Exception as error:  # a parser of the wild web may fail in any way
         raise DataError(f"not readable as HTML ({error!r})") from error
-    if page is None or not (page.text or "").strip():
+    text = "" if page is None else str(getattr(page, "text", "") or "")
+    if not text.strip():
         raise DataError("no text was found in the HTML (a page of links, or one that scripts fill)")
-    return page.title or "", page.text
+    return str(getattr(page, "title", "") or ""), text
 
 
 def pdf_text(content: bytes) -> str:

@@ -9,9 +9,15 @@ Each format is one object in `FORMATS`, which says it twice:
 On the way from a record to tokens it stands between the record and `dialogue.py`, which is next to read. What must hold: both
 give the same ids. Ours tokenises a prompt piece by piece; transformers renders one string and tokenises that. The ids are the
 same where no token reaches over the seam of two pieces, and for the huatuo format `check` refuses a tokenizer that has such a
-token. Tests hold `jinja` against `render` for every format. To add a format, add it to `FORMATS`.
+token. To add a format, add it to `FORMATS`, and to the lists of `tests/data/test_formats.py` and
+`tests/weights/test_tokenizer_export.py`, which ask for every format and hold `jinja` against `render`.
+
+Seams. A tokenizer with a dummy prefix puts a "▁" in front of each piece, so two pieces that touch without a control token between
+them are tokenised as two strings, and one string of transformers as one. Let a piece run from one control token to the next: a
+line break behind an end token is the beginning of the next piece's prefix. Where that cannot be, write "@SPACE@" into `jinja`.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -48,7 +54,7 @@ class DialogueFormat:
     Attributes:
       name: what `get_format` knows it by; version: changes whenever the tokens that it yields change.
       render: (turns, system) → pieces; raises RecordError for a dialogue that the format cannot express.
-      prefixes: what `render` puts in front of a text. literals: what else it writes. tokens: every token that it names.
+      prefixes: what `render` puts in front of a text. literals: what else it writes.
       follow_text: the prefixes that follow a text directly, so their tokens must be the same there too.
       closing_eos: EOS ends the whole example, as input and as target.
       jinja: the chat template; "@SPACE@" stands where the seams of pieces need a space (`chat_template`).
@@ -60,9 +66,17 @@ class DialogueFormat:
     jinja: str
     prefixes: tuple[str, ...] = ()
     literals: tuple[str, ...] = ()
-    tokens: tuple[str, ...] = ()
     follow_text: tuple[str, ...] = ()
     closing_eos: bool = False
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every token that the format names, as it renders a dialogue with and without a system prompt."""
+        pieces: list[Piece] = []
+        for system in ("", "s"):
+            with contextlib.suppress(RecordError):  # the format has no place for one
+                pieces += self.render(("q", "a", "q", "a"), system)
+        return tuple(dict.fromkeys(name for piece in pieces for name in (*piece.before, *piece.after)))
 
     def token_id(self, name: str, tokenizer: Tokenizer) -> int:
         """Id of a token that a piece names; raises ConfigError if the vocabulary lacks it."""
@@ -170,7 +184,8 @@ _WITH_SYSTEM = (
 
 def _huatuo(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
     if system:
-        raise RecordError("the huatuo format has no place for a system prompt; use chatml, llama2, llama3 or baichuan2-chat")
+        others = ", ".join(name for name in FORMATS if name != "huatuo")
+        raise RecordError(f"the huatuo format has no place for a system prompt; use another one ({others})")
     for i, turn in enumerate(turns):
         if i % 2:
             yield Piece(prefix="\n<答>：", text=turn, learned=True)
@@ -288,7 +303,7 @@ FORMATS = {
             follow_text=("\n<答>：", "\n<问>："),
             closing_eos=True,
         ),
-        DialogueFormat("llama2", 1, _llama2, _LLAMA2_JINJA, literals=("[INST]", " [/INST]"), tokens=(BOS,)),
+        DialogueFormat("llama2", 1, _llama2, _LLAMA2_JINJA, literals=("[INST]", " [/INST]")),
         DialogueFormat(
             "llama3",
             1,
@@ -296,7 +311,6 @@ FORMATS = {
             _LLAMA3_JINJA,
             prefixes=("\n\n",),
             literals=("user", "assistant", "system"),
-            tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         ),
         DialogueFormat(
             "chatml",
@@ -305,16 +319,8 @@ FORMATS = {
             _CHATML_JINJA,
             prefixes=("user\n", "assistant\n", "system\n"),
             literals=("\n",),
-            tokens=("<|im_start|>", "<|im_end|>"),
         ),
-        DialogueFormat(
-            "baichuan2-chat",
-            1,
-            _baichuan2_chat,
-            _BAICHUAN2_CHAT_JINJA,
-            tokens=("<reserved_106>", "<reserved_107>"),
-            closing_eos=True,
-        ),
+        DialogueFormat("baichuan2-chat", 1, _baichuan2_chat, _BAICHUAN2_CHAT_JINJA, closing_eos=True),
     )
 }
 """By name. Formats: HuatuoGPT-II's `train_huatuo`, Baichuan2's chat, Meta's Llama 2 and 3, ChatML (Qwen)."""

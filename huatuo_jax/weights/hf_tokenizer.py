@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from huatuo_jax.config import require
-from huatuo_jax.data.formats import BOS, DialogueFormat, get_format
+from huatuo_jax.data.formats import DialogueFormat, get_format
 from huatuo_jax.data.tokenizers import SentencePieceTokenizer, Tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.io.files import PathLike, read_json, write_bytes, write_json
@@ -141,9 +141,15 @@ def _from_sentencepiece(
         "model_input_names": ["input_ids", "attention_mask"],
         "add_bos_token": False,
         "add_eos_token": False,
-        "split_special_tokens": dialogue_format is None or BOS not in dialogue_format.tokens,
+        "split_special_tokens": dialogue_format is None or not _writes_special(dialogue_format, tokenizer, content),
         **_chat_template(dialogue_format, has_dummy_prefix(content)),
     }
+
+
+def _writes_special(dialogue_format: DialogueFormat, tokenizer: Tokenizer, content: dict[str, Any]) -> bool:
+    """Whether the chat template spells a special token, which transformers must then read as one."""
+    special = {token["id"] for token in content["added_tokens"] if token["special"]}
+    return any(dialogue_format.token_id(name, tokenizer) in special for name in dialogue_format.tokens)
 
 
 def _from_json(tokenizer: Tokenizer, dialogue_format: DialogueFormat | None, folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import io
 import json
 import lzma
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 import tokenizers
 
 from huatuo_jax.data.dialogue import prompt_tokens
-from huatuo_jax.data.formats import FORMATS, get_format
+from huatuo_jax.data.formats import EOS, FORMATS, DialogueFormat, Piece, get_format
 from huatuo_jax.data.tokenizers import load_tokenizer
 from huatuo_jax.errors import ConfigError, DataError
 from huatuo_jax.weights.hf_tokenizer import check_exact, check_reader, differing_texts, export_tokenizer, tokenizer_json
@@ -141,7 +142,11 @@ def questions_of(dialogues: list[list[str]]) -> list[list[str]]:
     return [d[: len(d) - (len(d) % 2 == 0)] for d in chosen]
 
 
-@pytest.mark.parametrize("template", ["huatuo", "baichuan2-chat", "llama2"])
+OF_SENTENCEPIECE, OF_TOKENIZER_JSON = ("huatuo", "baichuan2-chat", "llama2"), ("chatml", "llama3")
+"""Every dialogue format, by the kind of tokenizer that has its marks."""
+
+
+@pytest.mark.parametrize("template", OF_SENTENCEPIECE)
 def test_the_chat_template_makes_our_prompts_of_dialogues(template, case, model_file, three_readers, dialogues, tmp_path):
     tokenizer = load_tokenizer(model_file)
     if template == "baichuan2-chat" and case[0] in ("golden dummy prefix", "llama2"):
@@ -174,7 +179,7 @@ def test_the_huatuo_template_writes_its_format_and_refuses_what_it_has_no_place_
             auto.apply_chat_template(wrong, tokenize=False)
 
 
-@pytest.mark.parametrize("template", ["chatml", "llama3"])
+@pytest.mark.parametrize("template", OF_TOKENIZER_JSON)
 def test_formats_with_marks_of_a_tokenizer_json(template, tmp_path):
     source = byte_level_tokenizer(tmp_path)
     if template == "llama3":
@@ -197,8 +202,29 @@ def test_formats_with_marks_of_a_tokenizer_json(template, tmp_path):
     assert tokenizer.token_to_id({"chatml": "<|im_end|>", "llama3": "<|eot_id|>"}[template]) in ids.eos
 
 
-def test_every_dialogue_format_has_a_chat_template():
-    assert all(dialogue_format.jinja for dialogue_format in FORMATS.values())
+def test_every_dialogue_format_is_held_against_its_chat_template():
+    assert {*OF_SENTENCEPIECE, *OF_TOKENIZER_JSON} == FORMATS.keys()
+
+
+def test_a_format_that_writes_the_end_token_alone_is_exported_with_it(golden_model, tmp_path, monkeypatch):
+    def render(turns: tuple[str, ...], system: str) -> Iterator[Piece]:
+        for i, turn in enumerate(turns):
+            yield Piece(prefix=f"{'<答>' if i % 2 else '<问>'}", text=turn, after=(EOS,), learned=i % 2 == 1)
+        if len(turns) % 2:
+            yield Piece(prefix="<答>")
+
+    jinja = (
+        "{%- for message in messages -%}{{- '<答>' if message['role'] == 'assistant' else '<问>' -}}"
+        "{{- message['content'] + eos_token -}}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<答>' -}}{%- endif -%}"
+    )
+    monkeypatch.setitem(FORMATS, "marks", DialogueFormat("marks", 1, render, jinja, prefixes=("<问>", "<答>")))
+    tokenizer = load_tokenizer(golden_model)
+    export_tokenizer(tokenizer, "marks", tmp_path, 4096)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    turns = ["甘草？", "甘。", "黄芪呢？"]
+    theirs = auto.apply_chat_template(messages(turns), add_generation_prompt=True, return_dict=False)
+    assert theirs == prompt_tokens(turns, tokenizer, FORMATS["marks"]) and theirs.count(tokenizer.eos_id) == 3
 
 
 def trained(path: Path, **options) -> Path:

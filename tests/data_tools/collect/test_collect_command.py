@@ -328,7 +328,7 @@ def test_files_of_other_kinds_are_named_on_the_console(tmp_path, capsys):
         (raw / name).write_text("x")
     assert huatuo_data(["collect", *map(str, [raw, *SETTINGS, "--out", tmp_path / "out"])]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "3 files of other kinds were not read (.csv 2, .docx 1)" in shown and "quarantine.jsonl" in shown
+    assert "3 files are not read (.csv 2, .docx 1)" in shown and "quarantine.jsonl" in shown
 
 
 def test_a_source_of_the_domain_that_loses_much_is_named_and_may_be_trusted(tmp_path, capsys):

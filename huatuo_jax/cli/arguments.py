@@ -204,7 +204,11 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--positions", choices=("rope", "alibi"), help="where the config.json of a Baichuan leaves it open")
     parser.add_argument("--head", choices=("linear", "norm"), help="where the config.json of a Baichuan leaves it open")
     parser.add_argument(
-        "--ignore", metavar="FIELD", action="append", default=[], help="an unknown field of config.json that does not matter"
+        "--ignore",
+        metavar="FIELD",
+        action="append",
+        default=[],
+        help="an unknown field of config.json that does not matter, or sliding_window",
     )
 
 

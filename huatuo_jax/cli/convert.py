@@ -39,7 +39,7 @@ def from_hf_arguments(parser: Parser) -> None:
 
 
 def from_hf(args: argparse.Namespace) -> Report:
-    """Import a Hugging Face model: Baichuan, Llama, Yi, Qwen2, Qwen3
+    """Import a Hugging Face model: Baichuan, Llama, Yi, Mistral, Qwen2, Qwen3
 
     Reads config.json, the weights (safetensors; or pytorch_model.bin with the torch extra) and the tokenizer of FOLDER and writes
     BASE, which `huatuo train --init BASE`, `huatuo ask BASE "…"` and the exports read like a run. Weights go to the devices

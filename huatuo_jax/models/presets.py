@@ -10,7 +10,8 @@ NormHead):
 1. a line in `_RELEASED`, and one in `_TINY`: tests of names, configs, export and shardings run on every preset, and a line in
    `tests/models/test_parity.py` compares logits and gradients with transformers;
 2. if its Hugging Face `model_type` is new: a line in `FAMILIES` of `weights/hf_config.py`, which says whose layout it has.
-   Mistral's, for example, is Llama's: `"mistral": ("llama", ("MistralForCausalLM",))` is all that it needs;
+   Mistral's, for example, is Llama's. What transformers takes where its config.json is silent may still differ (kv heads,
+   sliding window): compare the defaults of its `…Config` with those of `LlamaConfig`;
 3. only if its tensors have names of their own: a family in `config.py` and its rows in the table of `weights/hf_names.py`.
 """
 
@@ -67,6 +68,7 @@ _RELEASED = (
     _llama3("llama3.1-8b", (32, 4096, 32, 8, 14336), max_length=131_072, rope_scaling=LLAMA_3_1_SCALING),
     _llama3("llama3.2-1b", (16, 2048, 32, 8, 8192), max_length=131_072, rope_scaling=LLAMA_3_2_SCALING, tied_embeddings=True),
     _llama3("llama3.2-3b", (28, 3072, 24, 8, 8192), max_length=131_072, rope_scaling=LLAMA_3_2_SCALING, tied_embeddings=True),
+    _model("mistral-7b-v0.3", "llama", (32, 4096, 32, 8, 14336), 32_768, rope_theta=1e6, norm_eps=1e-5, max_length=32_768),
     _qwen2("qwen2-7b", (28, 3584, 28, 4, 18944), 152_064, max_length=131_072),
     _qwen2("qwen2.5-0.5b", (24, 896, 14, 2, 4864), max_length=32_768, tied_embeddings=True),
     _qwen2("qwen2.5-1.5b", (28, 1536, 12, 2, 8960), max_length=131_072, tied_embeddings=True),
@@ -111,6 +113,7 @@ _TINY = (
     _tiny("tiny-llama2", "llama2-7b"),
     # The original length far below the context, so that scaled and unscaled frequencies both occur.
     _tiny("tiny-llama3", "llama3.1-8b", rope_scaling=dataclasses.replace(LLAMA_3_1_SCALING, original_max_length=128)),
+    _tiny("tiny-mistral", "mistral-7b-v0.3"),
     _tiny("tiny-qwen2", "qwen2.5-0.5b"),
     _tiny("tiny-qwen3", "qwen3-0.6b", head_dim=32),  # as in Qwen3, heads that do not make up the hidden size
 )

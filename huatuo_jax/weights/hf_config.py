@@ -37,7 +37,7 @@ class FolderOptions(TypedDict, total=False):
 
     Attributes:
       positions, head: where the config.json of a Baichuan leaves them open; a value that contradicts it is refused.
-      ignore: unknown fields of config.json that do not change the model.
+      ignore: unknown fields of config.json that do not change the model; `sliding_window` where no sequence is longer than it.
     """
 
     positions: Positions | None
@@ -49,6 +49,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "baichuan": ("baichuan", ("BaichuanForCausalLM", "BaiChuanForCausalLM")),
     "llama": ("llama", ("LlamaForCausalLM",)),
     "Yi": ("llama", ("YiForCausalLM",)),  # as its first release wrote it; later ones say llama
+    "mistral": ("llama", ("MistralForCausalLM",)),  # Llama's layout and function, where no window cuts the attention off
     "qwen2": ("qwen2", ("Qwen2ForCausalLM",)),
     "qwen3": ("qwen3", ("Qwen3ForCausalLM",)),
 }
@@ -118,7 +119,7 @@ def read_config(
       source: a folder, or the parsed config.json.
       name: of the model; default: the folder's.
       positions, head: the answer where a Baichuan's config.json leaves them open; one that contradicts it is refused.
-      ignore: unknown fields that do not change the model.
+      ignore: unknown fields that do not change the model; `sliding_window` where no sequence is longer than it.
       like: the model that these weights are meant for; it answers what is still open.
 
     Raises:
@@ -148,7 +149,7 @@ def read_config(
         name=name,
         family=cast(Any, family),
         **shape,
-        num_kv_heads=_num_kv_heads(values, family, where),
+        num_kv_heads=_num_kv_heads(values, where),
         head_dim=_head_dim(values, family, where),
         positions=_decide("positions", values, family, where, positions, like),
         rope_theta=theta,
@@ -179,13 +180,13 @@ def _or_default(values: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def _num_kv_heads(values: Mapping[str, Any], family: str, where: str) -> int:
+def _num_kv_heads(values: Mapping[str, Any], where: str) -> int:
     heads, kv_heads = values["num_attention_heads"], values.get("num_key_value_heads")
     # The first Llamas and the Baichuans, which have no grouped heads, do not write the field.
     if kv_heads is None:
         require(
-            family in ("llama", "baichuan"),
-            f"{where} lacks num_key_value_heads, whose default differs between releases of transformers; add it",
+            values["model_type"] in ("llama", "Yi", "baichuan"),
+            f"{where} lacks num_key_value_heads, whose default differs between models and releases of transformers; add it",
         )
         return heads
     require(

@@ -5,7 +5,7 @@ What must hold: nothing that could change the function of the model passes unsee
     READ              by `hf_config.py`, and of the kind that it must be
     FIXED             present with the one value that the decoder computes
     WITHOUT_EFFECT    on the function of the model
-    or refused        by name, all faults of a file in one error; `--ignore FIELD` lets an unknown one pass
+    or refused        by name, all faults of a file in one error; `--ignore FIELD` lets an unknown one pass, and a sliding window
 
 Next to read: `hf_config.py`.
 """
@@ -41,6 +41,7 @@ OBJECT: Kind = ("an object", lambda v: isinstance(v, Mapping))
 READ: dict[str, Kind] = {
     **dict.fromkeys(("vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"), COUNT),
     **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings", "model_max_length"), COUNT),
+    "sliding_window": COUNT,
     **dict.fromkeys(("rms_norm_eps", "rope_theta"), POSITIVE),
     **dict.fromkeys(("initializer_range", "z_loss_weight"), NOT_NEGATIVE),
     **dict.fromkeys(("rope_scaling", "rope_parameters"), OBJECT),
@@ -48,7 +49,10 @@ READ: dict[str, Kind] = {
     **dict.fromkeys(("model_type", "positions", "head"), TEXT),
     "tie_word_embeddings": TRUTH,
 }
-"""What `huatuo_jax.weights.hf_config` reads, and what it must be; null is the same as absent."""
+"""What `huatuo_jax.weights.hf_config` reads, and what it must be; null is the same as absent, save for a Mistral's window."""
+
+MISTRAL_WINDOW = 4096
+"""What both transformers take for the window of a Mistral whose config.json has no `sliding_window`; null is none."""
 
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hidden_act": (("silu", "swish"), "the feed-forward here is SwiGLU, with silu"),
@@ -94,7 +98,7 @@ def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] 
     Args:
       values: the parsed config.json.
       where: its path, for the error.
-      ignore: unknown fields that the user vouches for.
+      ignore: unknown fields that the user vouches for, or `sliding_window`.
 
     Raises:
       ConfigError: names each field, its value and the reason.
@@ -112,20 +116,32 @@ def check_fields(values: Mapping[str, Any], where: str, ignore: Collection[str] 
             allowed, reason = FIXED[name]
             if value not in allowed:
                 unsupported.append(f"{name} = {short(value)}: {reason}")
-        elif name == "sliding_window":
-            # Qwen's files name a window that they then switch off.
-            if values.get("use_sliding_window") is not False:
-                unsupported.append(f"sliding_window = {value}: {FIXED['use_sliding_window'][1]}")
         elif name == "layer_types":
             others = sorted(set(value) - {"full_attention"})
             if others:
                 unsupported.append(f"layer_types has {', '.join(others)}: all layers here are full_attention")
         elif name not in READ and name not in ignore:
             unknown.append(f"{name} = {short(value)}: unknown; if it does not change the model, pass --ignore {name}")
+    if _has_window(values) and "sliding_window" not in ignore:
+        window = values.get("sliding_window", f"{MISTRAL_WINDOW}, for it is absent")
+        reason = FIXED["use_sliding_window"][1]
+        unsupported.append(f"sliding_window = {window}: {reason}; if yours never exceed the window, pass --ignore sliding_window")
     if wrong:
         raise ConfigError(f"{where} has values that cannot be:\n  " + "\n  ".join(wrong) + "\ncorrect it or fetch it again")
     if unsupported or unknown:
         raise ConfigError(f"{where} asks for what huatuo-jax does not compute:\n  " + "\n  ".join([*unsupported, *unknown]))
+
+
+def _has_window(values: Mapping[str, Any]) -> bool:
+    """Whether a sliding window cuts off a part of the longest sequence, or may: values that cannot be count as if it did."""
+    is_mistral = values.get("model_type") == "mistral"
+    window = values.get("sliding_window", MISTRAL_WINDOW if is_mistral else None)
+    # Qwen's files name a window that they then switch off; a Mistral has no such switch.
+    if window is None or (values.get("use_sliding_window") is False and not is_mistral):
+        return False
+    length = values.get("max_position_embeddings") or values.get("model_max_length")
+    _, is_count = COUNT
+    return not (is_count(window) and is_count(length) and window >= length)
 
 
 def short(value: Any) -> str:

@@ -41,7 +41,7 @@ PROMPTS = [np.random.default_rng(i).integers(8, 320, length).tolist() for i, len
 """The last is prefilled in two pieces, of 512 tokens and of the rest."""
 
 
-@pytest.fixture(scope="module", params=["Llama", "Qwen2", "Qwen3"])
+@pytest.fixture(scope="module", params=["Llama", "Mistral", "Qwen2", "Qwen3"])
 def folder_and_model(request, tmp_path_factory):
     """A folder that transformers wrote, grouped kv heads and RoPE inside, and the model that it holds."""
     torch.manual_seed(0)

@@ -27,6 +27,7 @@ FAMILIES = {
     "yi": preset("tiny-yi"),
     "llama2": preset("tiny-llama2"),
     "llama3 scaled rope": preset("tiny-llama3", rope_theta=100.0),
+    "mistral": preset("tiny-mistral"),
     "qwen2 bias, tied": preset("tiny-qwen2"),
     "qwen2 untied": preset("tiny-qwen2", tied_embeddings=False),
     "qwen3 q/k norm, tied": preset("tiny-qwen3"),

@@ -18,6 +18,7 @@ from huatuo_jax.models.presets import preset
         ("llama2-13b", 13_015_864_320),
         ("llama3-8b", 8_030_261_248),
         ("llama3.2-1b", 1_235_814_400),
+        ("mistral-7b-v0.3", 7_248_023_552),
         ("qwen2.5-0.5b", 494_032_768),
         ("qwen2.5-7b", 7_615_616_512),
         ("qwen3-0.6b", 596_049_920),

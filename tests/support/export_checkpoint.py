@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERBS = ["甘草", "黄芪", "当归", "人参", "茯苓", "白术", "川芎", "陈皮", "麦冬", "枸杞"]
 TEXTS = [f"{herb}第{i}味有什么功效？性味{'甘苦辛酸咸'[i % 5]}，归经第{i}。 <p> & [x]" for i, herb in enumerate(HERBS * 12)]
 
-LLAMA_LIKE = ["tiny-baichuan2-7b", "tiny-baichuan-7b", "tiny-yi", "tiny-llama2", "tiny-llama3", "tiny-qwen3"]
+LLAMA_LIKE = ["tiny-baichuan2-7b", "tiny-baichuan-7b", "tiny-yi", "tiny-llama2", "tiny-llama3", "tiny-mistral", "tiny-qwen3"]
 """Presets that open in transformers without remote code and take a SentencePiece tokenizer."""
 BAICHUAN = ["tiny-baichuan2-7b", "tiny-baichuan2-13b", "tiny-baichuan-7b", "tiny-baichuan-13b"]
 

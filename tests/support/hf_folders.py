@@ -28,6 +28,7 @@ FAMILIES = {
     "qwen2.5, untied": preset("tiny-qwen2", tied_embeddings=False),
     "qwen3, tied": preset("tiny-qwen3"),
     "qwen3, untied": preset("tiny-qwen3", tied_embeddings=False),
+    "mistral": preset("tiny-mistral"),
 }
 """Every row of the table of models (docs/differences.md), and today's bases, in shape."""
 

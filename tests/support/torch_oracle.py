@@ -51,6 +51,9 @@ def oracle(config: ModelConfig):
             "original_max_position_embeddings": config.rope_scaling.original_max_length,
         }
     name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[config.family]
+    no_window = {}
+    if config.name == "tiny-mistral":  # of our family llama, but transformers has a class of its own, with a window unless told
+        name, no_window = "Mistral", {"sliding_window": None}
     hf_config = getattr(transformers, name + "Config")(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -64,5 +67,6 @@ def oracle(config: ModelConfig):
         max_position_embeddings=config.max_length,
         tie_word_embeddings=config.tied_embeddings,
         attn_implementation="eager",
+        **no_window,
     )
     return getattr(transformers, name + "ForCausalLM")(hf_config)

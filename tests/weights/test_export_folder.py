@@ -128,6 +128,7 @@ def test_a_step_of_a_run_can_be_named(run, tmp_path):
 def test_auto_is_llama_for_baichuan_with_rope_and_native_for_the_rest():
     chosen = {name: choose_layout(model, "auto") for name, model in PRESETS.items() if not name.startswith("tiny")}
     assert chosen["baichuan2-7b"] == chosen["baichuan-7b"] == chosen["yi-34b"] == chosen["llama2-13b"] == "llama"
+    assert chosen["mistral-7b-v0.3"] == "llama"
     assert chosen["baichuan2-13b"] == chosen["baichuan-13b"] == "baichuan"
     assert (chosen["qwen2.5-7b"], chosen["qwen3-8b"]) == ("qwen2", "qwen3")
 

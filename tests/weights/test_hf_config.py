@@ -83,6 +83,29 @@ LLAMA31 = LLAMA3 | {
         "rope_type": "llama3",
     },
 }
+MISTRAL = {
+    "architectures": ["MistralForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mistral",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.42.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32768,
+}
 QWEN2 = {
     "architectures": ["Qwen2ForCausalLM"],
     "attention_dropout": 0.0,
@@ -147,6 +170,7 @@ RELEASED = {
     "Llama-2-13b-hf": (LLAMA2 | THIRTEEN | {"intermediate_size": 13824, "pretraining_tp": 2}, "llama2-13b"),
     "Meta-Llama-3-8B": (LLAMA3, "llama3-8b"),
     "Llama-3.1-8B": (LLAMA31, "llama3.1-8b"),
+    "Mistral-7B-v0.3": (MISTRAL, "mistral-7b-v0.3"),
     "Qwen2.5-0.5B": (QWEN2, "qwen2.5-0.5b"),
     "Qwen3-0.6B": (QWEN3, "qwen3-0.6b"),
 }
@@ -226,7 +250,8 @@ def test_both_spellings_of_llama3_scaling():
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ({"logit_scale": 0.1}, "logit_scale = 0.1: unknown; .*--ignore logit_scale"),
-        ({"model_type": "mistral"}, "model_type 'mistral'.*baichuan, llama, Yi, qwen2, qwen3"),
+        ({"model_type": "mixtral"}, "model_type 'mixtral'.*baichuan, llama, Yi, mistral, qwen2, qwen3"),
+        ({"model_type": "mistral", "sliding_window": None}, "LlamaForCausalLM.*of model_type mistral .*MistralForCausalLM"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"num_hidden_layers": None}, "lacks num_hidden_layers"),
         ({"max_position_embeddings": None}, "neither max_position_embeddings nor model_max_length"),
@@ -272,7 +297,7 @@ def test_a_value_that_cannot_be_is_refused_with_its_field(field):
 
 
 @pytest.mark.parametrize("field", READ)
-@pytest.mark.parametrize("name", ["Baichuan2-13B-Base", "Baichuan-7B", "Qwen3-0.6B", "Yi-34B, first release"])
+@pytest.mark.parametrize("name", ["Baichuan2-13B-Base", "Baichuan-7B", "Qwen3-0.6B", "Yi-34B, first release", "Mistral-7B-v0.3"])
 def test_no_value_ends_in_another_exception(name, field):
     for value in STRANGE:
         with contextlib.suppress(ConfigError):
@@ -340,6 +365,39 @@ def test_an_unknown_field_passes_if_the_user_vouches_for_it():
 def test_a_qwen3_without_head_dim_is_not_guessed():
     with pytest.raises(ConfigError, match="lacks head_dim"):
         read_config({name: value for name, value in QWEN3.items() if name != "head_dim"})
+
+
+@pytest.mark.parametrize("window", [4096, 32767, "absent"])
+def test_a_window_below_the_longest_sequence_is_refused_unless_it_is_ignored(window):
+    values = {name: value for name, value in MISTRAL.items() if name != "sliding_window"}
+    if window != "absent":  # as Mistral-7B-v0.1, for example
+        values["sliding_window"] = window
+    with pytest.raises(ConfigError, match=rf"sliding_window = .*{window}.*--ignore sliding_window"):
+        read_config(values)
+    assert read_config(values, name="mistral-7b-v0.3", ignore=["sliding_window"]) == PRESETS["mistral-7b-v0.3"]
+
+
+def test_the_switch_of_qwen_turns_no_window_of_a_mistral_off():
+    with pytest.raises(ConfigError, match="sliding_window = 4096"):
+        read_config(MISTRAL | {"use_sliding_window": False, "sliding_window": 4096})
+
+
+@pytest.mark.parametrize("window", [None, 32768, 50000])
+def test_a_window_that_holds_the_longest_sequence_is_none(window):
+    assert read_config(MISTRAL | {"sliding_window": window}) == read_config(MISTRAL)
+
+
+def test_a_window_that_cannot_be_is_refused_even_if_it_is_ignored():
+    with pytest.raises(ConfigError, match="sliding_window = 0: it must be a whole number"):
+        read_config(MISTRAL | {"sliding_window": 0}, ignore=["sliding_window"])
+
+
+def test_the_defaults_of_a_mistral_are_not_those_of_a_llama():
+    """transformers takes 8 kv heads and a window of 4096 where the file is silent."""
+    with pytest.raises(ConfigError, match="lacks num_key_value_heads"):
+        read_config({name: value for name, value in MISTRAL.items() if name != "num_key_value_heads"})
+    silent = {name: value for name, value in MISTRAL.items() if name != "sliding_window"}
+    assert read_config(silent | {"max_position_embeddings": 4096}).max_length == 4096
 
 
 SMALL = BAICHUAN | SEVEN | {"hidden_size": 2048, "model_max_length": 4096}

@@ -1,4 +1,4 @@
-"""docs/huggingface.md, command by command, on a tiny model: what a reader would type."""
+"""docs/huggingface.md and the README's own data, command by command, on a tiny model: what a reader would type."""
 
 import json
 import re
@@ -59,3 +59,42 @@ def test_every_command_of_the_guide_runs(desk, repository, capsys):
     capsys.readouterr()
     exec(compile(outside, "docs/huggingface.md", "exec"), {})
     assert capsys.readouterr().out.endswith("\n")
+
+
+def own_data(readme: str) -> tuple[list[str], str]:
+    """The commands, without their comments, and the config of "your own data" in a README."""
+    blocks = re.findall(r"```(\w+)\n(.*?)```", readme[readme.index("```bash\nhuatuo convert from-hf") :], flags=re.DOTALL)
+    commands = [line.partition("  #")[0].strip() for line in blocks[0][1].splitlines()]
+    return commands, blocks[1][1]
+
+
+def test_the_readme_takes_your_own_data_to_an_export(desk, repository):
+    (commands, config), chinese = (
+        own_data((repository / name).read_text(encoding="utf-8")) for name in ("README.md", "README.zh-CN.md")
+    )
+    assert chinese == (commands, config) and len(commands) == 9
+    (desk / "raw").mkdir()
+    corpus = repository / "examples" / "quickstart" / "corpus" / "medical_books_cn.jsonl"
+    (desk / "raw" / "books.jsonl").write_text(
+        "".join(
+            json.dumps({"text": json.loads(line)["text"]}, ensure_ascii=False) + "\n" for line in corpus.open(encoding="utf-8")
+        ),
+        encoding="utf-8",
+    )
+    dialogues = [
+        {"conversations": [{"from": "human", "value": f"第{i}味有什么功效？"}, {"from": "gpt", "value": f"归经第{i}。"}]}
+        for i in range(20)
+    ]
+    (desk / "sft.json").write_text(json.dumps(dialogues, ensure_ascii=False), encoding="utf-8")
+    tiny = config.replace("Baichuan2-7B-Base", "base-model").replace("mixture=mixture)", "mixture=mixture, sequence_length=128)")
+    tiny = tiny.replace("data=data)", "data=data, batch_size=8, steps=1)")
+    assert tiny.count("base-model") == tiny.count("sequence_length=128") == tiny.count("steps=1") == 1
+    (desk / "mine.py").write_text(tiny, encoding="utf-8")
+    programs = {"huatuo": huatuo_jax.cli.main, "huatuo-data": data_tools.cli.main}
+    for command in commands:
+        command = command.replace("Baichuan2-7B-Base", "base-model").replace("--holdout 20", "--holdout 2")
+        program, *words = shlex.split(command)
+        words = [str(path) for word in words for path in (sorted(desk.glob(word)) if "*" in word else [word])]
+        if words[0] != "chat":  # it asks for questions
+            assert programs[program](words) == 0, command
+    assert (desk / "exports" / "mine" / "config.json").exists()

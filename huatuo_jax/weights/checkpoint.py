@@ -236,6 +236,7 @@ def save_arguments(step: int, items: Mapping[str, Any], meta: Mapping[str, Any])
         "fingerprints": {item: fingerprints(arrays) for item, arrays in flat.items()},
     }
     facts = json.loads(json.dumps(facts))  # as it will be read: tuples are lists, the keys are texts
+    facts.pop("sha256", None)  # of the facts of another checkpoint, where these were taken from it
     facts["sha256"] = sha256_json(facts)
     arrays = {item: ocp.args.StandardSave(values) for item, values in flat.items()}
     return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(facts))

@@ -191,9 +191,29 @@ def open_stored_model(
         return StoredModel(path, kind, folder, read_config(path, name=name, like=like, **options))
     refuse_options(path, options)
     # A step lies in RUN/checkpoints, and the tokenizer of its model in RUN.
-    root, checkpoint = (folder.parent.parent, folder) if kind == "step" else (folder, latest_checkpoint(folder))
-    meta = read_meta(checkpoint)
+    if kind == "step":
+        root, checkpoint, meta = folder.parent.parent, folder, read_meta(folder)
+    else:
+        root, (checkpoint, meta) = folder, _newest_readable(latest_checkpoint(folder))
     return StoredModel(path, kind, root, config_from_dict(ModelConfig, meta["config"]["model"]), checkpoint, meta)
+
+
+def _newest_readable(newest: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
+    """The newest checkpoint whose facts can be read, and these; a damaged one is warned of on stderr.
+
+    Raises:
+      DataError: that of the oldest, if none can be read.
+    """
+    steps = complete_steps(newest.parent)
+    for step in reversed(steps):
+        folder = newest.parent / str(step)
+        try:
+            return folder, read_meta(folder)
+        except DataError as error:
+            if step == steps[0]:
+                raise
+            print(f"warning: {error}; looking at the one before it", file=sys.stderr)
+    raise AssertionError("unreachable: latest_checkpoint has found one")
 
 
 def refuse_options(path: PathLike, options: FolderOptions) -> None:

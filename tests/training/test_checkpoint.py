@@ -173,19 +173,22 @@ def test_parameters_alone_for_inference(tmp_path: Path, model_params: dict) -> N
     assert open_stored_model(tmp_path / "checkpoints" / "10").step == 10
 
 
-def test_parameters_of_the_checkpoint_before_if_the_newest_is_torn(tmp_path: Path, model_params: dict, capfd) -> None:
+@pytest.mark.parametrize("item", ["params", "meta"])
+def test_parameters_of_the_checkpoint_before_if_the_newest_is_torn(tmp_path: Path, model_params: dict, capfd, item: str) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (10, 20):
         checkpoints.save(step, model_params, {"mu": tree()}, META)
     checkpoints.wait()
-    for file in (tmp_path / "checkpoints" / "20" / "params").rglob("*"):
+    for file in (tmp_path / "checkpoints" / "20" / item).rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     stored = open_stored_model(tmp_path)
     params = stored.params()
     assert stored.step == 10
     assert_equal(params, model_params)
-    assert "reading the one before it, of step 10" in capfd.readouterr().err
+    assert {"params": "reading the one before it, of step 10", "meta": "looking at the one before it"}[
+        item
+    ] in capfd.readouterr().err
     assert (tmp_path / "checkpoints" / "20").is_dir(), "reading does not alter a run"
     with pytest.raises(DataError):
         open_stored_model(tmp_path / "checkpoints" / "20").params()

@@ -12,6 +12,8 @@ the reason: a question whose options were overlooked would be found half as ofte
 The question may be called Question, query, stem, 题目 and the like; capitals make no difference.
 """
 
+import ast
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,10 +39,14 @@ _QUESTIONS = (
     "prompt",
     "input",
 )
-_OPTIONS = ("options", "option", "choices", "choice", "选项", "candidates", "endings", "answer_choices", "answers")
+_OPTIONS = (
+    *("options", "option", "choices", "choice", "选项", "candidates", "endings", "answer_choices", "answer_options", "answers"),
+    *("opts", "alternatives", "multiple_choice", "possible_answers", "选择项"),
+)
 _OPTION_TEXTS = ("value", "text", "content", "option", "choice", "option_text", "atext", "answer")
 _COLUMN = re.compile(
-    r"(?:op|option|choice|ans|ending|sol|选项|distractor)?[ _]?(?:[a-j]|\d)|correct_answer|incorrect_answers", re.IGNORECASE
+    r"(?:op|option|choice|ans|answer|ending|sol|选项|distractor)?[ _]?(?:[a-j]|\d)|[a-j]选项|correct_answer|incorrect_answers",
+    re.IGNORECASE,
 )
 """Columns with an option each: A, opa, option_a, "Option A", choice1, ending0, distractor3."""
 _MARK = re.compile(
@@ -120,7 +126,14 @@ def to_item(row: Any, exam: str, default_id: str) -> Item:
 def _options(key: str, value: Any) -> list[str]:
     """The texts of an options field."""
     if isinstance(value, str):
+        if value.lstrip()[:1] in ("[", "{"):
+            # A list or an object in a cell of a table, as JSON or as Python writes it.
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                return _options(key, ast.literal_eval(value.strip()))
+            raise RecordError(f"`{key}` begins as a list or an object, but is none ({value[:80]})")
         before, options = split_options(value)
+        if not options and (parts := [part.strip() for part in re.split(r"[|;；]", value) if part.strip()])[1:]:
+            return [re.sub(r"^[(（]?[A-Ja-j][)）.、:：]\s*", "", part) for part in parts]
         return ([before] if before.strip() else []) + options or value.splitlines()
     if isinstance(value, dict):
         # {"text": ["yes", "no"], "label": ["A", "B"]}, beside {"A": "yes", "B": "no"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from huatuo_jax.errors import RecordError
 
-WEIGHTS = ("weight", "train", "training", "train_on_turn", "loss")
+WEIGHTS = ("weight", "train", "training", "train_on_turn", "trainable", "loss")
 """Keys of a message that say whether it is learned: OpenAI, axolotl, ms-swift."""
 RECORD_WEIGHTS = ("weight", "train", "train_on_turn", "sample_weight", "loss_weight")
 """Keys of a whole record that say how much it counts."""
@@ -64,15 +64,15 @@ def _is_verdict(label: Any) -> bool:
     return isinstance(label, int | float) or str(label).lower() in ("true", "false", "0", "1", "desirable", "undesirable")
 
 
-_PLACEHOLDER = re.compile(r"<\|?(?:image|video|audio)(?:_pad|[ _-]?\d+)?\|?>")
+_PLACEHOLDER = re.compile(r"<\|?(?:image|img|imagehere|video|audio)(?:_pad|[ _-]?\d+)?\|?>", re.IGNORECASE)
 
 
 def refuse_placeholders(turns: Sequence[Any], ignored: Collection[str]) -> None:
     """Raises RecordError if a turn has a placeholder, such as <image>, for something that is not text."""
     for number, turn in enumerate(turns):
         found = _PLACEHOLDER.search(turn) if isinstance(turn, str) and "<" in turn else None
-        # HTML has elements of these names too, which are closed.
-        if found and found[0] not in ignored and f"</{found[0][1:]}" not in turn:
+        # HTML has elements of these names too, which are closed; not <img>, which Qwen-VL closes behind the file's name.
+        if found and found[0] not in ignored and (found[0] == "<img>" or f"</{found[0][1:]}" not in turn):
             remedy = f"--ignore {found[0]!r} reads it as text"
             raise RecordError(
                 f"multimodal: turn {number} holds {found[0]!r} in the place of something that is not text ({remedy})"

@@ -45,7 +45,7 @@ class Layout:
     answer: Names = ()
     history: Names = ("history",)
     passage: Names = ()
-    system: Names = ("system", "system_prompt", "meta_instruction")
+    system: Names = ("system", "system_prompt", "system_message", "systemprompt", "meta_instruction")
     id: Names = ("id", "idx")
     source: Names = ("source",)
 

@@ -269,6 +269,8 @@ USER, ANSWER = ({"role": "user", "content": "q"}, {"role": "assistant", "content
         ({"conversations": [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]}, "multimodal: turn 0"),
         ({"id": "1", "image": "a.jpg", "conversations": [USER, ANSWER]}, "multimodal: the key `image`"),
         ({"query": "<video>q", "response": "a"}, "multimodal: turn 0 holds '<video>'"),
+        ({"query": "Picture 1: <img>a.jpg</img>\nq", "response": "a"}, "multimodal: turn 0 holds '<img>'"),
+        ({"query": "<ImageHere> q", "response": "a"}, "multimodal: turn 0 holds '<ImageHere>'"),
         ({"query": "<|image_1|>q", "response": "a"}, "multimodal: turn 0"),
         ({"messages": [USER, ANSWER], "audios": ["a.wav"]}, "multimodal: the key `audios`"),
         ({"text": "a caption", "image": {"bytes": b"x"}}, "multimodal: the key `image`"),

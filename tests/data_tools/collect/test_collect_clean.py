@@ -201,6 +201,8 @@ def test_what_hospitals_note_is_masked_on_request_only(text):
         "2019年3月5日发布的指南；收集2012年1月至2013年12月在我科住院的患者。",
         "抗原地址区段与受体结合；Name: aspirin. First line: amoxicillin.",
         "The trial ran from March 2015 to June 2018 at 12 sites.",
+        "姓名 性别 年龄 诊断",
+        "姓名  年龄  住院号",
     ],
 )
 def test_dialogues_studies_and_drugs_are_not_taken_for_a_patients_data(text):

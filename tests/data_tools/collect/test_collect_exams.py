@@ -123,6 +123,31 @@ def test_impossible_settings_are_refused(wrong):
         Overlap(**wrong)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"options": '["heart", "kidney"]'},
+        {"options": "{'A': 'heart', 'B': 'kidney'}"},
+        {"options": '{"A": "heart", "B": "kidney"}'},
+        {"options": "heart; kidney"},
+        {"choices": "A: heart|B: kidney"},
+        {"multiple_choice": ["heart", "kidney"]},
+        {"possible_answers": ["heart", "kidney"]},
+        {"选择项": {"A": "heart", "B": "kidney"}},
+        {"answer_a": "heart", "answer_b": "kidney"},
+        {"A选项": "heart", "B选项": "kidney"},
+    ],
+    ids=str,
+)
+def test_options_in_cells_of_tables_and_under_other_names_are_read(row):
+    assert to_item({"question": "Which organ?", "answer": "B", **row}, "exam", "1").options == ("heart", "kidney")
+
+
+def test_options_that_only_look_like_a_list_are_refused():
+    with pytest.raises(RecordError, match=r"`options` begins as a list or an object, but is none"):
+        to_item({"question": "Which organ?", "options": "[heart, kidney"}, "exam", "1")
+
+
 def test_a_file_without_questions_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "no question"}\n')
     with pytest.raises(DataError, match="line 1: no exam question"):

@@ -131,6 +131,8 @@ def _importing_neighbours(folder: Path) -> Iterator[None]:
 
 def _imported(name: str) -> types.ModuleType | None:
     """The module of this name that is imported, or installed."""
+    if not name.isidentifier():  # a folder called "v2.0" is no module's, and `find_spec` would look for one called "v2"
+        return None
     if name in sys.modules:
         return sys.modules[name]
     return importlib.import_module(name) if importlib.util.find_spec(name) else None

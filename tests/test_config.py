@@ -222,6 +222,12 @@ def test_a_folder_called_like_a_library_hides_it_no_more(tmp_path, folder):
     assert load_elsewhere(tmp_path / folder, law) == ["law"]
 
 
+@pytest.mark.parametrize("folder", ["v2.0", ".hidden", "exp v1.2", "my-configs", "run.d"])
+def test_a_folder_may_have_a_name_that_no_module_could_have(tmp_path, folder):
+    write(tmp_path / folder / "mine.py", "NAME = 'law'\n")
+    assert load_config(named(tmp_path / folder / "law.py", "from mine import NAME")).name == "law"
+
+
 def test_a_config_may_define_dataclasses(tmp_path):
     text = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Names:\n    name: str = 'law'\n"

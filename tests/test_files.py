@@ -135,3 +135,10 @@ def test_gzip_torn_in_its_header_is_torn(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(gzip.compress(b'{"a": 1}\n')[:12])
     with pytest.raises(DataError, match="torn"):
         list(iterate_json(tmp_path / "a.jsonl"))
+
+
+def test_a_log_takes_a_lone_surrogate_as_other_files_of_lines_do(tmp_path):
+    log = JsonLog(tmp_path / "log.jsonl")
+    log.append({"a": "\ud800", "b": "药"})
+    log.close()
+    assert JsonLog(tmp_path / "log.jsonl").rows == [{"a": "\ud800", "b": "药"}]

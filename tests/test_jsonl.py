@@ -78,6 +78,12 @@ def test_the_only_line_of_a_file_of_lines_may_be_a_dialogue():
     assert read('["问","答"]\n', "a.jsonl") == [["问", "答"]]
     assert read('["问","答"]\n', "a.jsonl.gz") == [["问", "答"]]
     assert read('["一段","另一段"]\n', "a.json") == ["一段", "另一段"]
+    assert read('{"data":["问：q","答：a"]}\n', "a.jsonl") == [{"data": ["问：q", "答：a"]}]
+    assert read('{"data":["一段","另一段"]}\n', "a.json") == [KeyedValue("data", text) for text in ("一段", "另一段")]
+    for name in ("a.jsonl", "a.json"):
+        assert read(lines(TALK["messages"]), name) == [TALK["messages"]]
+        assert read(lines([RECORD, TALK]), name) == [RECORD, TALK]
+        assert read(json.dumps(BY_SOURCE), name) == PAIRS
 
 
 LONG = "药" * 50_000

@@ -2,7 +2,7 @@
 
 `collect` asks for the language of every document and passage (which window, which n-grams, which threshold), `unify` for the
 language in which to put a question. Both decide by counting: Chinese characters against words in Latin letters.
-Next to read: `data_tools/collect/passages.py` or `data_tools/unify/template.py`.
+Next to read: `data_tools/collect/passages.py` or `data_tools/unify/passages.py`.
 """
 
 import re

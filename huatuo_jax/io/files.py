@@ -306,6 +306,14 @@ class _Zstandard(io.RawIOBase):
         return count
 
 
+def json_line(row: Any, **options: Any) -> bytes:
+    """A value as one line of JSON in UTF-8; `options` are those of `json.dumps`."""
+    try:
+        return json.dumps(row, ensure_ascii=False, **options).encode("utf-8") + b"\n"
+    except UnicodeEncodeError:  # UTF-8 holds no lone surrogate, the escape \\ud800 of JSON does
+        return json.dumps(row, **options).encode("ascii") + b"\n"
+
+
 class JsonLog:
     """A file of JSON lines that grows line by line: what was logged of a run, the answers to a file of questions.
 
@@ -347,7 +355,7 @@ class JsonLog:
     def append(self, row: Any) -> None:
         """Adds a line; ValueError for NaN and infinity, which are not JSON."""
         # Python writes and reads them, other programs that read the log refuse the file.
-        self._add(json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
+        self._add(json_line(row, allow_nan=False))
 
     def _add(self, line: bytes) -> None:
         if self._file is None:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from huatuo_jax.io.files import CHUNK, TornFileError, written_aside
+from huatuo_jax.io.files import CHUNK, TornFileError, json_line, written_aside
 from huatuo_jax.io.text import kind_of, open_text
 
 LONGEST_LINE = 256 << 20
@@ -170,11 +170,16 @@ def shape_of(first: bytes, following: bytes, path: Path) -> Literal["lines", "pa
     if alone is not None:
         if after[:1] in (b"[", b"{", b'"'):
             return "lines"
+        # The only line of a file. `["q", "a"]` and `{"data": ["q", "a"]}` in JSON lines are dialogues, and in a .json file lists
+        # of passages. Messages are a dialogue in both.
+        flat = (
+            alone if isinstance(alone, list) else [text for texts in alone.values() if isinstance(texts, list) for text in texts]
+        )
+        in_lines = ".json" not in path.suffixes and bool(flat) and all(isinstance(value, str) for value in flat)
         if isinstance(alone, list):
-            # The only line of a file: `["q", "a"]` in JSON lines is a dialogue, and in a .json file a list of passages.
-            is_dialogue = alone and all(isinstance(value, str) for value in alone) and ".json" not in path.suffixes
-            return "lines" if is_dialogue else "parts"
-        return "parts" if by_source else "lines"
+            are_messages = bool(alone) and all(isinstance(value, dict) and _SPEAKERS & value.keys() for value in alone)
+            return "lines" if in_lines or are_messages else "parts"
+        return "parts" if by_source and not in_lines else "lines"
     wrong, next_line = _is_wrong(text), following.lstrip(b"\r\n").split(b"\n", 1)[0]
     # A torn first line of JSON lines may look like the beginning of a document; then the next line is a value by itself.
     if (wrong or not (by_source or opening == b"[")) and _parsed(next_line) is not None:
@@ -182,6 +187,10 @@ def shape_of(first: bytes, following: bytes, path: Path) -> Literal["lines", "pa
     if by_source or opening == b"[":
         return "parts"
     return "value" if after and not wrong else "lines"
+
+
+_SPEAKERS = {"role", "from"}
+"""Keys of a message, of which one says who speaks."""
 
 
 def _parsed(line: bytes) -> list[Any] | dict[str, Any] | None:
@@ -351,12 +360,7 @@ class LineWriter:
 
     def write(self, row: Any) -> None:
         """Appends a value."""
-        text = json.dumps(row, ensure_ascii=False, separators=self._separators)
-        try:
-            line = text.encode("utf-8")
-        except UnicodeEncodeError:  # UTF-8 holds no lone surrogate, the escape \\ud800 of JSON does
-            line = json.dumps(row, separators=self._separators).encode("ascii")
-        self._file.write(line + b"\n")
+        self._file.write(json_line(row, separators=self._separators))
         self.rows += 1
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from huatuo_jax.data.plan import Plan
 from huatuo_jax.data.rows import PlannedRows

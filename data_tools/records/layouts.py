@@ -1,6 +1,6 @@
 """Layouts: one parsed JSON value becomes one `Record`, in every form in which people keep dialogues and passages.
 
-`importing` reads the values and hands each to a `RecordReader`; `decontaminate` uses `to_record`. Unless a layout is named, a
+`importing` reads the values and hands each to a `RecordReader` (`to_record` is one call of it). Unless a layout is named, a
 value's keys tell which one it has (`names.LAYOUTS`):
 
     huatuo        {source: [[q, a, q, a, …], …]} (HuatuoGPT-II's training files), or a bare list of turns
